@@ -1,0 +1,83 @@
+"""A run folder -> `curves.png`.
+
+    python report.py runs/tiny-toy
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+# panel title -> the keys of metrics.jsonl it shows
+PANELS = {
+    "Accuracy": ("accuracy", "acc_zoom", "acc_no_zoom"),
+    "Trajectories that zoomed": ("tool_rate",),
+    "Calls per trajectory": ("calls", "delivered", "errors"),
+    "IoU of crops with the target": ("iou",),
+    "Reward and its terms": ("reward", "reward_accuracy", "reward_format", "reward_tool"),
+    "Model tokens per trajectory": ("tokens",),
+    "Groups without a gradient": ("dead_groups",),
+    "Entropy (nats per token)": ("entropy",),
+    "Seconds per step": ("sec_rollout", "sec_train"),
+}
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    rows = []
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def smooth(values: list[float | None], window: int = 5) -> list[float]:
+    """Trailing mean over the last `window` steps; steps without a value take no part.
+
+    >>> smooth([1.0, None, 3.0], window=2)
+    [1.0, 1.0, 3.0]
+    """
+    result = []
+    for i in range(len(values)):
+        recent = [v for v in values[max(0, i + 1 - window):i + 1] if v is not None]
+        result.append(sum(recent) / len(recent) if recent else float("nan"))
+    return result
+
+
+def draw_curves(run: Path) -> Path:
+    """Write `curves.png` into the run folder: the panel of the paper's figure, and what tells a healthy run."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    rows = read_metrics(run)
+    steps = [row["step"] for row in rows]
+    figure, axes = plt.subplots(3, 3, figsize=(13, 9), constrained_layout=True)
+    for axis, (title, keys) in zip(axes.flat, PANELS.items()):
+        for color, key in zip(("tab:blue", "tab:orange", "tab:green", "tab:red"), keys):
+            values = [row.get(key) for row in rows]
+            axis.plot(steps, [float("nan") if v is None else v for v in values], color=color, alpha=0.25, linewidth=1)
+            axis.plot(steps, smooth(values), color=color, label=key)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.grid(alpha=0.3)
+        if len(keys) > 1:
+            axis.legend(fontsize=8)
+    figure.suptitle(f"{run.name}: thin lines are steps, thick ones means over 5 steps", fontsize=11)
+    figure.savefig(run / "curves.png", dpi=80)
+    plt.close(figure)
+    return run / "curves.png"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder, with metrics.jsonl in it")
+    run = parser.parse_args().run
+    if not (run / "metrics.jsonl").exists():
+        print(f"report.py: error: {run} holds no metrics.jsonl; give the folder of a training run", file=sys.stderr)
+        sys.exit(2)
+    print(f"written: {draw_curves(run)}")
+
+
+if __name__ == "__main__":
+    main()
