@@ -191,12 +191,12 @@ def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56) -> tu
     """The (width, height) at which a picture of this size is shown: multiples of 28 within the pixel budget.
 
     Qwen's own rule (`smart_resize`), which shrinks or enlarges only where the budget demands it. Thin slivers, on which
-    that rule fails, are first padded in thought to an aspect of 200.
+    that rule fails, are first padded in thought to an aspect of 199.
 
     >>> fit((1008, 1008), 112 * 112), fit((1600, 1200), 1280 * 28 * 28), fit((20, 20), 10**6)
     ((112, 112), (1148, 840), (56, 56))
     """
-    w, h = max(size[0], size[1] / 200, 1), max(size[1], size[0] / 200, 1)
+    w, h = max(size[0], size[1] / 199, 1), max(size[1], size[0] / 199, 1)
     height, width = smart_resize(h, w, FACTOR, min_pixels, max_pixels)
     return width, height
 

@@ -223,10 +223,11 @@ def lessons(step: int, steps: int, seed: int):
     """The batch of one step, named by skill: reading and pointing first, the formats of the tool last."""
     rng = random.Random(f"{seed}-{step}")
     progress = step / steps
-    ease = min(1.0, max(0.0, 1.45 - 3 * progress))        # letters shrink between 15 % and 48 % of the way
-    tiles = 1 if progress < 0.22 else 2 if progress < 0.32 else 4
-    stage = 0 if progress < 0.12 else 1 if progress < 0.40 else 2
-    read, ground, pair = ((60, 4, 0), (16, 28, 12), (5, 14, 5))[stage]
+    ease = min(1.0, max(0.0, 1.5 - 3 * progress))         # letters shrink between 17 % and 50 % of the way
+    tiles = 1 if progress < 0.20 else 2 if progress < 0.30 else 4
+    stage = 0 if progress < 0.20 else 1 if progress < 0.42 else 2
+    # pointing from the first step on: learned after reading, it did not come at all
+    read, ground, pair = ((32, 32, 0), (14, 26, 12), (5, 14, 5))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
@@ -346,10 +347,10 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go")
-    parser.add_argument("--steps", type=int, default=2600, help=f"batches of {BATCH} lessons")
+    parser.add_argument("--steps", type=int, default=2800, help=f"batches of {BATCH} lessons")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="more than the free cores makes it many times slower")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     train(args.out, args.steps, args.seed, args.threads, args.lr)

@@ -56,7 +56,7 @@ def font(px: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(8)
 def background(tint: int) -> Image.Image:
-    ramp = np.linspace(40, 193, SIZE, dtype=np.float32)
+    ramp = np.linspace(20, 235, SIZE, dtype=np.float32)
     light, sky = np.meshgrid(ramp, ramp)      # red grows to the right, blue towards the bottom
     return Image.fromarray(np.stack([light, np.full_like(light, 100 + tint), sky], -1).astype(np.uint8))
 

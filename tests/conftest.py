@@ -1,0 +1,87 @@
+"""What the tests share: a random tiny model and a scripted policy on top of it."""
+import os
+import random
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import pytest
+import torch
+
+import rollout
+from data import Sample
+from toy.make_base import make_model, make_processor
+from toy.world import random_scene, render
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return make_processor()
+
+
+@pytest.fixture(scope="session")
+def model(processor):
+    torch.manual_seed(0)
+    return make_model(processor.tokenizer).eval()
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Pictures of different shapes, each of one colour pattern of its own."""
+    rng = random.Random(5)
+    scenes = [render(random_scene(rng)) for _ in range(3)]
+    return [scenes[0], scenes[1].crop((0, 0, 1008, 600)), scenes[2].crop((100, 0, 500, 1000))]
+
+
+@pytest.fixture(scope="session")
+def samples(pictures):
+    return [Sample(id=f"s{i}", image=picture, question=f"What letter is on the {c} tile?", answer="A",
+                   boxes=((300.0, 300.0, 390.0, 390.0),), meta={"kind": "read"})
+            for i, (picture, c) in enumerate(zip(pictures, ("red", "green", "blue")))]
+
+
+def call(*box, name="image_zoom_in_tool") -> str:
+    return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{",".join(map(str, box))}]}}}}</tool_call>'
+
+
+@pytest.fixture
+def script(monkeypatch, processor):
+    """script(turns): replaces sampling by what `turns(rng)` returns for each row's next turn; logprobs stay the model's own.
+
+    A turn is a text; without a closing </tool_call> it is ended by <|im_end|>, unless it is a list of ids, taken as it is.
+    """
+    plain = rollout.SamplingTape
+
+    def install(turns):
+        rng = random.Random(0)
+
+        class ScriptedTape(plain):
+            plan = None
+
+            def __call__(self, input_ids, scores):
+                scores = super().__call__(input_ids, scores)
+                if self.plan is None:
+                    self.plan, self.step = [self.ids(turns(rng)) for _ in range(len(scores))], 0
+                forced = torch.full_like(scores, -torch.inf)
+                for row, ids in enumerate(self.plan):
+                    forced[row, ids[min(self.step, len(ids) - 1)]] = 0.0
+                self.step += 1
+                return forced
+
+            @staticmethod
+            def ids(turn):
+                if isinstance(turn, list):
+                    return turn
+                ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
+                closed = turn.endswith("</tool_call>")
+                return ids if closed else ids + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
+
+        monkeypatch.setattr(rollout, "SamplingTape", ScriptedTape)
+
+    return install

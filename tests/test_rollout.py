@@ -1,0 +1,224 @@
+"""The rollout against independent slow paths: one uncached forward per trajectory, and crops cut by hand."""
+import random
+
+import pytest
+import torch
+from conftest import call
+from PIL import Image, ImageChops
+
+import tools
+from data import Sample
+from rollout import rollout
+
+LOOK, CROP = 112 * 112, 134 * 134
+LIMITS = dict(max_turn_tokens=40, max_tokens=420, look_pixels=LOOK, crop_pixels=CROP)
+
+
+def full_logprobs(model, processor, trajectory):
+    """Logprobs of the completion from one forward pass over the whole trajectory, without any cache."""
+    ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
+    pixels = processor.image_processor(trajectory.images, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **pixels).logits[0]
+    start = len(trajectory.prompt_ids)
+    return logits[start - 1:-1].log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
+
+
+def random_turn(rng: random.Random) -> str:
+    """A zoom, a broken call, an answer or an end without either: episodes of zero to three zooms that end at any turn."""
+    x, y = rng.randint(0, 60), rng.randint(0, 50)
+    return rng.choice([call(x, y, x + rng.randint(14, 50), y + rng.randint(14, 60)), call(x, y, x + 30, y + 30),
+                       "<think> red</think>" + call(5, 5, 100, 100), call(50, 50, 20, 20), call(1, 2, 3, name="rotate"),
+                       "<think> red=A</think><answer>A</answer>", "<think> hm</think>"])
+
+
+@pytest.fixture
+def episodes(model, processor, samples, script):
+    script(random_turn)
+    return rollout(model, processor, samples, group=8, max_turns=4, seed=3, **LIMITS)
+
+
+def test_episodes_cover_what_they_should(episodes):
+    """The scripted episodes hold every case the exactness tests are about."""
+    assert {0, 1, 2, 3} <= {len(t.boxes) for t in episodes}
+    assert {"answer", "no_call", "turns"} <= {t.stop for t in episodes}
+    assert any(t.errors and t.boxes for t in episodes)
+
+
+def test_cached_logprobs_equal_a_full_forward(model, processor, episodes):
+    for trajectory in episodes:
+        mask = torch.tensor(trajectory.sampled).bool()
+        gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
+        assert gap.abs().max() < 1e-4
+
+
+def test_free_sampling_logprobs_equal_a_full_forward(model, processor, samples):
+    """No script: real sampling at a temperature, and a Hub-like generation config that must not leak in."""
+    model.generation_config.repetition_penalty, model.generation_config.top_k = 1.5, 3
+    try:
+        trajectories = rollout(model, processor, samples, group=3, seed=1, force_call=True, **LIMITS)
+    finally:
+        model.generation_config.repetition_penalty, model.generation_config.top_k = 1.0, 50
+    for trajectory in trajectories:
+        mask = torch.tensor(trajectory.sampled).bool()
+        gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
+        assert gap.abs().max() < 1e-4
+        assert len(set(trajectory.completion_ids)) > 10          # top_k 3 and the like would repeat itself
+
+
+def test_greedy_equals_an_uncached_loop(model, processor, samples):
+    """Temperature 0, batched and cached, picks the tokens that a forward per token would pick."""
+    for trajectory in rollout(model, processor, samples, temperature=0, force_call=True, **LIMITS):
+        start, first = len(trajectory.prompt_ids), trajectory.sampled.index(1)
+        banned = processor.tokenizer.convert_tokens_to_ids(list(tools.BANNED))
+        ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
+        pixels = processor.image_processor(trajectory.images, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **pixels).logits[0]
+        logits[:, banned] = -torch.inf
+        assert logits[start - 1 + first:-1].argmax(-1).tolist() == trajectory.completion_ids[first:]
+
+
+def test_masks_pictures_and_pads_agree(processor, episodes):
+    pad = processor.image_token_id
+    for t in episodes:
+        assert len(t.sampled) == len(t.logprobs) == len(t.completion_ids)
+        assert len(t.images) == 1 + len(t.boxes)
+        runs, ids = [], t.prompt_ids + t.completion_ids
+        for before, token in zip([None] + ids, ids):
+            if token == pad:
+                runs = runs[:-1] + [runs[-1] + 1] if before == pad else runs + [1]
+        grids = processor.image_processor(t.images, return_tensors="pt")["image_grid_thw"]
+        assert runs == [int(g.prod()) // 4 for g in grids]
+        assert all(lp == 0.0 for lp, s in zip(t.logprobs, t.sampled) if not s)
+        written = processor.tokenizer.decode([i for i, s in zip(t.completion_ids, t.sampled) if s], skip_special_tokens=True)
+        assert written == "".join(t.turns)                       # the mask covers exactly what the model wrote
+
+
+def test_crops_come_from_ones_own_original(episodes):
+    """Also after siblings have finished: each crop equals the one cut by hand from the sample's own picture."""
+    for t in episodes:
+        original = t.sample.open()
+        for box, crop in zip(t.boxes, t.images[1:]):
+            by_hand = original.crop(tuple(int(v) for v in box))
+            by_hand = by_hand.resize(tools.fit(by_hand.size, CROP), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            assert crop.size == by_hand.size and not ImageChops.difference(crop, by_hand).getbbox()
+
+
+def test_siblings_share_no_list(episodes):
+    lists = [id(x) for t in episodes for x in (t.images, t.boxes, t.errors, t.turns, t.completion_ids, t.prompt_ids)]
+    assert len(set(lists)) == len(lists)
+    assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
+
+
+def test_batching_does_not_change_an_episode(model, processor, samples, script):
+    script(lambda rng: call(10, 10, 60, 60))
+    together = rollout(model, processor, samples, group=2, max_turns=3, **LIMITS)
+    alone = rollout(model, processor, samples, group=2, max_turns=3, batch=2, **LIMITS)
+    for a, b in zip(together, alone):
+        assert a.completion_ids == b.completion_ids and a.boxes == b.boxes
+        assert torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4)
+
+
+def test_an_answer_wins_over_a_call(model, processor, samples, script):
+    script(lambda rng: "<answer>A</answer>" + call(10, 10, 60, 60))
+    for t in rollout(model, processor, samples, **LIMITS):
+        assert (t.stop, t.answer, t.boxes) == ("answer", "A", [])
+
+
+def test_a_turn_ends_right_after_a_call(model, processor, samples, script):
+    text = call(10, 10, 60, 60)
+    script(lambda rng: [*processor.tokenizer(text + " and more", add_special_tokens=False)["input_ids"]])
+    t = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
+    assert t.turns[0] == text and len(t.boxes) == 1
+
+
+@pytest.mark.parametrize("short", [1, 10, 25])
+def test_an_observation_that_does_not_fit_is_dropped_whole(model, processor, samples, script, short):
+    script(lambda rng: call(10, 10, 60, 60))
+    whole = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
+    first_turn = whole.sampled.index(0)
+    observation = whole.sampled[first_turn:].index(1)
+    t = rollout(model, processor, samples[:1], max_turns=2,
+                **LIMITS | {"max_tokens": first_turn + observation + 1 - short})[0]
+    assert (t.stop, t.boxes, len(t.images)) == ("budget", [], 1)
+    assert processor.image_token_id not in t.completion_ids and len(t.completion_ids) == first_turn
+
+
+def test_a_turn_that_runs_on_is_cut(model, processor, samples, script):
+    script(lambda rng: [processor.tokenizer("A", add_special_tokens=False)["input_ids"][0]])
+    t = rollout(model, processor, samples[:1], **LIMITS | {"max_turn_tokens": 7})[0]
+    assert (t.stop, len(t.completion_ids), t.answer) == ("length", 7, None)
+
+
+def test_banned_ids_are_never_sampled(model, processor, samples):
+    """Even from a model that would write nothing but vision tokens."""
+    banned = processor.tokenizer.convert_tokens_to_ids(list(tools.BANNED))
+    hook = model.lm_head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor(banned), 50.0))
+    try:
+        trajectories = rollout(model, processor, samples, group=4, seed=0, **LIMITS)
+    finally:
+        hook.remove()
+    assert not {i for t in trajectories for i, s in zip(t.completion_ids, t.sampled) if s} & set(banned)
+
+
+def test_errors_keep_the_episode_going_and_show_no_picture(model, processor, samples, script):
+    turns = iter([call(50, 50, 20, 20), "<tool_call>{'bbox_2d': [1,2,3,4]}</tool_call>", "<answer>B</answer>"])
+    script(lambda rng: next(turns))
+    t = rollout(model, processor, samples[:1], **LIMITS)[0]
+    assert (t.stop, t.answer, len(t.errors), len(t.images)) == ("answer", "B", 2, 1)
+    assert "swapped" in t.errors[0] and "112 x 112" in t.errors[0] and "JSON" in t.errors[1]
+    assert t.errors[0] in processor.tokenizer.decode(t.completion_ids)
+
+
+def test_a_hostile_call_leaves_no_image_token(model, processor, samples, script):
+    """A call that spells special tokens out in letters: the error must not bring them back as tokens."""
+    text = '<tool_call>{"name": "<|image_pad|>", "arguments": {"bbox_2d": "<|vision_start|>"}}</tool_call>'
+    spelled = [i for c in text for i in processor.tokenizer(c, add_special_tokens=False)["input_ids"]]
+    script(lambda rng: spelled + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"])
+    for t in rollout(model, processor, samples, max_turns=2, **LIMITS | {"max_turn_tokens": 120}):
+        assert t.stop == "turns" and "<|image_pad|>" in t.turns[0]
+    t = rollout(model, processor, samples, max_turns=3, **LIMITS | {"max_turn_tokens": 120})[0]
+    assert t.errors and processor.image_token_id not in t.completion_ids
+
+
+def test_the_suffix_is_not_an_answer(model, processor, samples, script):
+    """The observation repeats the format line with its literal <answer>...</answer>; a run that dies there has no answer."""
+    turns = iter([call(10, 10, 60, 60), "<think> hm</think>"])
+    script(lambda rng: next(turns))
+    t = rollout(model, processor, samples[:1], **LIMITS)[0]
+    assert "<answer>...</answer>" in processor.tokenizer.decode(t.completion_ids)
+    assert (t.answer, t.stop) == (None, "no_call")
+
+
+def test_arms(model, processor, samples, script, pictures):
+    script(lambda rng: call(10, 10, 60, 60))
+    arms = {arm: rollout(model, processor, samples[:1], tool=arm, max_turns=2, seed=0, **LIMITS)[0]
+            for arm in ("on", "off", "blank", "random", "oracle")}
+    assert arms["off"].boxes == [] and "image_zoom_in_tool" not in processor.tokenizer.decode(arms["off"].prompt_ids)
+    assert arms["on"].boxes == arms["blank"].boxes == arms["random"].boxes == arms["oracle"].boxes
+    assert arms["blank"].images[1].getcolors() == [(112 * 112, (128, 128, 128))]
+    assert ImageChops.difference(arms["on"].images[1], arms["random"].images[1]).getbbox()
+    target = pictures[0].crop((286, 286, 403, 403)).resize(arms["oracle"].images[1].size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    assert not ImageChops.difference(arms["oracle"].images[1], target).getbbox()
+
+
+def test_a_single_turn_sample_gets_no_tool(model, processor, pictures, script):
+    script(lambda rng: r"<think> x</think>so \boxed{\frac{1}{2}}")
+    sample = Sample("m", pictures[0], "How much?", "1/2", tool=False, source="thinklite")
+    t = rollout(model, processor, [sample], **LIMITS)[0]
+    assert (t.answer, t.stop) == (r"\frac{1}{2}", "answer") and "image_zoom" not in processor.tokenizer.decode(t.prompt_ids)
+
+
+def test_the_model_is_left_as_it_was(model, processor, samples):
+    model.train()
+    state = torch.get_rng_state()
+    rollout(model, processor, samples[:1], seed=5, **LIMITS)
+    assert model.training and torch.equal(state, torch.get_rng_state())
+    model.eval()
+
+
+@pytest.mark.parametrize("knob", [{"tool": "onn"}, {"engine": "warp"}])
+def test_unknown_arms_and_engines_are_refused(model, processor, samples, knob):
+    with pytest.raises(ValueError, match="must be"):
+        rollout(model, processor, samples, **knob)
