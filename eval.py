@@ -1,7 +1,9 @@
-"""Score a model, with controls that show whether it looks: the same questions with the crop real, blank, random or perfect.
+"""Score a model, with controls that show whether it looks: the same questions with the crop real, blank,
+random or perfect.
 
-    python eval.py --model runs/tiny-toy/checkpoint-150 --data toy --arms on,off,blank,random,oracle
+python eval.py --model runs/tiny-toy/checkpoint-150 --data toy --arms on,off,blank,random,oracle
 """
+
 import json
 import sys
 from collections import defaultdict
@@ -15,7 +17,7 @@ from data import Sample, load
 from reward import is_correct
 from rollout import ARMS, Trajectory, rollout
 
-# "forced": the call is opened for the model and the box is its own; tells *where* it zooms apart from *whether*.
+# "forced": the call is opened for the model, the box is its own. Tells *where* it zooms apart from *whether*.
 ALL_ARMS = (*ARMS, "forced")
 
 
@@ -42,8 +44,11 @@ def best_iou(trajectory: Trajectory) -> float | None:
 def holds(trajectory: Trajectory) -> bool:
     """Is what has to be read (`meta["glyphs"]`, else a target box) wholly inside one of the crops?"""
     wanted = trajectory.sample.meta.get("glyphs") or trajectory.sample.boxes
-    return any(box[0] <= x1 and box[1] <= y1 and box[2] >= x2 and box[3] >= y2
-               for box in trajectory.boxes for x1, y1, x2, y2 in wanted)
+    return any(
+        box[0] <= x1 and box[1] <= y1 and box[2] >= x2 and box[3] >= y2
+        for box in trajectory.boxes
+        for x1, y1, x2, y2 in wanted
+    )
 
 
 def mean(values) -> float | None:
@@ -53,21 +58,35 @@ def mean(values) -> float | None:
 
 def summary(trajectories: list[Trajectory]) -> dict:
     """Accuracy, share that zoomed, delivered crops, IoU and share of whole glyphs, over some trajectories."""
-    return {"n": len(trajectories),
-            "accuracy": mean(is_correct(t.answer, t.sample) for t in trajectories),
-            "tool_rate": mean(bool(t.boxes) for t in trajectories),
-            "crops": mean(len(t.boxes) for t in trajectories),
-            "iou": mean(map(best_iou, trajectories)),
-            "holds": mean(holds(t) for t in trajectories if t.boxes and t.sample.boxes)}
+    return {
+        "n": len(trajectories),
+        "accuracy": mean(is_correct(t.answer, t.sample) for t in trajectories),
+        "tool_rate": mean(bool(t.boxes) for t in trajectories),
+        "crops": mean(len(t.boxes) for t in trajectories),
+        "iou": mean(map(best_iou, trajectories)),
+        "holds": mean(holds(t) for t in trajectories if t.boxes and t.sample.boxes),
+    }
 
 
-def evaluate(model, processor, samples: list[Sample], arms, *, seed: int = 0, progress: bool = False, **rollout_knobs) -> dict:
-    """Greedy answers of every arm: {arm: {"all": summary, kind: summary, ...}}, kinds being `meta["kind"]`."""
+def evaluate(
+    model, processor, samples: list[Sample], arms, *, seed: int = 0, progress: bool = False, **rollout_knobs
+) -> dict:
+    """Greedy answers of every arm: {arm: {"all": summary, kind: summary, ...}}, kinds being
+    `meta["kind"]`."""
     result = {}
     for arm in arms:
         forced = arm == "forced"
-        trajectories = rollout(model, processor, samples, tool="on" if forced else arm, force_call=forced, temperature=0,
-                               seed=seed, progress=progress, **rollout_knobs)
+        trajectories = rollout(
+            model,
+            processor,
+            samples,
+            tool="on" if forced else arm,
+            force_call=forced,
+            temperature=0,
+            seed=seed,
+            progress=progress,
+            **rollout_knobs,
+        )
         kinds = defaultdict(list)
         for trajectory in trajectories:
             kinds["all"].append(trajectory)
@@ -83,16 +102,23 @@ def table(result: dict) -> str:
     for arm, by_kind in result.items():
         cells = "".join(f"{by_kind[k]['accuracy']:>9.3f} ({by_kind[k]['tool_rate']:.2f})" for k in kinds)
         aim = by_kind.get("read", by_kind["all"])
-        lines.append(f"{arm:<16}{cells}" + "".join(f"{'-' if v is None else format(v, '.2f'):>8}"
-                                                   for v in (aim["iou"], aim["holds"])))
-    return "\n".join(lines + ["accuracy (share that zoomed); IoU and share of crops that hold the whole glyph: read questions"])
+        lines.append(
+            f"{arm:<16}{cells}"
+            + "".join(f"{'-' if v is None else format(v, '.2f'):>8}" for v in (aim["iou"], aim["holds"]))
+        )
+    return "\n".join(
+        lines
+        + ["accuracy (share that zoomed); IoU and share of crops that hold the whole glyph: read questions"]
+    )
 
 
 @dataclass
 class Knobs:
     model: str = field(default="tiny", metadata={"help": "preset, folder of a model, or checkpoint of a run"})
     data: str = field(default="toy", metadata={"help": "data set"})
-    arms: str = field(default="on,off,blank,random,oracle,forced", metadata={"help": "which of " + ", ".join(ALL_ARMS)})
+    arms: str = field(
+        default="on,off,blank,random,oracle,forced", metadata={"help": "which of " + ", ".join(ALL_ARMS)}
+    )
     limit: int = field(default=500, metadata={"help": "how many questions"})
     seed: int = field(default=1, metadata={"help": "picks the questions"})
     out: str = field(default="", metadata={"help": "folder for eval.json (default: none is written)"})
@@ -102,23 +128,34 @@ class Knobs:
 
 
 def main() -> None:
-    knobs, = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses()
+    (knobs,) = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses()
     arms = knobs.arms.split(",")
     if unknown := set(arms) - set(ALL_ARMS):
         sys.exit(f"eval.py: error: unknown arm {', '.join(unknown)}; known: {', '.join(ALL_ARMS)}")
     from model import load_model
+
     try:
         samples = load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed)
         model, processor = load_model(knobs.model)
     except ValueError as error:
         print(f"eval.py: error: {error}", file=sys.stderr)
         sys.exit(2)
-    result = evaluate(model, processor, samples, arms, progress=True, look_pixels=knobs.look_pixels,
-                      crop_pixels=knobs.crop_pixels, max_turns=knobs.max_turns)
+    result = evaluate(
+        model,
+        processor,
+        samples,
+        arms,
+        progress=True,
+        look_pixels=knobs.look_pixels,
+        crop_pixels=knobs.crop_pixels,
+        max_turns=knobs.max_turns,
+    )
     print(table(result))
     if knobs.out:
         Path(knobs.out).mkdir(parents=True, exist_ok=True)
-        (Path(knobs.out) / "eval.json").write_text(json.dumps({"knobs": vars(knobs), "arms": result}, indent=1))
+        (Path(knobs.out) / "eval.json").write_text(
+            json.dumps({"knobs": vars(knobs), "arms": result}, indent=1)
+        )
         print(f"written: {Path(knobs.out) / 'eval.json'}")
 
 

@@ -1,15 +1,21 @@
 """Names -> (model, processor): the embedded tiny model, local folders, and the place for Hub names."""
+
 import json
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (AutoTokenizer, ProcessorMixin, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration,
-                          Qwen2_5_VLProcessor)
+from transformers import (
+    AutoTokenizer,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 TINY = Path(__file__).parent / "toy" / "base"
-PRESETS = {"tiny": TINY}                      # Hub ids join here: "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct", ...
+PRESETS = {"tiny": TINY}  # Hub ids join here: "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct", ...
 # The language model's projections only: the vision MLP has gate/up/down_proj of its own, which stay frozen.
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -38,21 +44,29 @@ def resolve(name: str) -> Path:
 
 
 def load_processor(path: str | Path) -> ZoomProcessor:
-    """The processor of a Hub-style folder, always with the PIL backend: torchvision's gives other pixel values."""
+    """The processor of a Hub-style folder, always with the PIL backend: torchvision's gives other pixel
+    values."""
     tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.padding_side = "left"           # TRL misaligns mm_token_type_ids silently with "right"
+    tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
     images = Qwen2VLImageProcessorPil.from_pretrained(path)
     return ZoomProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
-def load_model(name: str, *, quantize: str | None = None, lora: int | None = None, dtype: torch.dtype | None = None,
-               device: str | None = None, random_weights: bool = False):
+def load_model(
+    name: str,
+    *,
+    quantize: str | None = None,
+    lora: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    random_weights: bool = False,
+):
     """Load a model and its processor.
 
     name: a preset ("tiny"), a folder in Hub layout, or a folder with a LoRA adapter (which names its base).
     lora: rank of a fresh LoRA on the language model; None leaves the model as it is, all frozen or not.
-    dtype: default float32 on a CPU, bfloat16 on a GPU. random_weights: the shapes of `name` with fresh weights.
-    Returns (model, processor), the model in eval mode. Raises ValueError for an unknown name.
+    dtype: default float32 on a CPU, bfloat16 on a GPU. random_weights: the shapes of `name` with fresh
+    weights. Returns (model, processor), the model in eval mode. Raises ValueError for an unknown name.
     """
     if quantize:
         raise ValueError("quantize is not supported yet")
@@ -60,14 +74,18 @@ def load_model(name: str, *, quantize: str | None = None, lora: int | None = Non
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     adapter = path if (path / "adapter_config.json").exists() else None
-    if adapter:                               # checkpoints keep the base's name, so that a moved folder still works
+    if adapter:  # checkpoints keep the base's name, so that a moved folder still works
         base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
         path = resolve(base)
     if random_weights:
         config = Qwen2_5_VLConfig.from_pretrained(path)
-        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = Qwen2_5_VLForConditionalGeneration._from_config(
+            config, dtype=dtype, attn_implementation="sdpa"
+        )
     else:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa"
+        )
     model.name_or_path = next((preset for preset, place in PRESETS.items() if Path(place) == path), str(path))
     model.to(device)
     if adapter:
@@ -84,4 +102,6 @@ def add_lora(model, rank: int):
 
 
 def lora_config(rank: int) -> LoraConfig:
-    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
+    )

@@ -1,7 +1,8 @@
 """A run folder -> `curves.png`.
 
-    python report.py runs/tiny-toy
+python report.py runs/tiny-toy
 """
+
 import argparse
 import json
 import sys
@@ -40,23 +41,32 @@ def smooth(values: list[float | None], window: int = 5) -> list[float]:
     """
     result = []
     for i in range(len(values)):
-        recent = [v for v in values[max(0, i + 1 - window):i + 1] if v is not None]
+        recent = [v for v in values[max(0, i + 1 - window) : i + 1] if v is not None]
         result.append(sum(recent) / len(recent) if recent else float("nan"))
     return result
 
 
 def draw_curves(run: Path) -> Path:
-    """Write `curves.png` into the run folder: the panel of the paper's figure, and what tells a healthy run."""
+    """Write `curves.png` into the run folder: the panel of the paper's figure, and what tells a healthy
+    run."""
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
     rows = read_metrics(run)
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(3, 3, figsize=(13, 9), constrained_layout=True)
     for axis, (title, keys) in zip(axes.flat, PANELS.items()):
         for color, key in zip(("tab:blue", "tab:orange", "tab:green", "tab:red"), keys):
             values = [row.get(key) for row in rows]
-            axis.plot(steps, [float("nan") if v is None else v for v in values], color=color, alpha=0.25, linewidth=1)
+            axis.plot(
+                steps,
+                [float("nan") if v is None else v for v in values],
+                color=color,
+                alpha=0.25,
+                linewidth=1,
+            )
             axis.plot(steps, smooth(values), color=color, label=key)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
@@ -70,11 +80,16 @@ def draw_curves(run: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a run folder, with metrics.jsonl in it")
     run = parser.parse_args().run
     if not (run / "metrics.jsonl").exists():
-        print(f"report.py: error: {run} holds no metrics.jsonl; give the folder of a training run", file=sys.stderr)
+        print(
+            f"report.py: error: {run} holds no metrics.jsonl; give the folder of a training run",
+            file=sys.stderr,
+        )
         sys.exit(2)
     print(f"written: {draw_curves(run)}")
 

@@ -1,10 +1,12 @@
 """The interleaved loop on Hugging Face `generate`: think -> zoom -> look at the crop -> ... -> answer.
 
-What makes it cheap: the prompt with its picture is run once per sample and copied to the group, the key/value cache lives
-on between turns, only the new observation (one crop) goes through the model, and finished trajectories leave the batch.
-What makes it right: token in, token out. Sampled ids are never decoded and encoded again, every picture's pads are
-appended together with the picture or not at all, and the sampler's logprobs come from the same weights that train.
+What makes it cheap: the prompt with its picture is run once per sample and copied to the group, the
+key/value cache lives on between turns, only the new observation (one crop) goes through the model, and
+finished trajectories leave the batch. What makes it right: token in, token out. Sampled ids are never
+decoded and encoded again, every picture's pads are appended together with the picture or not at all, and
+the sampler's logprobs come from the same weights that train.
 """
+
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +17,24 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from data import Sample
-from tools import (BANNED, CALL_OPENING, MIN_SIDE, Box, View, ZoomError, find_answer, find_call, fit, observation,
-                   parse_call, prompt, resize)
+from tools import (
+    BANNED,
+    CALL_OPENING,
+    MIN_SIDE,
+    Box,
+    View,
+    ZoomError,
+    find_answer,
+    find_call,
+    fit,
+    observation,
+    parse_call,
+    prompt,
+    resize,
+)
 
 ARMS = ("on", "off", "blank", "random", "oracle")
-MARGIN = 0.15                                 # an oracle crop shows the target and this share of its size around it
+MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 
 
 @dataclass
@@ -28,46 +43,50 @@ class Trajectory:
 
     sample: Sample
     prompt_ids: list[int]
-    completion_ids: list[int] = field(default_factory=list)      # the model's tokens and the observations between them
-    sampled: list[int] = field(default_factory=list)             # 1 = the model's own token (trained on), 0 = given
-    logprobs: list[float] = field(default_factory=list)          # of sampled tokens under the policy, 0.0 elsewhere
-    images: list[Image.Image] = field(default_factory=list)      # as shown: first look, then each delivered crop
-    turns: list[str] = field(default_factory=list)               # what the model wrote, turn by turn
-    boxes: list[Box] = field(default_factory=list)               # of the delivered crops, ORIGINAL pixels, as asked for
-    errors: list[str] = field(default_factory=list)              # what refused calls were told
+    completion_ids: list[int] = field(
+        default_factory=list
+    )  # the model's tokens and the observations between them
+    sampled: list[int] = field(default_factory=list)  # 1 = the model's own token (trained on), 0 = given
+    logprobs: list[float] = field(default_factory=list)  # of sampled tokens under the policy, 0.0 elsewhere
+    images: list[Image.Image] = field(default_factory=list)  # as shown: first look, then each delivered crop
+    turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
+    boxes: list[Box] = field(default_factory=list)  # of the delivered crops, ORIGINAL pixels, as asked for
+    errors: list[str] = field(default_factory=list)  # what refused calls were told
     answer: str | None = None
-    stop: str = ""                            # "answer" | "no_call" | "turns" | "length" | "budget"
+    stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
 
 
 class SamplingTape(LogitsProcessor):
     """Temperature and banned ids for `generate`, and a tape of the sampled tokens' logprobs.
 
-    The tape holds one (rows, vocabulary) tensor, where `output_logits=True` would keep one for every step. The logprobs are
-    those of the policy before the ban, which is what the trainer recomputes; a trained model gives banned ids nothing.
+    The tape holds one (rows, vocabulary) tensor, where `output_logits=True` would keep one for every step.
+    The logprobs are those of the policy before the ban, which is what the trainer recomputes; a trained
+    model gives banned ids nothing.
     """
 
     def __init__(self, temperature: float, banned: list[int]):
         self.temperature, self.banned, self.last, self.taken = temperature or 1.0, banned, None, []
 
-    def read(self, token_ids: torch.Tensor) -> None:                                             # (R,)
+    def read(self, token_ids: torch.Tensor) -> None:  # (R,)
         self.taken.append(self.last.gather(1, token_ids[:, None])[:, 0])
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.last is not None:             # only now do we know what was sampled from the scores of the last call
+        if self.last is not None:  # only now do we know what was sampled from the scores of the last call
             self.read(input_ids[:, -1])
-        scores = scores.float() / self.temperature                                               # (R, V)
+        scores = scores.float() / self.temperature  # (R, V)
         self.last = scores.log_softmax(-1)
         scores[:, self.banned] = -torch.inf
         return scores
 
-    def logprobs(self, sequences: torch.Tensor) -> torch.Tensor:                                 # -> (R, new tokens)
+    def logprobs(self, sequences: torch.Tensor) -> torch.Tensor:  # -> (R, new tokens)
         self.read(sequences[:, -1])
         return torch.stack(self.taken, 1)
 
 
 @contextmanager
 def sampling_mode(model, seed: int | None):
-    """Eval mode (checkpointing in train mode drops the cache), no gradients, and a random state of its own if seeded."""
+    """Eval mode (checkpointing in train mode drops the cache), no gradients, and a random state of its own
+    if seeded."""
     was_training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()
@@ -83,7 +102,7 @@ def sampling_mode(model, seed: int | None):
 def expand_pads(processor, text: str, grids: list) -> list[int]:
     """Tokenise text once, each image pad repeated to its picture's number of visual tokens (grid over 4)."""
     ids, pad = [], processor.image_token_id
-    counts = iter([int(t * h * w) // processor.image_processor.merge_size ** 2 for t, h, w in grids])
+    counts = iter([int(t * h * w) // processor.image_processor.merge_size**2 for t, h, w in grids])
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
         ids += [pad] * next(counts) if token == pad else [token]
     return ids
@@ -92,19 +111,37 @@ def expand_pads(processor, text: str, grids: list) -> list[int]:
 def pixel_budgets(processor, look_pixels: int | None, crop_pixels: int | None) -> tuple[int, int]:
     """The pixel budgets of a first look and of a crop; unset ones fall back to the processor's own."""
     most = processor.image_processor.size["longest_edge"]
-    return look_pixels or getattr(processor, "look_pixels", most), crop_pixels or getattr(processor, "crop_pixels", most)
+    return look_pixels or getattr(processor, "look_pixels", most), crop_pixels or getattr(
+        processor, "crop_pixels", most
+    )
 
 
-def rollout(model, processor, samples: list[Sample], *, group: int = 1, tool: str = "on", max_turns: int = 5,
-            max_turn_tokens: int = 512, max_tokens: int = 4096, temperature: float = 1.0, seed: int | None = None,
-            engine: str = "generate", progress: bool = False, look_pixels: int | None = None,
-            crop_pixels: int | None = None, force_call: bool = False, batch: int = 256) -> list[Trajectory]:
+def rollout(
+    model,
+    processor,
+    samples: list[Sample],
+    *,
+    group: int = 1,
+    tool: str = "on",
+    max_turns: int = 5,
+    max_turn_tokens: int = 512,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    seed: int | None = None,
+    engine: str = "generate",
+    progress: bool = False,
+    look_pixels: int | None = None,
+    crop_pixels: int | None = None,
+    force_call: bool = False,
+    batch: int = 256,
+) -> list[Trajectory]:
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
 
-    tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey), "random" (a region of
-    the same size anywhere), "oracle" (the target). max_turns: model turns, so at most max_turns - 1 zooms. max_tokens:
-    completion tokens, the model's and the observations'. temperature: 0 is greedy. look_pixels, crop_pixels: pixel budgets
-    of the first look and of each crop. force_call: open a call for the model, the box is its own. batch: trajectories at once.
+    tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
+    "random" (a region of the same size anywhere), "oracle" (the target). max_turns: model turns, so at most
+    max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
+    greedy. look_pixels, crop_pixels: pixel budgets of the first look and of each crop. force_call: open a
+    call for the model, the box is its own. batch: trajectories at once.
     """
     if tool not in ARMS:
         raise ValueError(f"tool must be one of {', '.join(ARMS)}, not {tool!r}")
@@ -113,19 +150,34 @@ def rollout(model, processor, samples: list[Sample], *, group: int = 1, tool: st
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     done, per_batch = [], max(1, batch // group)
-    with sampling_mode(model, seed), tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar:
+    with (
+        sampling_mode(model, seed),
+        tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar,
+    ):
         for start in range(0, len(samples), per_batch):
-            loop = Loop(base, processor, tool, max_turns, max_turn_tokens, max_tokens, temperature, crop_pixels,
-                        f"{seed}")
-            done += loop.run(samples[start:start + per_batch], group, look_pixels, force_call)
+            loop = Loop(
+                base,
+                processor,
+                tool,
+                max_turns,
+                max_turn_tokens,
+                max_tokens,
+                temperature,
+                crop_pixels,
+                f"{seed}",
+            )
+            done += loop.run(samples[start : start + per_batch], group, look_pixels, force_call)
             bar.update(len(done) - bar.n)
     return done
 
 
 class Loop:
-    """The turns of one batch. Rows of the tensors are the live trajectories; all else is indexed by trajectory."""
+    """The turns of one batch. Rows of the tensors are the live trajectories; all else is indexed by
+    trajectory."""
 
-    def __init__(self, model, processor, tool, max_turns, max_turn_tokens, max_tokens, temperature, crop_pixels, seed):
+    def __init__(
+        self, model, processor, tool, max_turns, max_turn_tokens, max_tokens, temperature, crop_pixels, seed
+    ):
         self.model, self.processor, self.tool = model, processor, tool
         self.max_turns, self.max_turn_tokens, self.max_tokens = max_turns, max_turn_tokens, max_tokens
         self.temperature, self.crop_pixels, self.seed = temperature, crop_pixels, seed
@@ -147,12 +199,17 @@ class Loop:
         for sample, view, look, grid in zip(samples, views, looks, pixels["image_grid_thw"]):
             text = prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
             ids = expand_pads(self.processor, text, [grid])
-            for _ in range(group):            # lists of its own for every member: siblings share nothing that can change
-                self.trajectories.append(Trajectory(sample, list(ids), list(given), [0] * len(given),
-                                                    [0.0] * len(given), [look]))
+            for _ in range(
+                group
+            ):  # lists of its own for every member: siblings share nothing that can change
+                self.trajectories.append(
+                    Trajectory(sample, list(ids), list(given), [0] * len(given), [0.0] * len(given), [look])
+                )
                 self.views.append(view)
                 self.grids.append([grid])
-        self.chances = [random.Random(f"{self.seed}-{t.sample.id}-{i % group}") for i, t in enumerate(self.trajectories)]
+        self.chances = [
+            random.Random(f"{self.seed}-{t.sample.id}-{i % group}") for i, t in enumerate(self.trajectories)
+        ]
         live = list(range(len(self.trajectories)))
         ids, mask, cache = self.prefill(pixels, group)
         features = None
@@ -168,39 +225,64 @@ class Loop:
         return self.trajectories
 
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded ids and mask, (R, longest): the last column of a batch that goes on must be real in every row."""
+        """Left-padded ids and mask, (R, longest): the last column of a batch that goes on must be real in
+        every row."""
         longest = max(map(len, rows))
         ids = [[self.tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
     def prefill(self, pixels, group: int):
-        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last token: `generate`
-        wants at least one new token to start from."""
-        ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in self.trajectories[::group]])       # (S, P)
+        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
+        token: `generate` wants at least one new token to start from."""
+        ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in self.trajectories[::group]])  # (S, P)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model.model.rope_deltas = None
-        self.model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True,
-                   mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(), logits_to_keep=1, **pixels)
+        self.model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
+            logits_to_keep=1,
+            **pixels,
+        )
         cache.batch_repeat_interleave(group)
-        return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache                   # (S * G, P)
+        return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache  # (S * G, P)
 
     def generate(self, live, ids, mask, cache, features):
-        """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and (ids, logprobs) turns."""
-        room = [min(self.max_turn_tokens, self.max_tokens - len(self.trajectories[i].completion_ids)) for i in live]
+        """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and
+        (ids, logprobs) turns."""
+        room = [
+            min(self.max_turn_tokens, self.max_tokens - len(self.trajectories[i].completion_ids))
+            for i in live
+        ]
         tape = SamplingTape(self.temperature, self.banned)
-        self.model.model.rope_deltas = None   # stale deltas of another batch would shift every position, silently
-        config = GenerationConfig(                                # everything explicit: Hub configs bring a repetition
-            max_new_tokens=max(1, *room), do_sample=self.temperature > 0, temperature=1.0, top_k=0, top_p=1.0,     # penalty
-            repetition_penalty=1.0, eos_token_id=self.ends, pad_token_id=self.tokenizer.pad_token_id,
-            return_dict_in_generate=True)
+        self.model.model.rope_deltas = (
+            None  # stale deltas of another batch would shift every position, silently
+        )
+        config = GenerationConfig(  # everything explicit: Hub configs bring a repetition
+            max_new_tokens=max(1, *room),
+            do_sample=self.temperature > 0,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,  # penalty
+            repetition_penalty=1.0,
+            eos_token_id=self.ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+        )
         out = self.model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config,
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
             logits_processor=LogitsProcessorList([tape]),
             mm_token_type_ids=(ids == self.processor.image_token_id).int(),
             image_grid_thw=torch.stack([grid for i in live for grid in self.grids[i]]).to(ids.device),
-            mm_encoder_outputs={"image": features} if features is not None else {})
-        new = out.sequences[:, ids.shape[1]:]                                                            # (R, n)
+            mm_encoder_outputs={"image": features} if features is not None else {},
+        )
+        new = out.sequences[:, ids.shape[1] :]  # (R, n)
         logprobs = tape.logprobs(out.sequences).tolist()
         turns, new_mask = [], torch.zeros_like(new)
         for row, tokens in enumerate(new.tolist()):
@@ -213,7 +295,8 @@ class Loop:
     def observe(self, live, turns, last: bool):
         """Record every row's turn, decide what follows, and deliver the crops.
 
-        Returns the trajectories that go on, their rows, their observations' ids, and the features of the new crops.
+        Returns the trajectories that go on, their rows, their observations' ids, and the features of the
+        new crops.
         """
         going, rows, observations, crops = [], [], [], []
         for row, (i, (tokens, logprobs)) in enumerate(zip(live, turns)):
@@ -223,10 +306,12 @@ class Loop:
             if trajectory.stop:
                 continue
             observed, crop, grid, box, error = self.zoom(i)
-            if tokens[-1] != self.im_end:     # the turn stopped at </tool_call>: close it for the model
+            if tokens[-1] != self.im_end:  # the turn stopped at </tool_call>: close it for the model
                 observed = [self.im_end] + observed
             if len(trajectory.completion_ids) + len(observed) >= self.max_tokens:
-                trajectory.stop = "budget"    # dropped whole: half a picture's pads would shift every position after it
+                trajectory.stop = (
+                    "budget"  # dropped whole: half a picture's pads would shift every position after it
+                )
                 continue
             trajectory.completion_ids += observed
             trajectory.sampled += [0] * len(observed)
@@ -248,7 +333,8 @@ class Loop:
         return going, rows, observations, features
 
     def record(self, trajectory: Trajectory, tokens: list[int], logprobs: list[float]) -> str:
-        """Append a turn to its trajectory; returns its text (the first turn's with what was forced before it)."""
+        """Append a turn to its trajectory; returns its text (the first turn's with what was forced before
+        it)."""
         forced = trajectory.completion_ids if not trajectory.turns else []
         text = self.tokenizer.decode(forced + tokens, skip_special_tokens=True)
         trajectory.completion_ids = trajectory.completion_ids + tokens
@@ -257,11 +343,12 @@ class Loop:
         return text
 
     def verdict(self, trajectory: Trajectory, tokens: list[int], last: bool) -> str:
-        """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's code's."""
+        """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's
+        code's."""
         text, single = trajectory.turns[-1], self.tool == "off" or not trajectory.sample.tool
         trajectory.answer = find_answer(text, boxed=not trajectory.sample.tool)
         if trajectory.answer is not None:
-            return "answer"                   # an answer wins over a call in the same turn
+            return "answer"  # an answer wins over a call in the same turn
         if not tokens or tokens[-1] not in self.ends:
             return "length"
         if single or find_call(text) is None:
@@ -269,7 +356,8 @@ class Loop:
         return "turns" if last else ""
 
     def zoom(self, i: int):
-        """Carry out the call of trajectory i: (observation ids, crop as shown, its grid, its box, None) or (.., error)."""
+        """Carry out the call of trajectory i: (observation ids, crop as shown, its grid, its box, None) or
+        (.., error)."""
         view = self.views[i]
         try:
             asked = parse_call(self.trajectories[i].turns[-1], view.shown)
@@ -292,10 +380,17 @@ class Loop:
             x, y = self.chances[i].randint(0, width - w), self.chances[i].randint(0, height - h)
             return x, y, x + w, y + h
         targets = trajectory.sample.boxes
-        if not targets:                       # nothing to show: the model's own crop
+        if not targets:  # nothing to show: the model's own crop
             return tuple(int(v) for v in box)
         x1, y1, x2, y2 = targets[len(trajectory.boxes) % len(targets)]
         grow_x = max(MARGIN * (x2 - x1), (MIN_SIDE - x2 + x1) / 2)
         grow_y = max(MARGIN * (y2 - y1), (MIN_SIDE - y2 + y1) / 2)
-        return tuple(int(v) for v in (max(0, x1 - grow_x), max(0, y1 - grow_y),
-                                      min(width, x2 + grow_x), min(height, y2 + grow_y)))
+        return tuple(
+            int(v)
+            for v in (
+                max(0, x1 - grow_x),
+                max(0, y1 - grow_y),
+                min(width, x2 + grow_x),
+                min(height, y2 + grow_y),
+            )
+        )

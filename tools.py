@@ -2,12 +2,15 @@
 
 Two frames of pixels meet here, and mixing them up is the classic bug of this method:
 
-    shown     the first look: the picture as the model saw it, resized to its pixel budget. Boxes in calls are in this frame.
-    original  the picture on disk. Crops are cut from it, so that a zoom brings detail the first look did not have.
+    shown     the first look: the picture as the model saw it, resized to its pixel budget. Boxes in calls are
+              in this frame.
+    original  the picture on disk. Crops are cut from it, so that a zoom brings detail the first look did
+    not have.
 
-The wire format follows DeepEyes (arXiv 2505.14362, appendix A; github.com/Visual-Agent/DeepEyes), in our own words,
-with `required: ["bbox_2d"]` where the released prompt said `["bbox"]`.
+The wire format follows DeepEyes (arXiv 2505.14362, appendix A; github.com/Visual-Agent/DeepEyes), in our
+own words, with `required: ["bbox_2d"]` where the released prompt said `["bbox"]`.
 """
+
 import json
 import math
 from dataclasses import dataclass
@@ -20,13 +23,19 @@ SCHEMA = {
     "type": "function",
     "function": {
         "name": TOOL,
-        "description": "Zoom in on one region of the picture: crops it by a bounding box, at full resolution.",
+        "description": "Zoom in on one region of the picture: crops it by a bounding box, "
+        "at full resolution.",
         "parameters": {
             "type": "object",
             "properties": {
-                "bbox_2d": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4,
-                            "description": "The region as [x1, y1, x2, y2] in pixels of the picture: "
-                                           "(x1, y1) is its top-left corner, (x2, y2) its bottom-right corner."},
+                "bbox_2d": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "minItems": 4,
+                    "maxItems": 4,
+                    "description": "The region as [x1, y1, x2, y2] in pixels of the picture: "
+                    "(x1, y1) is its top-left corner, (x2, y2) its bottom-right corner.",
+                },
                 "label": {"type": "string", "description": "What the region shows (optional)."},
             },
             "required": ["bbox_2d"],
@@ -48,33 +57,48 @@ Return a JSON object with the function name and its arguments within <tool_call>
 <tool_call>{{"name": <function-name>, "arguments": <args-json-object>}}</tool_call>
 
 **Example**:
-<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": [10, 20, 100, 200], "label": "the apple on the desk"}}}}</tool_call>"""
+<tool_call>{{"name": "{TOOL}", \
+"arguments": {{"bbox_2d": [10, 20, 100, 200], "label": "the apple on the desk"}}}}</tool_call>"""
 
-TOOL_SUFFIX = (f"\nThink first, call **{TOOL}** if needed, then answer. Use strictly this format: "
-               "<think>...</think> <tool_call>...</tool_call> (if a tool is needed) <answer>...</answer>")
+TOOL_SUFFIX = (
+    f"\nThink first, call **{TOOL}** if needed, then answer. Use strictly this format: "
+    "<think>...</think> <tool_call>...</tool_call> (if a tool is needed) <answer>...</answer>"
+)
 PLAIN_SUFFIX = "\nThink first, then answer. Use strictly this format: <think>...</think> <answer>...</answer>"
-BOXED_SUFFIX = ("\nThink first, then answer. Use strictly this format: "
-                "<think>...</think> and then the final answer in \\boxed{}.")
-CALL_OPENING = f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['      # to force a call, write this for the model
+BOXED_SUFFIX = (
+    "\nThink first, then answer. Use strictly this format: "
+    "<think>...</think> and then the final answer in \\boxed{}."
+)
+CALL_OPENING = (
+    f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['  # to force a call, write this for the model
+)
 
-IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"   # the rollout repeats the pad once per visual token
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"  # the rollout repeats the pad once per visual token
 # Ids of these are never sampled: a model that writes an image pad breaks the match of pads and pictures.
-BANNED = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+BANNED = (
+    "<|im_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
-FACTOR = 28          # one visual token of Qwen2.5-VL covers 28 x 28 pixels
-MIN_SIDE = 28        # original pixels; a thinner crop has to be blown up just to fill one visual token
-MAX_ASPECT = 100     # the paper's limit; the image processor itself fails above 200
+FACTOR = 28  # one visual token of Qwen2.5-VL covers 28 x 28 pixels
+MIN_SIDE = 28  # original pixels; a thinner crop has to be blown up just to fill one visual token
+MAX_ASPECT = 100  # the paper's limit; the image processor itself fails above 200
 MAX_CALL_CHARS = 2000
-MAX_NUMBER = 1e6     # no picture is this wide
+MAX_NUMBER = 1e6  # no picture is this wide
 
 Box = tuple[float, float, float, float]
 
 
 class ZoomError(ValueError):
-    """A call that can't be carried out. Its text is shown to the model, so it says the rule and the picture's size.
+    """A call that can't be carried out. Its text is shown to the model, so it says the rule and the
+    picture's size.
 
-    It never quotes what the model wrote: a quoted "<|image_pad|>", spelled out in letters, would turn into a real
-    image token when the message is tokenised.
+    It never quotes what the model wrote: a quoted "<|image_pad|>", spelled out in letters, would turn into
+    a real image token when the message is tokenised.
     """
 
 
@@ -85,7 +109,8 @@ def user_turn(question: str, suffix: str) -> str:
 def prompt(question: str, *, tool: bool = True, boxed: bool = False) -> str:
     """The whole first prompt as text, with one `IMAGE` for the first look.
 
-    tool: offer the zoom tool. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the paper).
+    tool: offer the zoom tool. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the
+    paper).
 
     >>> prompt("What is it?", tool=False).count("<|image_pad|>")
     1
@@ -98,7 +123,8 @@ def prompt(question: str, *, tool: bool = True, boxed: bool = False) -> str:
 def observation(error: str | None = None) -> str:
     """The turn that answers a call: the crop within `<tool_response>` and the format again, or a plain error.
 
-    A *user* turn, as in the paper: chat templates drop pictures in a `tool` role. It starts after `<|im_end|>`.
+    A *user* turn, as in the paper: chat templates drop pictures in a `tool` role. It starts after
+    `<|im_end|>`.
 
     >>> observation("no such region")
     '\\n<|im_start|>user\\nError: no such region<|im_end|>\\n<|im_start|>assistant\\n'
@@ -113,16 +139,17 @@ def find_call(text: str) -> str | None:
     >>> find_call("<tool_call>a</tool_call> no, <tool_call>b</tool_call>")
     'b'
     """
-    end = text.rfind("</tool_call>")          # two scans, no regex: model text must not cost quadratic time
+    end = text.rfind("</tool_call>")  # two scans, no regex: model text must not cost quadratic time
     start = text.rfind("<tool_call>", 0, max(end, 0))
-    return None if start < 0 else text[start + len("<tool_call>"):end]
+    return None if start < 0 else text[start + len("<tool_call>") : end]
 
 
 def find_answer(text: str, boxed: bool = False) -> str | None:
-    """The text of the last non-empty `<answer>...</answer>` of a turn (with boxed: else of the last `\\boxed{...}`).
+    """The text of the last non-empty `<answer>...</answer>` of a turn (with boxed: else of the last
+    `\\boxed{...}`).
 
-    text must be the model's own words: observations repeat the format line, whose literal `<answer>...</answer>` is
-    no answer.
+    text must be the model's own words: observations repeat the format line, whose literal
+    `<answer>...</answer>` is no answer.
 
     >>> find_answer("<answer>A</answer> no, <answer> B </answer><answer></answer>")
     'B'
@@ -134,29 +161,32 @@ def find_answer(text: str, boxed: bool = False) -> str | None:
         start = text.rfind("<answer>", 0, end)
         if start < 0:
             break
-        if answer := text[start + len("<answer>"):end].strip():
+        if answer := text[start + len("<answer>") : end].strip():
             return answer
         end = text.rfind("</answer>", 0, start)
     start = text.rfind("\\boxed{") if boxed else -1
     depth = 0
-    for i in range(start + len("\\boxed"), len(text) if start >= 0 else 0):     # braces nest: \boxed{\frac{1}{2}}
+    for i in range(
+        start + len("\\boxed"), len(text) if start >= 0 else 0
+    ):  # braces nest: \boxed{\frac{1}{2}}
         depth += (text[i] == "{") - (text[i] == "}")
         if depth == 0:
-            return text[start + len("\\boxed{"):i].strip() or None
+            return text[start + len("\\boxed{") : i].strip() or None
     return None
 
 
 def _reject_constant(name: str):
-    raise ValueError(f"{name} is not JSON")    # json.loads takes NaN and Infinity unless told otherwise
+    raise ValueError(f"{name} is not JSON")  # json.loads takes NaN and Infinity unless told otherwise
 
 
 def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
     """The box of the last call of a turn, in pixels of the SHOWN frame, exactly as the model wrote it.
 
-    text: one turn of the model. size: (width, height) of the shown picture, named in the errors.
-    Raises ZoomError. JSON only, never eval; a box is four finite numbers, its place is checked by `View.crop`.
+    text: one turn of the model. size: (width, height) of the shown picture, named in the errors. Raises
+    ZoomError. JSON only, never eval; a box is four finite numbers, its place is checked by `View.crop`.
 
-    >>> parse_call('<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 30, 40.5]}}</tool_call>')
+    >>> call = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 30, 40.5]}}'
+    >>> parse_call(f"Let me look. <tool_call>{call}</tool_call>")
     (1.0, 2.0, 30.0, 40.5)
     """
     frame = f" The picture is {size[0]} x {size[1]} pixels." if size else ""
@@ -180,7 +210,7 @@ def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
         raise ZoomError(f'"bbox_2d" must be a list of exactly 4 numbers [x1, y1, x2, y2].{frame}')
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in box):
         raise ZoomError(f'every entry of "bbox_2d" must be a number.{frame}')
-    if any(isinstance(v, float) and not math.isfinite(v) for v in box):      # 1e999 is JSON, and infinite
+    if any(isinstance(v, float) and not math.isfinite(v) for v in box):  # 1e999 is JSON, and infinite
         raise ZoomError(f'every number of "bbox_2d" must be finite.{frame}')
     if any(abs(v) > MAX_NUMBER for v in box):
         raise ZoomError(f'the numbers of "bbox_2d" are far too large to be pixels.{frame}')
@@ -190,8 +220,8 @@ def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
 def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56) -> tuple[int, int]:
     """The (width, height) at which a picture of this size is shown: multiples of 28 within the pixel budget.
 
-    Qwen's own rule (`smart_resize`), which shrinks or enlarges only where the budget demands it. Thin slivers, on which
-    that rule fails, are first padded in thought to an aspect of 199.
+    Qwen's own rule (`smart_resize`), which shrinks or enlarges only where the budget demands it. Thin
+    slivers, on which that rule fails, are first padded in thought to an aspect of 199.
 
     >>> fit((1008, 1008), 112 * 112), fit((1600, 1200), 1280 * 28 * 28), fit((20, 20), 10**6)
     ((112, 112), (1148, 840), (56, 56))
@@ -202,7 +232,8 @@ def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56) -> tu
 
 
 def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bicubic, Qwen's own filter; a reduction by more than 3 starts with a box filter, three times as fast."""
+    """Bicubic, Qwen's own filter; a reduction by more than 3 starts with a box filter, three times as
+    fast."""
     return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
@@ -211,7 +242,7 @@ class View:
     """One original picture and the frame the model saw it in."""
 
     original: Image.Image
-    shown: tuple[int, int]                    # (width, height) of the first look
+    shown: tuple[int, int]  # (width, height) of the first look
 
     def look(self) -> Image.Image:
         """The first look: the whole picture at its shown size."""
@@ -247,13 +278,21 @@ class View:
             raise ZoomError(f"the box lies outside the picture. {frame}")
         width, height = self.original.size
         left, top, right, bottom = self.to_original(box)
-        left, top = max(0, math.floor(left + 1e-6)), max(0, math.floor(top + 1e-6))      # 1e-6: 90 * (1000 / 100) is
-        right, bottom = min(width, math.ceil(right - 1e-6)), min(height, math.ceil(bottom - 1e-6))     # not quite 900
+        left, top = (
+            max(0, math.floor(left + 1e-6)),
+            max(0, math.floor(top + 1e-6)),
+        )  # 1e-6: 90 * (1000 / 100) is
+        right, bottom = (
+            min(width, math.ceil(right - 1e-6)),
+            min(height, math.ceil(bottom - 1e-6)),
+        )  # not quite 900
         short, long = sorted((right - left, bottom - top))
         if short < MIN_SIDE:
             least = math.ceil(MIN_SIDE * min(self.shown[0] / width, self.shown[1] / height))
             raise ZoomError(f"the box is too thin: every side needs at least about {least} pixels. {frame}")
         if long > MAX_ASPECT * short:
-            raise ZoomError(f"the box is too narrow: its long side may be at most {MAX_ASPECT} times the short. {frame}")
+            raise ZoomError(
+                f"the box is too narrow: its long side may be at most {MAX_ASPECT} times the short. {frame}"
+            )
         box = (left, top, right, bottom)
         return self.original.crop(box), tuple(float(v) for v in box)

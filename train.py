@@ -1,11 +1,14 @@
-"""Teach a Qwen2.5-VL to think with images: GRPO from outcome reward alone, no SFT cold start (DeepEyes, arXiv 2505.14362).
+"""Teach a Qwen2.5-VL to think with images: GRPO from outcome reward alone, no SFT cold start (DeepEyes,
+arXiv 2505.14362).
 
     python train.py                                   # the embedded tiny model on a laptop CPU, in minutes
-    python train.py --out runs/mine --resume          # go on after a kill, with the knobs the run was started with
+    python train.py --out runs/mine --resume          # go on after a kill, with the knobs of the run
 
-One step is: sample a group of trajectories for each prompt, score them, update once. There is no reference model (beta 0)
-and no clipping at work (the update is on-policy). What is ours is the rollout and the reward; TRL does the rest.
+One step is: sample a group of trajectories for each prompt, score them, update once. There is no reference
+model (beta 0) and no clipping at work (the update is on-policy). What is ours is the rollout and the
+reward; TRL does the rest.
 """
+
 import json
 import os
 import sys
@@ -16,7 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from transformers import HfArgumentParser            # noqa: E402  (the rest of the heavy imports wait for valid knobs)
+from transformers import HfArgumentParser  # noqa: E402  (the rest of the heavy imports wait for valid knobs)
 
 
 def knob(default, text: str):
@@ -31,7 +34,9 @@ class Knobs:
     prompts: int = knob(16, "questions per step")
     group: int = knob(8, "trajectories per question, compared with one another")
     bonus: str = knob("conditional", "tool bonus: conditional (on a right answer) | unconditional | none")
-    look_pixels: int = knob(112 * 112, "pixel budget of the first look; at full resolution zooming brings nothing new")
+    look_pixels: int = knob(
+        112 * 112, "pixel budget of the first look; at full resolution zooming brings nothing new"
+    )
     crop_pixels: int = knob(134 * 134, "pixel budget of each crop")
     max_turns: int = knob(4, "model turns per trajectory, so one zoom less than that")
     max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
@@ -40,7 +45,9 @@ class Knobs:
     lr: float = knob(2e-3, "learning rate of the LoRA weights, constant")
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
     beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
-    loss_type: str = knob("dapo", "TRL's loss: dapo is the mean over all sampled tokens of a step | grpo | dr_grpo | bnpo")
+    loss_type: str = knob(
+        "dapo", "TRL's loss: dapo is the mean over all sampled tokens of a step | grpo | dr_grpo | bnpo"
+    )
     micro_batch: int = knob(64, "trajectories per forward and backward pass; must divide prompts * group")
     seed: int = knob(0, "of pictures, order and sampling")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
@@ -50,7 +57,7 @@ class Knobs:
     resume: bool = knob(False, "go on with the run in --out")
 
 
-EVAL_SEED = 1_000_003                                # held-out questions are the same for every run
+EVAL_SEED = 1_000_003  # held-out questions are the same for every run
 KINDS = ("read", "compare", "glance")
 
 
@@ -61,18 +68,31 @@ def fail(message: str):
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
-    knobs, = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses(argv)
+    (knobs,) = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses(argv)
     if knobs.resume:
         given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
         if extra := given - {"resume", "out", "steps"}:
-            fail(f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}")
+            fail(
+                f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
+            )
         if not knobs.out or not (Path(knobs.out) / "args.json").exists():
             fail(f"nothing to resume: {knobs.out or '(no --out given)'} holds no args.json")
         stored = json.loads((Path(knobs.out) / "args.json").read_text())
         steps = knobs.steps if "steps" in given else stored["steps"]
         return Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
-    for name in ("steps", "prompts", "look_pixels", "crop_pixels", "max_turns", "max_turn_tokens", "max_tokens", "lora",
-                 "micro_batch", "save_every", "threads"):
+    for name in (
+        "steps",
+        "prompts",
+        "look_pixels",
+        "crop_pixels",
+        "max_turns",
+        "max_turn_tokens",
+        "max_tokens",
+        "lora",
+        "micro_batch",
+        "save_every",
+        "threads",
+    ):
         if getattr(knobs, name) < 1:
             fail(f"--{name} must be at least 1")
     if knobs.group < 2:
@@ -90,40 +110,41 @@ def read_knobs(argv: list[str]) -> Knobs:
     return knobs
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The heavy imports come after the knobs are checked: a mistyped flag should not cost ten seconds.
 
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
 
-import torch                                         # noqa: E402
-import transformers                                  # noqa: E402
-from datasets import Dataset                         # noqa: E402
-from transformers.trainer_callback import PrinterCallback    # noqa: E402
-from trl import GRPOConfig, GRPOTrainer              # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers.trainer_callback import PrinterCallback  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
-from data import load                                # noqa: E402
-from eval import best_iou, evaluate, mean, table     # noqa: E402
-from model import load_model, lora_config, resolve   # noqa: E402
-from report import draw_curves, read_metrics         # noqa: E402
-from reward import score                             # noqa: E402
-from rollout import rollout                          # noqa: E402
+from data import load  # noqa: E402
+from eval import best_iou, evaluate, mean, table  # noqa: E402
+from model import load_model, lora_config, resolve  # noqa: E402
+from report import draw_curves, read_metrics  # noqa: E402
+from reward import score  # noqa: E402
+from rollout import rollout  # noqa: E402
 
 
 class PictureMemo:
-    """An image processor that preprocesses each picture once a step: the rollout and the loss ask for the same ones."""
+    """An image processor that preprocesses each picture once a step: the rollout and the loss ask for the
+    same ones."""
 
     def __init__(self, processor):
         self.processor, self.memo = processor, {}
 
     def __getattr__(self, name):
-        if name == "processor":                      # not there yet while being copied
+        if name == "processor":  # not there yet while being copied
             raise AttributeError(name)
         return getattr(self.processor, name)
 
     def __call__(self, images, return_tensors="pt", **kwargs):
-        for image in images:                         # the picture is kept, so that its id stays taken
+        for image in images:  # the picture is kept, so that its id stays taken
             if id(image) not in self.memo:
                 self.memo[id(image)] = image, self.processor([image], return_tensors="pt", **kwargs)
         parts = [self.memo[id(image)][1] for image in images]
@@ -131,42 +152,59 @@ class PictureMemo:
 
 
 class ZoomGRPOTrainer(GRPOTrainer):
-    """TRL's GRPO with our rollout in place of its generation. Two private methods of TRL are overridden, hence the pin."""
+    """TRL's GRPO with our rollout in place of its generation. Two private methods of TRL are overridden,
+    hence the pin."""
 
     def __init__(self, *, samples, knobs: Knobs, run: Path, **kwargs):
-        super().__init__(reward_funcs=self.reward, rollout_func=lambda prompts, trainer: trainer.roll(), **kwargs)
+        super().__init__(
+            reward_funcs=self.reward, rollout_func=lambda prompts, trainer: trainer.roll(), **kwargs
+        )
         self.samples, self.knobs, self.run = samples, knobs, run
         self.processing_class.image_processor = PictureMemo(self.processing_class.image_processor)
         visual = self.model.get_base_model().model.visual
-        visual.forward = torch.no_grad()(visual.forward)      # frozen, but TRL would send a backward pass through it
+        visual.forward = torch.no_grad()(
+            visual.forward
+        )  # frozen, but TRL would send a backward pass through it
         self.stats, self.gaps, self.began = {}, [], time.time()
-        self.remove_callback(PrinterCallback)        # `log` prints a line for people
+        self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
     def _generate_and_score_completions(self, inputs):
-        self.rows = inputs                           # TRL hands the rollout nothing but the prompts
+        self.rows = inputs  # TRL hands the rollout nothing but the prompts
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts):
-        self.tools = []                              # TRL: take the branch of rollout_func and its env_mask ...
+        self.tools = []  # TRL: take the branch of rollout_func and its env_mask ...
         output = list(super()._generate(prompts))
-        self.tools = [self.roll]                     # ... then the branch of "pictures inside the completion"; never called
-        output[6] = output[7] = output[5].pop("images")       # all pictures of a trajectory in token order
+        self.tools = [self.roll]  # ... then the branch of "pictures inside the completion"; never called
+        output[6] = output[7] = output[5].pop("images")  # all pictures of a trajectory in token order
         return tuple(output)
 
     def roll(self) -> dict:
-        """Sample a group for every question of this step, and score it. Equal rows stand next to each other."""
+        """Sample a group for every question of this step, and score it. Equal rows stand next to each
+        other."""
         began, knobs = time.time(), self.knobs
         self.processing_class.image_processor.memo.clear()
-        chosen = [self.samples[row["index"]] for row in self.rows[::knobs.group]]
-        trajectories = rollout(self.model, self.processing_class, chosen, group=knobs.group, temperature=knobs.temperature,
-                               batch=len(self.rows), **rollout_knobs(knobs))
+        chosen = [self.samples[row["index"]] for row in self.rows[:: knobs.group]]
+        trajectories = rollout(
+            self.model,
+            self.processing_class,
+            chosen,
+            group=knobs.group,
+            temperature=knobs.temperature,
+            batch=len(self.rows),
+            **rollout_knobs(knobs),
+        )
         rewards = [score(t, bonus=knobs.bonus) for t in trajectories]
         self.stats = step_stats(trajectories, rewards, knobs.group) | {"sec_rollout": time.time() - began}
         self.began = time.time()
-        return {"prompt_ids": [t.prompt_ids for t in trajectories],
-                "completion_ids": [t.completion_ids for t in trajectories],
-                "logprobs": [t.logprobs for t in trajectories], "env_mask": [t.sampled for t in trajectories],
-                "images": [t.images for t in trajectories], "total": [r.total for r in rewards]}
+        return {
+            "prompt_ids": [t.prompt_ids for t in trajectories],
+            "completion_ids": [t.completion_ids for t in trajectories],
+            "logprobs": [t.logprobs for t in trajectories],
+            "env_mask": [t.sampled for t in trajectories],
+            "images": [t.images for t in trajectories],
+            "total": [r.total for r in rewards],
+        }
 
     @staticmethod
     def reward(prompts, completions, total, **kwargs):
@@ -178,7 +216,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """TRL pads each micro-batch to the longest row of the whole step: cut what is padding in all of its rows."""
+        """TRL pads each micro-batch to the longest row of the whole step: cut what is padding in all of its
+        rows."""
         inputs = trim(inputs)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
@@ -188,29 +227,53 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def log(self, logs, start_time=None):
         """One line a step: on the screen and in metrics.jsonl, with keys that do not change."""
         super().log(logs, start_time)
-        if "loss" not in logs:                       # the summary at the end of training
+        if "loss" not in logs:  # the summary at the end of training
             return
-        row = {"step": self.state.global_step, **self.stats, "entropy": logs.get("entropy"), "loss": logs["loss"],
-               "grad_norm": logs["grad_norm"], "logp_gap": max(self.gaps), "sec_train": time.time() - self.began}
+        row = {
+            "step": self.state.global_step,
+            **self.stats,
+            "entropy": logs.get("entropy"),
+            "loss": logs["loss"],
+            "grad_norm": logs["grad_norm"],
+            "logp_gap": max(self.gaps),
+            "sec_train": time.time() - self.began,
+        }
         self.gaps = []
         with (self.run / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-        numbers = {k: "  -  " if row[k] is None else f"{row[k]:.2f}" for k in
-                   ("reward", "accuracy", "tool_rate", "calls", "iou", "tokens", "dead_groups", "sec_rollout", "sec_train")}
-        print("step {:>4}/{}  reward {reward}  accuracy {accuracy}  zoomed {tool_rate}  calls {calls}  IoU {iou}  tokens "
-              "{tokens}  dead {dead_groups}  {sec_rollout} + {sec_train} s".format(row["step"], self.args.max_steps, **numbers),
-              flush=True)
+            file.write(
+                json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()})
+                + "\n"
+            )
+        shown = [
+            "reward",
+            "accuracy",
+            "tool_rate",
+            "calls",
+            "iou",
+            "tokens",
+            "dead_groups",
+            "sec_rollout",
+            "sec_train",
+        ]
+        text = {key: "  - " if row[key] is None else f"{row[key]:.2f}" for key in shown}
+        print(
+            f"step {row['step']:>4}/{self.args.max_steps}  "
+            "reward {reward}  accuracy {accuracy}  zoomed {tool_rate}  calls {calls}  IoU {iou}  "
+            "tokens {tokens}  dead groups {dead_groups}  {sec_rollout} + {sec_train} s".format(**text),
+            flush=True,
+        )
 
     def _save(self, output_dir=None, state_dict=None):
         """A checkpoint holds the adapter alone: it names its base, whose processor serves."""
         self.model.save_pretrained(output_dir, save_embedding_layers=False)
 
     def create_model_card(self, *args, **kwargs):
-        pass                                         # TRL would write one into the run folder at every checkpoint
+        pass  # TRL would write one into the run folder at every checkpoint
 
 
 def trim(inputs: dict) -> dict:
-    """Drop the columns that are padding in every row of a micro-batch: prompts are padded left, completions right."""
+    """Drop the columns that are padding in every row of a micro-batch: prompts are padded left, completions
+    right."""
     width, start = inputs["prompt_ids"].shape[1], int(inputs["prompt_mask"].any(0).int().argmax())
     length = max(1, int(inputs["completion_mask"].any(0).sum()))
     whole = width + inputs["completion_ids"].shape[1]
@@ -218,8 +281,8 @@ def trim(inputs: dict) -> dict:
     for key, value in inputs.items():
         if key in ("prompt_ids", "prompt_mask"):
             trimmed[key] = value[:, start:]
-        elif key == "mm_token_type_ids":             # covers prompt and completion: (B, P + C)
-            trimmed[key] = value[:, start:width + length]
+        elif key == "mm_token_type_ids":  # covers prompt and completion: (B, P + C)
+            trimmed[key] = value[:, start : width + length]
         elif key in ("completion_ids", "completion_mask", "tool_mask") or key.endswith("per_token_logps"):
             trimmed[key] = value[:, :length]
     assert "mm_token_type_ids" not in inputs or inputs["mm_token_type_ids"].shape[1] == whole
@@ -233,17 +296,24 @@ def step_stats(trajectories, rewards, group: int) -> dict:
     by_kind = {}
     for t, r in zip(trajectories, rewards):
         by_kind.setdefault(t.sample.meta.get("kind"), []).append(r.accuracy)
-    return {"reward": mean(r.total for r in rewards), "accuracy": mean(r.accuracy for r in rewards),
-            "format": mean(r.format for r in rewards), "tool_rate": mean(zoomed),
-            "calls": mean(len(t.boxes) + len(t.errors) for t in trajectories),
-            "delivered": mean(len(t.boxes) for t in trajectories), "errors": mean(len(t.errors) for t in trajectories),
-            "iou": mean(map(best_iou, trajectories)),
-            "acc_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if z),
-            "acc_no_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if not z),
-            "tokens": mean(sum(t.sampled) for t in trajectories), "dead_groups": (totals.std(1) < 1e-6).float().mean().item(),
-            "reward_accuracy": 0.8 * mean(r.accuracy for r in rewards), "reward_format": 0.2 * mean(r.format for r in rewards),
-            "reward_tool": 1.2 * mean(r.tool for r in rewards),
-            **{f"accuracy_{kind}": mean(values) for kind, values in sorted(by_kind.items()) if kind}}
+    return {
+        "reward": mean(r.total for r in rewards),
+        "accuracy": mean(r.accuracy for r in rewards),
+        "format": mean(r.format for r in rewards),
+        "tool_rate": mean(zoomed),
+        "calls": mean(len(t.boxes) + len(t.errors) for t in trajectories),
+        "delivered": mean(len(t.boxes) for t in trajectories),
+        "errors": mean(len(t.errors) for t in trajectories),
+        "iou": mean(map(best_iou, trajectories)),
+        "acc_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if z),
+        "acc_no_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if not z),
+        "tokens": mean(sum(t.sampled) for t in trajectories),
+        "dead_groups": (totals.std(1) < 1e-6).float().mean().item(),
+        "reward_accuracy": 0.8 * mean(r.accuracy for r in rewards),
+        "reward_format": 0.2 * mean(r.format for r in rewards),
+        "reward_tool": 1.2 * mean(r.tool for r in rewards),
+        **{f"accuracy_{kind}": mean(values) for kind, values in sorted(by_kind.items()) if kind},
+    }
 
 
 def make_run_folder(knobs: Knobs) -> Path:
@@ -286,16 +356,43 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path):
     """TRL's trainer with the knobs of the paper where they make sense."""
     on_cpu = model.device.type == "cpu"
     config = GRPOConfig(
-        output_dir=str(run), max_steps=knobs.steps, per_device_train_batch_size=knobs.micro_batch,
-        gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch, num_generations=knobs.group,
-        max_completion_length=knobs.max_tokens, temperature=knobs.temperature, beta=knobs.beta, loss_type=knobs.loss_type,
-        scale_rewards="group", learning_rate=knobs.lr, lr_scheduler_type="constant", weight_decay=0.01, max_grad_norm=1.0,
-        optim="adamw_torch", seed=knobs.seed, bf16=not on_cpu, use_cpu=on_cpu, gradient_checkpointing=not on_cpu,
-        logging_steps=1, save_steps=knobs.save_every, save_total_limit=2, report_to="none", disable_tqdm=True,
-        remove_unused_columns=False)
+        output_dir=str(run),
+        max_steps=knobs.steps,
+        per_device_train_batch_size=knobs.micro_batch,
+        gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch,
+        num_generations=knobs.group,
+        max_completion_length=knobs.max_tokens,
+        temperature=knobs.temperature,
+        beta=knobs.beta,
+        loss_type=knobs.loss_type,
+        scale_rewards="group",
+        learning_rate=knobs.lr,
+        lr_scheduler_type="constant",
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        seed=knobs.seed,
+        bf16=not on_cpu,
+        use_cpu=on_cpu,
+        gradient_checkpointing=not on_cpu,
+        logging_steps=1,
+        save_steps=knobs.save_every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
     rows = Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))])
-    return ZoomGRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=processor,
-                           peft_config=lora_config(knobs.lora), samples=samples, knobs=knobs, run=run)
+    return ZoomGRPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows,
+        processing_class=processor,
+        peft_config=lora_config(knobs.lora),
+        samples=samples,
+        knobs=knobs,
+        run=run,
+    )
 
 
 def held_out(knobs: Knobs, model, processor, arms) -> dict:
@@ -324,8 +421,11 @@ def main() -> None:
     knobs = KNOBS
     try:
         resolve(knobs.model)
-        samples = load(knobs.data, limit=knobs.steps * knobs.prompts if knobs.data.startswith("toy") else None,
-                       seed=knobs.seed)
+        samples = load(
+            knobs.data,
+            limit=knobs.steps * knobs.prompts if knobs.data.startswith("toy") else None,
+            seed=knobs.seed,
+        )
     except ValueError as error:
         fail(str(error))
     run = make_run_folder(knobs)
@@ -337,7 +437,10 @@ def main() -> None:
     model, processor = load_model(knobs.model)
     checkpoint = last_checkpoint(run) if knobs.resume else None
     stored = json.loads((run / "eval.json").read_text()) if (run / "eval.json").exists() else {}
-    print(f"{knobs.model} on {knobs.data}, run folder {run}" + (f", going on from {checkpoint.name}" if checkpoint else ""))
+    print(
+        f"{knobs.model} on {knobs.data}, run folder {run}"
+        + (f", going on from {checkpoint.name}" if checkpoint else "")
+    )
     if knobs.eval_size and "before" not in stored:
         print(f"scoring {knobs.eval_size} held-out questions before training ...", flush=True)
         stored = store_eval(run, "before", held_out(knobs, model, processor, ("on", "off", "forced")))
@@ -351,12 +454,17 @@ def main() -> None:
         sys.exit(130)
     if knobs.eval_size:
         print(f"scoring {knobs.eval_size} held-out questions after training, with controls ...", flush=True)
-        stored = store_eval(run, "after", held_out(knobs, trainer.model, processor,
-                                                   ("on", "off", "blank", "random", "oracle", "forced")))
+        stored = store_eval(
+            run,
+            "after",
+            held_out(knobs, trainer.model, processor, ("on", "off", "blank", "random", "oracle", "forced")),
+        )
         before = {f"before: {arm}": rows for arm, rows in stored["before"].items()}
         print(table(before | {f"after: {arm}": rows for arm, rows in stored["after"].items()}))
-    print(f"curves: {draw_curves(run)}\nscores: {run / 'eval.json'}\nmodel:  {last_checkpoint(run)}\n"
-          f"{time.time() - began:.0f} s in all")
+    print(
+        f"curves: {draw_curves(run)}\nscores: {run / 'eval.json'}\nmodel:  {last_checkpoint(run)}\n"
+        f"{time.time() - began:.0f} s in all"
+    )
 
 
 if __name__ == "__main__":

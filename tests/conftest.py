@@ -1,4 +1,5 @@
 """What the tests share: a random tiny model and a scripted policy on top of it."""
+
 import os
 import random
 import sys
@@ -41,20 +42,31 @@ def pictures():
 
 @pytest.fixture(scope="session")
 def samples(pictures):
-    return [Sample(id=f"s{i}", image=picture, question=f"What letter is on the {c} tile?", answer="A",
-                   boxes=((300.0, 300.0, 390.0, 390.0),), meta={"kind": "read"})
-            for i, (picture, c) in enumerate(zip(pictures, ("red", "green", "blue")))]
+    return [
+        Sample(
+            id=f"s{i}",
+            image=picture,
+            question=f"What letter is on the {c} tile?",
+            answer="A",
+            boxes=((300.0, 300.0, 390.0, 390.0),),
+            meta={"kind": "read"},
+        )
+        for i, (picture, c) in enumerate(zip(pictures, ("red", "green", "blue")))
+    ]
 
 
 def call(*box, name="image_zoom_in_tool") -> str:
-    return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{",".join(map(str, box))}]}}}}</tool_call>'
+    numbers = ",".join(map(str, box))
+    return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{numbers}]}}}}</tool_call>'
 
 
 @pytest.fixture
 def script(monkeypatch, processor):
-    """script(turns): replaces sampling by what `turns(rng)` returns for each row's next turn; logprobs stay the model's own.
+    """script(turns): replaces sampling by what `turns(rng)` returns for each row's next turn; logprobs stay
+    the model's own.
 
-    A turn is a text; without a closing </tool_call> it is ended by <|im_end|>, unless it is a list of ids, taken as it is.
+    A turn is a text; without a closing </tool_call> it is ended by <|im_end|>, unless it is a list of ids,
+    taken as it is.
     """
     plain = rollout.SamplingTape
 
@@ -80,7 +92,11 @@ def script(monkeypatch, processor):
                     return turn
                 ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
                 closed = turn.endswith("</tool_call>")
-                return ids if closed else ids + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
+                return (
+                    ids
+                    if closed
+                    else ids + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
+                )
 
         monkeypatch.setattr(rollout, "SamplingTape", ScriptedTape)
 

@@ -1,4 +1,5 @@
 """The rollout against independent slow paths: one uncached forward per trajectory, and crops cut by hand."""
+
 import random
 
 import pytest
@@ -19,17 +20,28 @@ def full_logprobs(model, processor, trajectory):
     ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
     pixels = processor.image_processor(trajectory.images, return_tensors="pt")
     with torch.no_grad():
-        logits = model(input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **pixels).logits[0]
+        logits = model(
+            input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **pixels
+        ).logits[0]
     start = len(trajectory.prompt_ids)
-    return logits[start - 1:-1].log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
+    return logits[start - 1 : -1].log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
 
 
 def random_turn(rng: random.Random) -> str:
-    """A zoom, a broken call, an answer or an end without either: episodes of zero to three zooms that end at any turn."""
+    """A zoom, a broken call, an answer or an end without either: episodes of zero to three zooms that end
+    at any turn."""
     x, y = rng.randint(0, 60), rng.randint(0, 50)
-    return rng.choice([call(x, y, x + rng.randint(14, 50), y + rng.randint(14, 60)), call(x, y, x + 30, y + 30),
-                       "<think> red</think>" + call(5, 5, 100, 100), call(50, 50, 20, 20), call(1, 2, 3, name="rotate"),
-                       "<think> red=A</think><answer>A</answer>", "<think> hm</think>"])
+    return rng.choice(
+        [
+            call(x, y, x + rng.randint(14, 50), y + rng.randint(14, 60)),
+            call(x, y, x + 30, y + 30),
+            "<think> red</think>" + call(5, 5, 100, 100),
+            call(50, 50, 20, 20),
+            call(1, 2, 3, name="rotate"),
+            "<think> red=A</think><answer>A</answer>",
+            "<think> hm</think>",
+        ]
+    )
 
 
 @pytest.fixture
@@ -63,7 +75,7 @@ def test_free_sampling_logprobs_equal_a_full_forward(model, processor, samples):
         mask = torch.tensor(trajectory.sampled).bool()
         gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
         assert gap.abs().max() < 1e-4
-        assert len(set(trajectory.completion_ids)) > 10          # top_k 3 and the like would repeat itself
+        assert len(set(trajectory.completion_ids)) > 10  # top_k 3 and the like would repeat itself
 
 
 def test_greedy_equals_an_uncached_loop(model, processor, samples):
@@ -74,9 +86,11 @@ def test_greedy_equals_an_uncached_loop(model, processor, samples):
         ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
         pixels = processor.image_processor(trajectory.images, return_tensors="pt")
         with torch.no_grad():
-            logits = model(input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **pixels).logits[0]
+            logits = model(
+                input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **pixels
+            ).logits[0]
         logits[:, banned] = -torch.inf
-        assert logits[start - 1 + first:-1].argmax(-1).tolist() == trajectory.completion_ids[first:]
+        assert logits[start - 1 + first : -1].argmax(-1).tolist() == trajectory.completion_ids[first:]
 
 
 def test_masks_pictures_and_pads_agree(processor, episodes):
@@ -91,22 +105,31 @@ def test_masks_pictures_and_pads_agree(processor, episodes):
         grids = processor.image_processor(t.images, return_tensors="pt")["image_grid_thw"]
         assert runs == [int(g.prod()) // 4 for g in grids]
         assert all(lp == 0.0 for lp, s in zip(t.logprobs, t.sampled) if not s)
-        written = processor.tokenizer.decode([i for i, s in zip(t.completion_ids, t.sampled) if s], skip_special_tokens=True)
-        assert written == "".join(t.turns)                       # the mask covers exactly what the model wrote
+        written = processor.tokenizer.decode(
+            [i for i, s in zip(t.completion_ids, t.sampled) if s], skip_special_tokens=True
+        )
+        assert written == "".join(t.turns)  # the mask covers exactly what the model wrote
 
 
 def test_crops_come_from_ones_own_original(episodes):
-    """Also after siblings have finished: each crop equals the one cut by hand from the sample's own picture."""
+    """Also after siblings have finished: each crop equals the one cut by hand from the sample's own
+    picture."""
     for t in episodes:
         original = t.sample.open()
         for box, crop in zip(t.boxes, t.images[1:]):
             by_hand = original.crop(tuple(int(v) for v in box))
-            by_hand = by_hand.resize(tools.fit(by_hand.size, CROP), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            by_hand = by_hand.resize(
+                tools.fit(by_hand.size, CROP), Image.Resampling.BICUBIC, reducing_gap=3.0
+            )
             assert crop.size == by_hand.size and not ImageChops.difference(crop, by_hand).getbbox()
 
 
 def test_siblings_share_no_list(episodes):
-    lists = [id(x) for t in episodes for x in (t.images, t.boxes, t.errors, t.turns, t.completion_ids, t.prompt_ids)]
+    lists = [
+        id(x)
+        for t in episodes
+        for x in (t.images, t.boxes, t.errors, t.turns, t.completion_ids, t.prompt_ids)
+    ]
     assert len(set(lists)) == len(lists)
     assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
 
@@ -139,8 +162,13 @@ def test_an_observation_that_does_not_fit_is_dropped_whole(model, processor, sam
     whole = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
     first_turn = whole.sampled.index(0)
     observation = whole.sampled[first_turn:].index(1)
-    t = rollout(model, processor, samples[:1], max_turns=2,
-                **LIMITS | {"max_tokens": first_turn + observation + 1 - short})[0]
+    t = rollout(
+        model,
+        processor,
+        samples[:1],
+        max_turns=2,
+        **LIMITS | {"max_tokens": first_turn + observation + 1 - short},
+    )[0]
     assert (t.stop, t.boxes, len(t.images)) == ("budget", [], 1)
     assert processor.image_token_id not in t.completion_ids and len(t.completion_ids) == first_turn
 
@@ -154,7 +182,9 @@ def test_a_turn_that_runs_on_is_cut(model, processor, samples, script):
 def test_banned_ids_are_never_sampled(model, processor, samples):
     """Even from a model that would write nothing but vision tokens."""
     banned = processor.tokenizer.convert_tokens_to_ids(list(tools.BANNED))
-    hook = model.lm_head.register_forward_hook(lambda m, a, out: out.index_fill(-1, torch.tensor(banned), 50.0))
+    hook = model.lm_head.register_forward_hook(
+        lambda m, a, out: out.index_fill(-1, torch.tensor(banned), 50.0)
+    )
     try:
         trajectories = rollout(model, processor, samples, group=4, seed=0, **LIMITS)
     finally:
@@ -163,7 +193,9 @@ def test_banned_ids_are_never_sampled(model, processor, samples):
 
 
 def test_errors_keep_the_episode_going_and_show_no_picture(model, processor, samples, script):
-    turns = iter([call(50, 50, 20, 20), "<tool_call>{'bbox_2d': [1,2,3,4]}</tool_call>", "<answer>B</answer>"])
+    turns = iter(
+        [call(50, 50, 20, 20), "<tool_call>{'bbox_2d': [1,2,3,4]}</tool_call>", "<answer>B</answer>"]
+    )
     script(lambda rng: next(turns))
     t = rollout(model, processor, samples[:1], **LIMITS)[0]
     assert (t.stop, t.answer, len(t.errors), len(t.images)) == ("answer", "B", 2, 1)
@@ -183,7 +215,8 @@ def test_a_hostile_call_leaves_no_image_token(model, processor, samples, script)
 
 
 def test_the_suffix_is_not_an_answer(model, processor, samples, script):
-    """The observation repeats the format line with its literal <answer>...</answer>; a run that dies there has no answer."""
+    """The observation repeats the format line with its literal <answer>...</answer>; a run that dies there
+    has no answer."""
     turns = iter([call(10, 10, 60, 60), "<think> hm</think>"])
     script(lambda rng: next(turns))
     t = rollout(model, processor, samples[:1], **LIMITS)[0]
@@ -193,13 +226,21 @@ def test_the_suffix_is_not_an_answer(model, processor, samples, script):
 
 def test_arms(model, processor, samples, script, pictures):
     script(lambda rng: call(10, 10, 60, 60))
-    arms = {arm: rollout(model, processor, samples[:1], tool=arm, max_turns=2, seed=0, **LIMITS)[0]
-            for arm in ("on", "off", "blank", "random", "oracle")}
-    assert arms["off"].boxes == [] and "image_zoom_in_tool" not in processor.tokenizer.decode(arms["off"].prompt_ids)
+    arms = {
+        arm: rollout(model, processor, samples[:1], tool=arm, max_turns=2, seed=0, **LIMITS)[0]
+        for arm in ("on", "off", "blank", "random", "oracle")
+    }
+    assert arms["off"].boxes == [] and "image_zoom_in_tool" not in processor.tokenizer.decode(
+        arms["off"].prompt_ids
+    )
     assert arms["on"].boxes == arms["blank"].boxes == arms["random"].boxes == arms["oracle"].boxes
     assert arms["blank"].images[1].getcolors() == [(112 * 112, (128, 128, 128))]
     assert ImageChops.difference(arms["on"].images[1], arms["random"].images[1]).getbbox()
-    target = pictures[0].crop((286, 286, 403, 403)).resize(arms["oracle"].images[1].size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    target = (
+        pictures[0]
+        .crop((286, 286, 403, 403))
+        .resize(arms["oracle"].images[1].size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    )
     assert not ImageChops.difference(arms["oracle"].images[1], target).getbbox()
 
 
@@ -207,7 +248,10 @@ def test_a_single_turn_sample_gets_no_tool(model, processor, pictures, script):
     script(lambda rng: r"<think> x</think>so \boxed{\frac{1}{2}}")
     sample = Sample("m", pictures[0], "How much?", "1/2", tool=False, source="thinklite")
     t = rollout(model, processor, [sample], **LIMITS)[0]
-    assert (t.answer, t.stop) == (r"\frac{1}{2}", "answer") and "image_zoom" not in processor.tokenizer.decode(t.prompt_ids)
+    assert (t.answer, t.stop) == (
+        r"\frac{1}{2}",
+        "answer",
+    ) and "image_zoom" not in processor.tokenizer.decode(t.prompt_ids)
 
 
 def test_the_model_is_left_as_it_was(model, processor, samples):

@@ -1,5 +1,8 @@
 """The zoom tool: calls are hostile input, and boxes live in two frames."""
+
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from conftest import call
@@ -17,29 +20,55 @@ def test_the_schema_asks_for_what_the_parser_reads():
     parameters = tools.SCHEMA["function"]["parameters"]
     assert parameters["required"] == ["bbox_2d"] and "bbox_2d" in parameters["properties"]
     assert json.dumps(tools.SCHEMA) in tools.TOOL_SYSTEM
-    assert parse_call(tools.TOOL_SYSTEM) == (10, 20, 100, 200)   # the example in the prompt is a valid call
-    assert find_call(tools.CALL_OPENING + "1,2,3,4]}}</tool_call>") and "call **image_zoom_in_tool** if needed" in tools.TOOL_SUFFIX
+    assert parse_call(tools.TOOL_SYSTEM) == (10, 20, 100, 200)  # the example in the prompt is a valid call
+    assert (
+        find_call(tools.CALL_OPENING + "1,2,3,4]}}</tool_call>")
+        and "call **image_zoom_in_tool** if needed" in tools.TOOL_SUFFIX
+    )
 
 
 REFUSED = {
     "pair was found": ["no call", "<tool_call>{}", "{}</tool_call>", "</tool_call><tool_call>"],
-    "not valid JSON": ["<tool_call>[1,2</tool_call>", "<tool_call>{'name': 1}</tool_call>", "<tool_call></tool_call>",
-                       call("NaN", 2, 3, 4), call("Infinity", 2, 3, 4), call("-Infinity", 2, 3, 4),
-                       "<tool_call>__import__('os')</tool_call>", "<tool_call>" + "[" * 1500 + "</tool_call>"],
-    "JSON object": ["<tool_call>[1]</tool_call>", "<tool_call>7</tool_call>", '<tool_call>{"name": "x"}</tool_call>',
-                    '<tool_call>{"name": "image_zoom_in_tool", "arguments": [1, 2, 3, 4]}</tool_call>'],
+    "not valid JSON": [
+        "<tool_call>[1,2</tool_call>",
+        "<tool_call>{'name': 1}</tool_call>",
+        "<tool_call></tool_call>",
+        call("NaN", 2, 3, 4),
+        call("Infinity", 2, 3, 4),
+        call("-Infinity", 2, 3, 4),
+        "<tool_call>__import__('os')</tool_call>",
+        "<tool_call>" + "[" * 1500 + "</tool_call>",
+    ],
+    "JSON object": [
+        "<tool_call>[1]</tool_call>",
+        "<tool_call>7</tool_call>",
+        '<tool_call>{"name": "x"}</tool_call>',
+        '<tool_call>{"name": "image_zoom_in_tool", "arguments": [1, 2, 3, 4]}</tool_call>',
+    ],
     "unknown tool": [call(1, 2, 3, 4, name="image_rotate_tool")],
-    "is missing": ['<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox": [1, 2, 3, 4]}}</tool_call>'],
-    "exactly 4": [call(1, 2, 3), call(1, 2, 3, 4, 5),
-                  '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": "1,2,3,4"}}</tool_call>'],
-    "must be a number": [call(1, 2, 3, '"4"'), call(1, 2, 3, "null"), call(1, 2, 3, "true"), call(1, 2, 3, "[4]")],
+    "is missing": [
+        '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox": [1, 2, 3, 4]}}</tool_call>'
+    ],
+    "exactly 4": [
+        call(1, 2, 3),
+        call(1, 2, 3, 4, 5),
+        '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": "1,2,3,4"}}</tool_call>',
+    ],
+    "must be a number": [
+        call(1, 2, 3, '"4"'),
+        call(1, 2, 3, "null"),
+        call(1, 2, 3, "true"),
+        call(1, 2, 3, "[4]"),
+    ],
     "must be finite": [call(1, 2, 3, "1e999")],
-    "too large": [call(1, 2, 3, 10 ** 7), call(-10 ** 300, 2, 3, 4), call(1, 2, 3, "9" * 400)],
+    "too large": [call(1, 2, 3, 10**7), call(-(10**300), 2, 3, 4), call(1, 2, 3, "9" * 400)],
     "at most": ["<tool_call>" + " " * 3000 + "</tool_call>"],
 }
 
 
-@pytest.mark.parametrize(("rule", "text"), [(rule, text) for rule, texts in REFUSED.items() for text in texts])
+@pytest.mark.parametrize(
+    ("rule", "text"), [(rule, text) for rule, texts in REFUSED.items() for text in texts]
+)
 def test_broken_calls_name_their_rule_and_the_size(rule, text):
     with pytest.raises(ZoomError, match=rule) as error:
         parse_call(text, (640, 480))
@@ -51,13 +80,14 @@ def test_the_last_call_counts():
     assert parse_call(call(1, 2, 30, 40) + "<tool_call>open") == (1, 2, 30, 40)
 
 
-@given(st.text() | st.text(alphabet='{}[]",:<>/tol_cabx2d1234567890.eE+- ').map(lambda t: f"<tool_call>{t}</tool_call>"))
+@given(
+    st.text()
+    | st.text(alphabet='{}[]",:<>/tol_cabx2d1234567890.eE+- ').map(lambda t: f"<tool_call>{t}</tool_call>")
+)
 def test_any_text_parses_or_is_refused(text):
     """Never another exception, and what parses are four finite numbers."""
-    try:
+    with contextlib.suppress(ZoomError):
         assert all(abs(v) <= 1e6 for v in parse_call(text))
-    except ZoomError:
-        pass
 
 
 def test_parsing_takes_linear_time():
@@ -68,10 +98,18 @@ def test_parsing_takes_linear_time():
     assert find_answer("<answer></answer>" * 50_000) is None
 
 
-@pytest.mark.parametrize(("rule", "box"), [("swapped", (50, 10, 20, 40)), ("swapped", (10, 50, 20, 40)),
-                                           ("empty", (10, 10, 10, 40)), ("outside", (-30, 0, -1, 50)),
-                                           ("outside", (0, 80, 50, 120)), ("too thin", (10, 10, 12, 50)),
-                                           ("finite", (float("nan"), 0, 5, 5))])
+@pytest.mark.parametrize(
+    ("rule", "box"),
+    [
+        ("swapped", (50, 10, 20, 40)),
+        ("swapped", (10, 50, 20, 40)),
+        ("empty", (10, 10, 10, 40)),
+        ("outside", (-30, 0, -1, 50)),
+        ("outside", (0, 80, 50, 120)),
+        ("too thin", (10, 10, 12, 50)),
+        ("finite", (float("nan"), 0, 5, 5)),
+    ],
+)
 def test_bad_boxes_name_their_rule_and_the_size(rule, box):
     with pytest.raises(ZoomError, match=rule) as error:
         View(Image.new("RGB", (1000, 800)), (100, 80)).crop(box)
@@ -84,7 +122,8 @@ def test_a_sliver_is_too_narrow():
 
 
 def test_boxes_are_scaled_above_the_pixel_cap():
-    """8,000 px picture under Qwen's cap of 12.8 million pixels: the released code cropped the original unscaled."""
+    """8,000 px picture under Qwen's cap of 12.8 million pixels: the released code cropped the original
+    unscaled."""
     picture = Image.new("RGB", (8000, 4000))
     picture.paste((255, 0, 0), (6000, 3000, 6400, 3200))
     view = View(picture, fit(picture.size, 16384 * 28 * 28))
@@ -98,7 +137,7 @@ SIZES = st.tuples(st.integers(28, 3000), st.integers(28, 3000))
 
 
 @settings(deadline=None)
-@given(SIZES, st.integers(56 * 56, 10 ** 6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4))
+@given(SIZES, st.integers(56 * 56, 10**6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4))
 def test_a_crop_is_what_the_box_says(size, budget, box):
     """Clamped to the picture, covering the scaled box, never more than a pixel larger."""
     view = View(Image.new("L", size), fit(size, budget))
@@ -108,29 +147,53 @@ def test_a_crop_is_what_the_box_says(size, budget, box):
         return
     assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1] and crop.size == (x2 - x1, y2 - y1)
     left, top, right, bottom = view.to_original(tuple(box))
-    for got, wanted, most in ((x1, left, size[0]), (y1, top, size[1]), (x2, right, size[0]), (y2, bottom, size[1])):
+    for got, wanted, most in (
+        (x1, left, size[0]),
+        (y1, top, size[1]),
+        (x2, right, size[0]),
+        (y2, bottom, size[1]),
+    ):
         assert abs(got - min(max(wanted, 0), most)) <= 1 + 1e-3
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.tuples(st.integers(1, 900), st.integers(1, 900)), st.integers(56 * 56, 3 * 10 ** 5))
+@given(st.tuples(st.integers(1, 900), st.integers(1, 900)), st.integers(56 * 56, 3 * 10**5))
 def test_what_fits_is_left_alone_by_the_image_processor(size, budget):
     """The rollout resizes once; the processor must then see exactly the grid that was promised."""
     shown = fit(size, budget)
-    grid = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=10 ** 8)([Image.new("RGB", shown)])["image_grid_thw"][0]
+    grid = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=10**8)([Image.new("RGB", shown)])[
+        "image_grid_thw"
+    ][0]
     assert (grid[2] * 14, grid[1] * 14) == shown and shown[0] % 28 == shown[1] % 28 == 0
 
 
-@pytest.mark.parametrize(("text", "answer"), [
-    ("<answer>A</answer>", "A"), ("<answer> </answer>", None), ("<answer>A</answer><answer></answer>", "A"),
-    ("<answer>A</answer><answer>B</answer>", "B"), ("</answer>A<answer>", None), ("no", None),
-    ("<answer>a\nb</answer>", "a\nb"), (r"\boxed{3}", None)])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>A</answer>", "A"),
+        ("<answer> </answer>", None),
+        ("<answer>A</answer><answer></answer>", "A"),
+        ("<answer>A</answer><answer>B</answer>", "B"),
+        ("</answer>A<answer>", None),
+        ("no", None),
+        ("<answer>a\nb</answer>", "a\nb"),
+        (r"\boxed{3}", None),
+    ],
+)
 def test_answers(text, answer):
     assert find_answer(text) == answer
 
 
-@pytest.mark.parametrize(("text", "answer"), [(r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"), (r"\boxed{1} or \boxed{2}", "2"),
-                                              (r"\boxed{1", None), (r"\boxed{}", None), ("none", None)])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{1} or \boxed{2}", "2"),
+        (r"\boxed{1", None),
+        (r"\boxed{}", None),
+        ("none", None),
+    ],
+)
 def test_boxed_answers(text, answer):
     assert find_answer(text, boxed=True) == answer
 
@@ -139,13 +202,25 @@ def test_the_prompt_is_what_the_chat_template_writes():
     """Our literal ChatML against the template of Qwen2.5-VL that TRL ships."""
     import jinja2
     import trl
-    template = open(trl.__path__[0] + "/chat_templates/qwen2_5_vl.jinja").read()
-    messages = [{"role": "system", "content": tools.TOOL_SYSTEM},
-                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "\nWhat?" + tools.TOOL_SUFFIX}]}]
-    rendered = jinja2.Environment().from_string(template).render(messages=messages, add_generation_prompt=True)
+
+    template = (Path(trl.__path__[0]) / "chat_templates/qwen2_5_vl.jinja").read_text()
+    messages = [
+        {"role": "system", "content": tools.TOOL_SYSTEM},
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "\nWhat?" + tools.TOOL_SUFFIX}],
+        },
+    ]
+    rendered = (
+        jinja2.Environment().from_string(template).render(messages=messages, add_generation_prompt=True)
+    )
     assert rendered == tools.prompt("What?")
 
 
 def test_no_system_block_in_observations():
     for text in (tools.observation(), tools.observation("x")):
-        assert "system" not in text and text.startswith("\n<|im_start|>user\n") and text.endswith("<|im_start|>assistant\n")
+        assert (
+            "system" not in text
+            and text.startswith("\n<|im_start|>user\n")
+            and text.endswith("<|im_start|>assistant\n")
+        )

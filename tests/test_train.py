@@ -1,4 +1,5 @@
 """The trainer: exact on scripted episodes, and the real commands on the toy."""
+
 import copy
 import json
 import os
@@ -22,18 +23,32 @@ from toy.make_base import make_model
 
 def random_turn(rng: random.Random) -> str:
     x, y = rng.randint(0, 60), rng.randint(0, 50)
-    return rng.choice([call(x, y, x + rng.randint(14, 50), y + rng.randint(14, 60)), call(5, 5, 100, 100), call(9, 9, 2, 2),
-                       "<think> red=A</think><answer>A</answer>", "<think> red=X</think><answer>X</answer>", "<think> hm</think>"])
+    return rng.choice(
+        [
+            call(x, y, x + rng.randint(14, 50), y + rng.randint(14, 60)),
+            call(5, 5, 100, 100),
+            call(9, 9, 2, 2),
+            "<think> red=A</think><answer>A</answer>",
+            "<think> red=X</think><answer>X</answer>",
+            "<think> hm</think>",
+        ]
+    )
 
 
 @pytest.fixture
 def build(processor, tmp_path):
     """build(knob=value, ...): a trainer on a fresh random tiny model."""
+
     def make(**knobs):
         torch.manual_seed(0)
-        defaults = dict(prompts=3, group=4, micro_batch=6, steps=2, lr=1e-2, seed=1, max_turns=4, save_every=100)
+        defaults = dict(
+            prompts=3, group=4, micro_batch=6, steps=2, lr=1e-2, seed=1, max_turns=4, save_every=100
+        )
         knobs = train.Knobs(**defaults | knobs)
-        return train.build_trainer(knobs, make_model(processor.tokenizer), copy.copy(processor), load("toy", limit=6), tmp_path)
+        return train.build_trainer(
+            knobs, make_model(processor.tokenizer), copy.copy(processor), load("toy", limit=6), tmp_path
+        )
+
     return make
 
 
@@ -41,9 +56,12 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("knobs", [{}, {"micro_batch": 12}, {"micro_batch": 1}, {"beta": 0.04}, {"loss_type": "dr_grpo"}])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"micro_batch": 12}, {"micro_batch": 1}, {"beta": 0.04}, {"loss_type": "dr_grpo"}]
+)
 def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
-    """Recomputed by TRL over padded micro-batches with all pictures, at step 2 with LoRA weights that are not zero."""
+    """Recomputed by TRL over padded micro-batches with all pictures, at step 2 with LoRA weights that are
+    not zero."""
     script(random_turn)
     trainer = build(**knobs)
     trainer.train()
@@ -52,26 +70,37 @@ def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
     assert max(row["logp_gap"] for row in rows) < 1e-4
     assert rows[0]["delivered"] > 0 and rows[0]["errors"] > 0 and rows[0]["grad_norm"] > 0
     changed = [p.abs().sum() for name, p in trainer.model.named_parameters() if "lora_B" in name]
-    assert all(changed) and not any(p.requires_grad for name, p in trainer.model.named_parameters() if "visual" in name)
+    assert all(changed) and not any(
+        p.requires_grad for name, p in trainer.model.named_parameters() if "visual" in name
+    )
+
+
+def one_step(build, monkeypatch, trim):
+    """Gradients and the widths of the micro-batches of one step with this `trim`."""
+    monkeypatch.setattr(train, "trim", trim)
+    trainer = build(steps=1, seed=4, lr=0.0)
+    widths, gradients = [], Counter()
+    inner = trainer._get_per_token_logps_and_entropies
+
+    def spy(*args, **kwargs):
+        widths.append(args[1].shape[1])
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", spy)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(lambda g, name=name: gradients.update({name: g}))
+    trainer.train()
+    return gradients, widths
 
 
 def test_loss_and_gradients_are_those_of_the_untrimmed_batch(build, script, monkeypatch):
-    gradients = []
-    for trim in (train.trim, dict):
-        script(random_turn)
-        monkeypatch.setattr(train, "trim", trim)
-        trainer = build(steps=1, seed=4, lr=0.0)
-        widths, recorded = [], {}
-        inner = trainer._get_per_token_logps_and_entropies
-        monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies",
-                            lambda *a, **k: widths.append(a[1].shape[1]) or inner(*a, **k))
-        for name, parameter in trainer.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.register_hook(lambda g, name=name: recorded.__setitem__(name, recorded.get(name, 0) + g))
-        trainer.train()
-        gradients.append((recorded, max(widths), sum(widths)))
-    (trimmed, _, narrow), (whole, _, wide) = gradients
-    assert narrow < wide
+    plain = train.trim
+    script(random_turn)
+    trimmed, narrow = one_step(build, monkeypatch, plain)
+    script(random_turn)
+    whole, wide = one_step(build, monkeypatch, dict)
+    assert sum(narrow) < sum(wide) and len(narrow) == len(wide)
     assert max(g.abs().max() for g in whole.values()) > 0
     for name, gradient in whole.items():
         assert torch.allclose(trimmed[name], gradient, rtol=1e-4, atol=1e-7), name
@@ -90,9 +119,14 @@ def test_only_sampled_tokens_move_the_policy(build, script):
         trainer.train()
     finally:
         train.rollout = roll
-    trained = Counter(tuple(ids[mask.bool()].tolist()) for inputs in seen for ids, mask in
-                      zip(inputs["completion_ids"], inputs["completion_mask"] * inputs["tool_mask"]))
-    assert trained == Counter(tuple(i for i, s in zip(t.completion_ids, t.sampled) if s) for t in trajectories)
+    trained = Counter(
+        tuple(ids[mask.bool()].tolist())
+        for inputs in seen
+        for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"] * inputs["tool_mask"])
+    )
+    assert trained == Counter(
+        tuple(i for i, s in zip(t.completion_ids, t.sampled) if s) for t in trajectories
+    )
 
 
 def test_cheap_extras(build, script, monkeypatch):
@@ -103,11 +137,15 @@ def test_cheap_extras(build, script, monkeypatch):
     visual = trainer.model.get_base_model().model.visual
     visual.blocks[0].register_full_backward_hook(lambda *a: counts.update(vision_backward=1))
     trainer.model.get_base_model().model.language_model.layers[0].register_full_backward_hook(
-        lambda *a: counts.update(text_backward=1))
+        lambda *a: counts.update(text_backward=1)
+    )
     memo, pictures = trainer.processing_class.image_processor, []
     plain = type(memo.processor).preprocess
-    monkeypatch.setattr(type(memo.processor), "preprocess",
-                        lambda self, images, *a, **k: pictures.extend(images) or plain(self, images, *a, **k))
+    monkeypatch.setattr(
+        type(memo.processor),
+        "preprocess",
+        lambda self, images, *a, **k: pictures.extend(images) or plain(self, images, *a, **k),
+    )
     trainer.train()
     assert counts["vision_backward"] == 0 and counts["text_backward"] > 0
     assert len(pictures) == len({id(p) for p in pictures}) == len(memo.memo)
@@ -120,14 +158,16 @@ def test_the_bonus_is_the_knobs(build, script, tmp_path):
     assert row["reward_tool"] == pytest.approx(1.2 * row["tool_rate"])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The real commands.
 
 SMALL = ["--prompts", "2", "--group", "4", "--micro_batch", "8", "--eval_size", "6", "--threads", "1"]
 
 
 def run(*arguments, **kwargs):
-    return subprocess.run([sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, **kwargs
+    )
 
 
 def test_the_main_job_in_small(tmp_path):
@@ -135,8 +175,25 @@ def test_the_main_job_in_small(tmp_path):
     result = run("--out", out, "--steps", 3, *SMALL)
     assert result.returncode == 0, result.stderr
     rows = metrics(out)
-    keys = {"step", "reward", "accuracy", "format", "tool_rate", "calls", "delivered", "errors", "iou", "acc_zoom",
-            "acc_no_zoom", "tokens", "dead_groups", "entropy", "logp_gap", "sec_rollout", "sec_train"}
+    keys = {
+        "step",
+        "reward",
+        "accuracy",
+        "format",
+        "tool_rate",
+        "calls",
+        "delivered",
+        "errors",
+        "iou",
+        "acc_zoom",
+        "acc_no_zoom",
+        "tokens",
+        "dead_groups",
+        "entropy",
+        "logp_gap",
+        "sec_rollout",
+        "sec_train",
+    }
     assert [row["step"] for row in rows] == [1, 2, 3] and all(keys <= set(row) for row in rows)
     assert max(row["logp_gap"] for row in rows) < 1e-4
     scores = json.loads((out / "eval.json").read_text())
@@ -144,7 +201,7 @@ def test_the_main_job_in_small(tmp_path):
     assert scores["after"]["on"]["all"]["n"] == 6 and scores["after"]["off"]["all"]["tool_rate"] == 0
     assert (out / "curves.png").stat().st_size > 10_000
     assert len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3 and "after: oracle" in result.stdout
-    again = run("--out", out, "--steps", 3, *SMALL)               # a finished run is not overwritten
+    again = run("--out", out, "--steps", 3, *SMALL)  # a finished run is not overwritten
     assert again.returncode == 2 and "--resume" in again.stderr
 
 
@@ -153,8 +210,14 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
     out, steps = tmp_path / "run", 8
     arguments, kept, rng = ["--out", out, "--steps", steps, *SMALL], [], random.Random(time.time())
     for kill_at in (2, 5):
-        process = subprocess.Popen([sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "train.py", *map(str, arguments)],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         for line in process.stdout:
             if line.startswith(f"step    {kill_at}/"):
                 time.sleep(rng.uniform(0, 0.8))
@@ -163,9 +226,9 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         process.wait()
         checkpoint = train.last_checkpoint(out)
         reached = int(checkpoint.name.split("-")[1])
-        assert reached >= kill_at - 1                             # no step lost but the running one
+        assert reached >= kill_at - 1  # no step lost but the running one
         kept.append((reached, metrics(out)[:reached]))
-        (out / "metrics.jsonl").open("a").write('{"step": 99, "rew')        # a line cut short by the kill
+        (out / "metrics.jsonl").open("a").write('{"step": 99, "rew')  # a line cut short by the kill
         arguments = ["--out", out, "--resume"]
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
@@ -184,21 +247,24 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     assert train.last_checkpoint(tmp_path).name == "checkpoint-1"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--stepz", "3"], "unrecognized arguments|--stepz"),
-    (["--steps", "many"], "invalid int value"),
-    (["--steps", "0"], "--steps must be at least 1"),
-    (["--group", "1"], "--group must be at least 2"),
-    (["--micro_batch", "7"], "must divide"),
-    (["--bonus", "huge"], "--bonus must be"),
-    (["--temperature", "0"], "--temperature"),
-    (["--model", "qwen9"], "unknown model 'qwen9'"),
-    (["--model", "tests"], "holds no model"),
-    (["--data", "toyz"], "unknown data set 'toyz'"),
-    (["--out", "/proc/nowhere"], "can't write to the run folder"),
-    (["--out", "no/such/run", "--resume"], "nothing to resume"),
-    (["--resume", "--lr", "1"], "drop --lr"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stepz", "3"], "unrecognized arguments|--stepz"),
+        (["--steps", "many"], "invalid int value"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--group", "1"], "--group must be at least 2"),
+        (["--micro_batch", "7"], "must divide"),
+        (["--bonus", "huge"], "--bonus must be"),
+        (["--temperature", "0"], "--temperature"),
+        (["--model", "qwen9"], "unknown model 'qwen9'"),
+        (["--model", "tests"], "holds no model"),
+        (["--data", "toyz"], "unknown data set 'toyz'"),
+        (["--out", "/proc/nowhere"], "can't write to the run folder"),
+        (["--out", "no/such/run", "--resume"], "nothing to resume"),
+        (["--resume", "--lr", "1"], "drop --lr"),
+    ],
+)
 def test_bad_knobs_end_in_one_clear_line(arguments, message):
     result = run(*arguments)
     assert result.returncode == 2 and re.search(message, result.stderr.splitlines()[-1])

@@ -1,4 +1,5 @@
-"""Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any RL.
+"""Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
+RL.
 
     python -m toy.make_base --out runs/base            # about an hour on 2 cores; resumes when called again
 
@@ -7,10 +8,12 @@ It learns, supervised and from scratch, to
     ground    give the box of a named tile in a first look, as JSON
     answer    questions of every kind at first sight (the letters are illegible there: it must guess those)
     call      the format of the tool, seldom, and with boxes that are mostly loose or plain wrong
-It never sees an episode in which its own good box led to the answer: after a call it is shown a close-up that has nothing
-to do with the box. Putting box and reading together is left to RL.
+It never sees an episode in which its own good box led to the answer: after a call it is shown a close-up
+that has nothing to do with the box. Putting box and reading together is left to RL.
 """
+
 import argparse
+import bisect
 import json
 import math
 import random
@@ -27,36 +30,79 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import tools
 from model import ZoomProcessor
-from toy.world import CELL, COLOURS, LETTERS, SIZE, Scene, Tile, ask, random_scene, read_question, render
+from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, random_scene, read_question, render
 
-LOOK = 112                                    # px, side of the first look
-CROP_PIXELS = 134 * 134                       # a square close-up is shown at 112 x 112, a flat one at 140 x 112
+LOOK = 112  # px, side of the first look
+CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 BATCH = 64
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-           "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
-           "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 # Whole blocks as single tokens: the real prompts at the price of a few tokens.
-BLOCKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>", "<answer>",
-          "</answer>", tools.TOOL_SYSTEM, tools.PLAIN_SYSTEM, tools.TOOL_SUFFIX, tools.PLAIN_SUFFIX, tools.BOXED_SUFFIX,
-          f'{{"name": "{tools.TOOL}", "arguments": ', '{"bbox_2d": [', "]}"]
+BLOCKS = [
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    tools.TOOL_SYSTEM,
+    tools.PLAIN_SYSTEM,
+    tools.TOOL_SUFFIX,
+    tools.PLAIN_SUFFIX,
+    tools.BOXED_SUFFIX,
+    f'{{"name": "{tools.TOOL}", "arguments": ',
+    '{"bbox_2d": [',
+    "]}",
+]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen's special tokens and one token a digit."""
     rng = random.Random(0)
-    corpus = [part for kind in ("read", "compare", "glance") for _ in range(400) for part in ask(rng, kind)[1:3]]
+    corpus = [
+        part for kind in ("read", "compare", "glance") for _ in range(400) for part in ask(rng, kind)[1:3]
+    ]
     corpus += [f" {colour}={letter}" for colour in COLOURS for letter in LETTERS] * 5
     corpus += ["Where is the red tile?", "system\n", "user\n", "assistant\n", "Error: "] * 20
     corpus += [getattr(tools, name) for name in ("TOOL_SYSTEM", "TOOL_SUFFIX")]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                   padding_side="left", clean_up_tokenization_spaces=False, model_max_length=32768)
-    fast.add_special_tokens({"additional_special_tokens": [t for t in SPECIAL if t not in fast.all_special_tokens]})
+    tokenizer.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=32768,
+    )
+    fast.add_special_tokens(
+        {"additional_special_tokens": [t for t in SPECIAL if t not in fast.all_special_tokens]}
+    )
     fast.add_tokens([AddedToken(block, special=False, normalized=False) for block in BLOCKS])
     return fast
 
@@ -69,17 +115,38 @@ def make_processor() -> ZoomProcessor:
 def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
     ids = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
-                         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-                         bos_token_id=None, eos_token_id=ids("<|im_end|>"), pad_token_id=ids("<|endoftext|>")),
-        vision_config=dict(depth=3, hidden_size=128, intermediate_size=256, num_heads=4, out_hidden_size=128,
-                           fullatt_block_indexes=[2], patch_size=14, window_size=112),
-        image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"), tie_word_embeddings=True,
-        vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"))
+        text_config=dict(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            bos_token_id=None,
+            eos_token_id=ids("<|im_end|>"),
+            pad_token_id=ids("<|endoftext|>"),
+        ),
+        vision_config=dict(
+            depth=3,
+            hidden_size=128,
+            intermediate_size=256,
+            num_heads=4,
+            out_hidden_size=128,
+            fullatt_block_indexes=[2],
+            patch_size=14,
+            window_size=112,
+        ),
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        tie_word_embeddings=True,
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+    )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    with torch.no_grad():                     # the class's std of 0.02 leaves the branches of so narrow a model near zero,
-        for weight in model.parameters():     # where it learns nothing for tens of thousands of pictures
+    with torch.no_grad():  # the class's std of 0.02 leaves the branches of so narrow a model near zero,
+        for weight in model.parameters():  # where it learns nothing for tens of thousands of pictures
             if weight.dim() > 1:
                 weight.mul_(4)
     model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
@@ -87,12 +154,12 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
     return model
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The lessons. A lesson is a conversation: (text, weight) parts and the pictures that its `tools.IMAGE`s stand for.
+# --------------------------------------------------------------------------------------------------
+# The lessons. A lesson is a conversation: (text, weight) parts, and a picture for each `tools.IMAGE`.
 # Weight 0 is given, more is learned; the tokens that carry the information weigh most.
 
 END = "<|im_end|>"
-GUESS = 0.3                                   # an answer that can't be seen from the picture: learn the form, not the luck
+GUESS = 0.3  # an answer that can't be seen from the picture: learn the form, not the luck
 
 
 def look(scene: Scene):
@@ -100,7 +167,8 @@ def look(scene: Scene):
 
 
 def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_px: int):
-    """A picture of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is shown."""
+    """A picture of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is
+    shown."""
     scene = Scene(tuple(Tile(t.colour, t.letter, t.box, letter_px) for t in scene.tiles), scene.seed)
     side, stretch = rng.uniform(90, widest), rng.uniform(-0.25, 0.25)
     width, height = side * math.exp(stretch), side * math.exp(-stretch)
@@ -113,16 +181,22 @@ def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_p
 
 
 def framing(rng: random.Random, ease: float) -> tuple[int, int]:
-    """(widest side of a close-up, letter height) in original px: from huge letters at ease 1 to the world's own at 0."""
+    """(widest side of a close-up, letter height) in original px: from huge letters at ease 1 to the world's
+    own at 0."""
     letter = rng.randint(36, 40) if rng.random() > max(ease, 0.15) else rng.randint(round(40 + 35 * ease), 80)
     return round(300 - 150 * ease), letter
 
 
 def box_parts(box, weight: float = 1.0):
-    """`{"bbox_2d": [..]}` with most weight on the leading digits of the top-left corner, where the place is decided."""
+    """`{"bbox_2d": [..]}` with most weight on the leading digits of the top-left corner, where the place is
+    decided."""
     parts = [('{"bbox_2d": [', weight)]
     for i, value in enumerate(round(v) for v in box):
-        parts += [("," if i else "", 0.3), (str(value)[0], weight * (6 if i < 2 else 2)), (str(value)[1:], weight)]
+        parts += [
+            ("," if i else "", 0.3),
+            (str(value)[0], weight * (6 if i < 2 else 2)),
+            (str(value)[1:], weight),
+        ]
     return parts + [("]}", 0.3)]
 
 
@@ -146,13 +220,20 @@ def lesson_read(rng: random.Random, ease: float):
     """One close-up, one question."""
     scene = random_scene(rng)
     tile = rng.choice(scene.tiles)
-    return [(tools.prompt(read_question(tile.colour), tool=False), 0), *read_parts(tile)], \
-        [close_up(rng, scene, tile, *framing(rng, ease))]
+    return [(tools.prompt(read_question(tile.colour), tool=False), 0), *read_parts(tile)], [
+        close_up(rng, scene, tile, *framing(rng, ease))
+    ]
 
 
 def read_parts(tile: Tile):
-    return [(f"<think> {tile.colour}", 1), ("=", 1), (tile.letter, 8), ("</think><answer>", 1), (tile.letter, 1),
-            ("</answer>" + END, 1)]
+    return [
+        (f"<think> {tile.colour}", 1),
+        ("=", 1),
+        (tile.letter, 8),
+        ("</think><answer>", 1),
+        (tile.letter, 1),
+        ("</answer>" + END, 1),
+    ]
 
 
 def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool):
@@ -161,13 +242,19 @@ def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: b
     parts, pictures = [], [look(scene)]
     for i, tile in enumerate(rng.sample(scene.tiles, len(scene.tiles))):
         question = f"Where is the {tile.colour} tile?"
-        ask_text = tools.prompt(question, tool=False) if i == 0 else \
-            f"\n<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
+        ask_text = (
+            tools.prompt(question, tool=False)
+            if i == 0
+            else f"\n<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
+        )
         parts += [(ask_text, 0), *box_parts(shown_box(tile)), (END, 1)]
     if second_picture:
         other = random_scene(rng)
         tile = rng.choice(other.tiles)
-        parts += [("\n" + tools.user_turn(read_question(tile.colour), tools.PLAIN_SUFFIX), 0), *read_parts(tile)]
+        parts += [
+            ("\n" + tools.user_turn(read_question(tile.colour), tools.PLAIN_SUFFIX), 0),
+            *read_parts(tile),
+        ]
         pictures.append(close_up(rng, other, tile, *framing(rng, ease)))
     return parts, pictures
 
@@ -178,8 +265,13 @@ def lesson_direct(rng: random.Random, kind: str, tool: bool):
     named = [c for c in COLOURS if c in question][:1]
     weight = {"read": GUESS, "compare": GUESS}.get(kind, 3)
     thought = f" {named[0]}" + (f"={answer}" if kind == "legible" else "")
-    return [(tools.prompt(question, tool=tool), 0), (f"<think>{thought}</think>", 1), ("<answer>", 2),
-            (answer, weight), ("</answer>" + END, 1)], [look(scene)]
+    return [
+        (tools.prompt(question, tool=tool), 0),
+        (f"<think>{thought}</think>", 1),
+        ("<answer>", 2),
+        (answer, weight),
+        ("</answer>" + END, 1),
+    ], [look(scene)]
 
 
 def lesson_call(rng: random.Random, kind: str, ease: float):
@@ -191,17 +283,28 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
     named = sorted((c for c in COLOURS if c in question), key=question.index)
     parts, pictures, seen = [(tools.prompt(question), 0)], [look(scene)], []
     second_call = kind == "compare" and rng.random() < 0.6
-    for i, colour in enumerate(named[:2 if second_call else 1]):
+    for colour in named[: 2 if second_call else 1]:
         target = next((tile for tile in scene.tiles if tile.colour == colour), None)
-        thought = f"<think>{''.join(seen)} {colour}</think>" if kind == "compare" or rng.random() > 0.1 else ""
-        parts += [(thought, 1), ("<tool_call>", 2), (f'{{"name": "{tools.TOOL}", "arguments": ', 1),
-                  *box_parts(loose_box(rng, target), 0.5), ("}</tool_call>", 1)]
-        if rng.random() < 0.04:               # a call can fail; then it simply tries again
-            parts += [(END + tools.observation("the box lies outside the picture."), 0), ("<tool_call>", 1),
-                      (f'{{"name": "{tools.TOOL}", "arguments": ', 1), *box_parts(loose_box(rng, target), 0.5),
-                      ("}</tool_call>", 1)]
+        thought = (
+            f"<think>{''.join(seen)} {colour}</think>" if kind == "compare" or rng.random() > 0.1 else ""
+        )
+        parts += [
+            (thought, 1),
+            ("<tool_call>", 2),
+            (f'{{"name": "{tools.TOOL}", "arguments": ', 1),
+            *box_parts(loose_box(rng, target), 0.5),
+            ("}</tool_call>", 1),
+        ]
+        if rng.random() < 0.04:  # a call can fail; then it simply tries again
+            parts += [
+                (END + tools.observation("the box lies outside the picture."), 0),
+                ("<tool_call>", 1),
+                (f'{{"name": "{tools.TOOL}", "arguments": ', 1),
+                *box_parts(loose_box(rng, target), 0.5),
+                ("}</tool_call>", 1),
+            ]
         parts += [(END + tools.observation(), 0)]
-        other = random_scene(rng)             # the close-up: a tile of the named colour, with a letter of its own
+        other = random_scene(rng)  # the close-up: a tile of the named colour, with a letter of its own
         tile = rng.choice(other.tiles)
         letter = seen[0][-1] if seen and rng.random() < 0.5 else tile.letter
         tile = Tile(colour, letter, tile.box, tile.letter_px)
@@ -215,25 +318,31 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
     weight = GUESS if kind == "compare" and not second_call else 3
     first, last = ("", seen[0]) if len(seen) == 1 else seen
     letter_weight = 1 if kind == "glance" else 6
-    return [*parts, (f"<think>{first}" + last[:-1], 1), (last[-1], letter_weight), ("</think><answer>", 1),
-            (answer, weight), ("</answer>" + END, 1)], pictures
+    return [
+        *parts,
+        (f"<think>{first}" + last[:-1], 1),
+        (last[-1], letter_weight),
+        ("</think><answer>", 1),
+        (answer, weight),
+        ("</answer>" + END, 1),
+    ], pictures
 
 
 def lessons(step: int, steps: int, seed: int):
     """The batch of one step, named by skill: reading and pointing first, the formats of the tool last."""
     rng = random.Random(f"{seed}-{step}")
     progress = step / steps
-    ease = min(1.0, max(0.0, 1.5 - 3 * progress))         # letters shrink between 17 % and 50 % of the way
-    tiles = 1 if progress < 0.20 else 2 if progress < 0.30 else 4
-    stage = 0 if progress < 0.20 else 1 if progress < 0.42 else 2
-    # pointing from the first step on: learned after reading, it did not come at all
-    read, ground, pair = ((32, 32, 0), (14, 26, 12), (5, 14, 5))[stage]
+    ease = min(1.0, max(0.0, (0.58 - progress) / 0.31))  # letters shrink between 27 % and 58 % of the way
+    tiles = 1 if progress < 0.22 else 2 if progress < 0.33 else 4
+    stage = bisect.bisect((0.18, 0.33, 0.48), progress)
+    # pointing before reading: learned after reading, it did not come at all
+    read, ground, pair = ((32, 32, 0), (44, 20, 0), (14, 26, 12), (5, 14, 5))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
-    while len(batch) < BATCH:                 # answers and calls: the habit of calling is weak
+    while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
         kind = rng.choices(("read", "compare", "glance", "legible"), (0.3, 0.3, 0.33, 0.07))[0]
-        called = {"read": 0.6, "compare": 0.6, "glance": 0.25, "legible": 0.1}[kind] if stage == 2 else 0.3
+        called = {"read": 0.6, "compare": 0.6, "glance": 0.25, "legible": 0.1}[kind] if stage == 3 else 0.3
         if kind != "legible" and rng.random() < called:
             batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
         else:
@@ -242,28 +351,31 @@ def lessons(step: int, steps: int, seed: int):
 
 
 class Lessons(Dataset):
-    """Step -> its batch, ready and in three parts by length; a map, so that a resumed run sees the same lessons."""
+    """Step -> its batch, ready and in three parts by length; a map, so that a resumed run sees the same
+    lessons."""
 
     def __init__(self, processor: ZoomProcessor, start: int, steps: int, seed: int):
         self.processor, self.start, self.steps, self.seed = processor, start, steps, seed
+        self.tokens = lru_cache(10_000)(self.tokenise)  # a few hundred different parts make up all lessons
+
+    def tokenise(self, text: str) -> list[int]:
+        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def __len__(self):
         return self.steps - self.start
 
     def __getitem__(self, index: int) -> list[dict]:
-        rows = [(skill, *self.encode(parts, pictures))
-                for skill, parts, pictures in lessons(self.start + index, self.steps, self.seed)]
-        rows.sort(key=lambda row: len(row[1]))                # short with short: half of a mixed batch is padding
+        rows = [
+            (skill, *self.encode(parts, pictures))
+            for skill, parts, pictures in lessons(self.start + index, self.steps, self.seed)
+        ]
+        rows.sort(key=lambda row: len(row[1]))  # short with short: half of a mixed batch is padding
         third = -(-len(rows) // 3)
-        return [self.collate(rows[i:i + third]) for i in range(0, len(rows), third)]
-
-    @lru_cache(10_000)                        # a few hundred different parts make up all lessons
-    def tokens(self, text: str) -> list[int]:
-        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return [self.collate(rows[i : i + third]) for i in range(0, len(rows), third)]
 
     def encode(self, parts, pictures):
         """One lesson -> token ids, a loss weight per token, and its preprocessed pictures."""
-        pad = self.processor.image_processor.merge_size ** 2
+        pad = self.processor.image_processor.merge_size**2
         pixels = self.processor.image_processor(pictures, return_tensors="pt")
         counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist())
         ids, weights = [], []
@@ -276,22 +388,29 @@ class Lessons(Dataset):
 
     def collate(self, rows) -> dict:
         longest, pad = max(len(ids) for _, ids, _, _ in rows), self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([ids + [pad] * (longest - len(ids)) for _, ids, _, _ in rows])                     # (B, T)
-        weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, _, w, _ in rows])                       # (B, T)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for _, row, _, _ in rows])           # (B, T)
-        return {"input_ids": ids, "attention_mask": mask, "weights": weights, "skills": [row[0] for row in rows],
-                "mm_token_type_ids": (ids == self.processor.image_token_id).int(),
-                "pixel_values": torch.cat([row[3]["pixel_values"] for row in rows]),
-                "image_grid_thw": torch.cat([row[3]["image_grid_thw"] for row in rows])}
+        ids = torch.tensor([ids + [pad] * (longest - len(ids)) for _, ids, _, _ in rows])  # (B, T)
+        weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, _, w, _ in rows])  # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for _, row, _, _ in rows])  # (B, T)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "weights": weights,
+            "skills": [row[0] for row in rows],
+            "mm_token_type_ids": (ids == self.processor.image_token_id).int(),
+            "pixel_values": torch.cat([row[3]["pixel_values"] for row in rows]),
+            "image_grid_thw": torch.cat([row[3]["image_grid_thw"] for row in rows]),
+        }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+
 
 def loss_and_hits(model, batch: dict, heavy: float = 2.5):
-    """Weighted cross-entropy (a sum, and the sum of weights), and per skill whether its heavy tokens are right."""
+    """Weighted cross-entropy (a sum, and the sum of weights), and per skill whether its heavy tokens are
+    right."""
     skills, weights = batch.pop("skills"), batch.pop("weights")[:, 1:]
-    with torch.autocast("cpu", torch.bfloat16):               # about twice as fast as float32 where the CPU has bf16
-        logits = model(**batch, use_cache=False).logits[:, :-1].float()                                       # (B, T-1, V)
+    with torch.autocast("cpu", torch.bfloat16):  # about twice as fast as float32 where the CPU has bf16
+        logits = model(**batch, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
     targets = batch["input_ids"][:, 1:]
     losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
     right = ((logits.argmax(-1) == targets) & (weights >= heavy)).sum(1) / (weights >= heavy).sum(1)
@@ -303,10 +422,11 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     torch.set_num_threads(threads)
     processor = make_processor()
     model = make_model(processor.tokenizer).train()
-    model.model.language_model.set_attn_implementation("eager")     # sdpa's backward is twice as slow on a CPU
+    model.model.language_model.set_attn_implementation("eager")  # sdpa's backward is twice as slow on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1, (s + 1) / 50) * min(1, 0.05 + 0.95 * (steps - s) / (0.35 * steps)))
+        optimizer, lambda s: min(1, (s + 1) / 50) * min(1, 0.05 + 0.95 * (steps - s) / (0.35 * steps))
+    )
     state_file, log_file, start = out / "state.pt", out / "log.jsonl", 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -314,11 +434,16 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         start = state["step"]
-        log_file.write_text("".join(line + "\n" for line in log_file.read_text().splitlines()
-                                    if json.loads(line)["step"] <= start))
+        log_file.write_text(
+            "".join(
+                line + "\n" for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= start
+            )
+        )
         print(f"resumed at step {start}")
     began, hits = time.time(), {}
-    loader = DataLoader(Lessons(processor, start, steps, seed), batch_size=None, num_workers=1, prefetch_factor=4)
+    loader = DataLoader(
+        Lessons(processor, start, steps, seed), batch_size=None, num_workers=1, prefetch_factor=4
+    )
     for step, parts in enumerate(loader, start + 1):
         total_weight = sum(part["weights"][:, 1:].sum() for part in parts)
         for part in parts:
@@ -331,25 +456,43 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == steps:
-            line = {"step": step, "seconds": round(time.time() - began),
-                    **{skill: round(sum(v) / len(v), 3) for skill, v in sorted(hits.items())}}
+            line = {
+                "step": step,
+                "seconds": round(time.time() - began),
+                **{skill: round(sum(v) / len(v), 3) for skill, v in sorted(hits.items())},
+            }
             with log_file.open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
             hits = {}
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                        "schedule": schedule.state_dict()}, state_file.with_suffix(".tmp"))
+            torch.save(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "schedule": schedule.state_dict(),
+                },
+                state_file.with_suffix(".tmp"),
+            )
             state_file.with_suffix(".tmp").rename(state_file)
-    model.eval().to(torch.bfloat16).save_pretrained(out / "base")   # half the size; loaded as float32 it is exact again
+    model.eval().to(torch.bfloat16).save_pretrained(
+        out / "base"
+    )  # half the size; loaded as float32 it is exact again
     processor.save_pretrained(out / "base")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go")
-    parser.add_argument("--steps", type=int, default=2800, help=f"batches of {BATCH} lessons")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go"
+    )
+    parser.add_argument("--steps", type=int, default=3000, help=f"batches of {BATCH} lessons")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="more than the free cores makes it many times slower")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="more than the free cores makes it many times slower"
+    )
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,15 @@
 """The toy world: large pictures in which a few small coloured tiles each carry one letter.
 
-    picture   1,008 x 1,008 px, light from the left and a graded sky, so that every place has a colour of its own
+    picture   1,008 x 1,008 px, light from the left and a graded sky: every place has a colour of its own
     tiles     two to four, about 100 px, jittered on a 4 x 4 grid, each of another colour, among grey clutter
     letter    about 38 px: plain to see in a close-up, gone in a first look of 112 px, where it is 4 px high
 
-Kinds of questions, named in `meta["kind"]`: `read` needs one zoom, `compare` two (or one that holds both tiles),
-`glance` none. `toy-mixture` adds `legible` (a letter so large that the first look shows it), `mislabelled` (a wrong gold
-answer) and `blank` (tiles without letters), the rows that a good data selection must find. Everything is drawn from a
-seed, when it is needed.
+Kinds of questions, named in `meta["kind"]`: `read` needs one zoom, `compare` two (or one that holds both
+tiles), `glance` none. `toy-mixture` adds `legible` (a letter so large that the first look shows it),
+`mislabelled` (a wrong gold answer) and `blank` (tiles without letters), the rows that a good data selection
+must find. Everything is drawn from a seed, when it is needed.
 """
+
 import random
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,11 +19,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data import Box, Sample
 
-SIZE = 1008                                   # px; nine times the 112 px of the default first look
+SIZE = 1008  # px; nine times the 112 px of the default first look
 CELL = SIZE // 4
 LETTERS = "ACHLOTXZ"
-COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 235), "yellow": (245, 225, 50),
-           "cyan": (60, 235, 240), "black": (20, 20, 25)}
+COLOURS = {
+    "red": (225, 30, 40),
+    "green": (30, 190, 60),
+    "blue": (40, 70, 235),
+    "yellow": (245, 225, 50),
+    "cyan": (60, 235, 240),
+    "black": (20, 20, 25),
+}
 KINDS = {"read": 0.4, "compare": 0.35, "glance": 0.25}
 MIXTURE = KINDS | {"legible": 0.25, "mislabelled": 0.15, "blank": 0.15}
 
@@ -30,8 +37,8 @@ MIXTURE = KINDS | {"legible": 0.25, "mislabelled": 0.15, "blank": 0.15}
 @dataclass(frozen=True)
 class Tile:
     colour: str
-    letter: str                               # "" on a blank tile
-    box: Box                                  # original pixels
+    letter: str  # "" on a blank tile
+    box: Box  # original pixels
     letter_px: int
 
     def glyph(self) -> Box:
@@ -43,7 +50,7 @@ class Tile:
 @dataclass(frozen=True)
 class Scene:
     tiles: tuple[Tile, ...]
-    seed: int                                 # of the clutter and the light
+    seed: int  # of the clutter and the light
 
     def tile(self, colour: str) -> Tile:
         return next(tile for tile in self.tiles if tile.colour == colour)
@@ -51,13 +58,13 @@ class Scene:
 
 @lru_cache(None)
 def font(px: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=px)    # reads a font file at every call, hence the cache
+    return ImageFont.load_default(size=px)  # reads a font file at every call, hence the cache
 
 
 @lru_cache(8)
 def background(tint: int) -> Image.Image:
     ramp = np.linspace(20, 235, SIZE, dtype=np.float32)
-    light, sky = np.meshgrid(ramp, ramp)      # red grows to the right, blue towards the bottom
+    light, sky = np.meshgrid(ramp, ramp)  # red grows to the right, blue towards the bottom
     return Image.fromarray(np.stack([light, np.full_like(light, 100 + tint), sky], -1).astype(np.uint8))
 
 
@@ -66,8 +73,13 @@ def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE))
     rng = random.Random(scene.seed)
     picture = background(rng.choice((-21, -14, -7, 0, 7, 14, 21))).crop(region)
     draw, (left, top) = ImageDraw.Draw(picture), region[:2]
-    for _ in range(rng.randint(6, 12)):       # grey clutter under the tiles
-        x, y, w, h = rng.randrange(SIZE) - left, rng.randrange(SIZE) - top, rng.randint(15, 75), rng.randint(15, 75)
+    for _ in range(rng.randint(6, 12)):  # grey clutter under the tiles
+        x, y, w, h = (
+            rng.randrange(SIZE) - left,
+            rng.randrange(SIZE) - top,
+            rng.randint(15, 75),
+            rng.randint(15, 75),
+        )
         shape = rng.choice((draw.rectangle, draw.ellipse))
         shape([x, y, x + w, y + h], fill=(rng.randint(60, 180),) * 3)
     for tile in scene.tiles:
@@ -75,12 +87,18 @@ def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE))
         red, green, blue = COLOURS[tile.colour]
         ink = (0, 0, 0) if 0.3 * red + 0.6 * green + 0.1 * blue > 120 else (255, 255, 255)
         draw.rectangle((x1 - left, y1 - top, x2 - left, y2 - top), fill=(red, green, blue))
-        draw.text(((x1 + x2) / 2 - left, (y1 + y2) / 2 - top), tile.letter, ink, font(tile.letter_px), anchor="mm")
+        draw.text(
+            ((x1 + x2) / 2 - left, (y1 + y2) / 2 - top), tile.letter, ink, font(tile.letter_px), anchor="mm"
+        )
     return picture
 
 
-def random_scene(rng: random.Random, tiles: int | None = None, letter_px: tuple[int, int] = (36, 40),
-                 side: tuple[int, int] = (92, 108)) -> Scene:
+def random_scene(
+    rng: random.Random,
+    tiles: int | None = None,
+    letter_px: tuple[int, int] = (36, 40),
+    side: tuple[int, int] = (92, 108),
+) -> Scene:
     """Two to four tiles of different colours, each in a grid cell of its own."""
     tiles = tiles or rng.randint(2, 4)
     placed = []
@@ -114,10 +132,8 @@ def ask(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...
     if kind in ("read", "legible"):
         return scene, read_question(first.colour), first.letter, (first,)
     if kind == "compare":
-        if rng.random() < 0.5:                # half of the pairs show the same letter
-            letter = first.letter
-        else:
-            letter = rng.choice([x for x in LETTERS if x != first.letter])
+        others = [x for x in LETTERS if x != first.letter]
+        letter = first.letter if rng.random() < 0.5 else rng.choice(others)  # half of the pairs are equal
         twin = Tile(second.colour, letter, second.box, second.letter_px)
         scene = Scene(tuple(twin if t is second else t for t in scene.tiles), scene.seed)
         question = f"Do the {first.colour} tile and the {second.colour} tile show the same letter?"
@@ -129,8 +145,12 @@ def ask(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...
         colour = first.colour if here else rng.choice(absent)
         return scene, f"Is there a {colour} tile?", "yes" if here else "no", (first,) if here else ()
     x = (first.box[0] + first.box[2]) / 2
-    return scene, f"Is the {first.colour} tile on the left or on the right?", \
-        "left" if x < SIZE / 2 else "right", (first,)
+    return (
+        scene,
+        f"Is the {first.colour} tile on the left or on the right?",
+        "left" if x < SIZE / 2 else "right",
+        (first,),
+    )
 
 
 def samples(n: int, *, seed: int = 0, split: str = "train", mixture: bool = False) -> list[Sample]:
@@ -140,10 +160,18 @@ def samples(n: int, *, seed: int = 0, split: str = "train", mixture: bool = Fals
     result = []
     for i in range(n):
         name = f"{source}-{split}-{seed}-{i}"
-        rng = random.Random(name)             # the split is part of the seed: train and test share no picture
+        rng = random.Random(name)  # the split is part of the seed: train and test share no picture
         kind = rng.choices(list(weights), list(weights.values()))[0]
         scene, question, answer, targets = ask(rng, kind)
-        result.append(Sample(id=name, image=partial(render, scene), question=question, answer=answer, source=source,
-                             boxes=tuple(tile.box for tile in targets),
-                             meta={"kind": kind, "glyphs": tuple(tile.glyph() for tile in targets)}))
+        result.append(
+            Sample(
+                id=name,
+                image=partial(render, scene),
+                question=question,
+                answer=answer,
+                source=source,
+                boxes=tuple(tile.box for tile in targets),
+                meta={"kind": kind, "glyphs": tuple(tile.glyph() for tile in targets)},
+            )
+        )
     return result

@@ -1,0 +1,147 @@
+"""The reward reads records: hand-made trajectories of every kind that the code of the paper can meet."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import Sample
+from reward import MAX_ANSWER_CHARS, is_correct, score
+from rollout import Trajectory
+
+GOLD = Sample("1", b"", "What letter is on the red tile?", "A")
+BOX = (0.0, 0.0, 50.0, 50.0)
+
+
+def trajectory(answer, boxes=0, errors=0, turns=None, sample=GOLD):
+    turns = turns or ["<think>x</think><answer>y</answer>"]
+    return Trajectory(
+        sample,
+        [1],
+        turns=turns,
+        boxes=[BOX] * boxes,
+        errors=["bad box"] * errors,
+        answer=answer,
+        stop="answer",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "boxes", "bonus", "total"),
+    [
+        ("A", 1, "conditional", 2.0),
+        ("A", 3, "conditional", 2.0),  # paid once, however many calls
+        ("A", 0, "conditional", 0.8),
+        ("B", 1, "conditional", 0.0),
+        ("B", 0, "conditional", 0.0),
+        (None, 1, "conditional", -0.2),
+        ("A", 1, "unconditional", 2.0),
+        ("B", 1, "unconditional", 1.2),
+        (None, 1, "unconditional", 1.0),
+        ("B", 0, "unconditional", 0.0),
+        ("A", 1, "none", 0.8),
+        ("B", 1, "none", 0.0),
+    ],
+)
+def test_the_papers_formula(answer, boxes, bonus, total):
+    assert score(trajectory(answer, boxes), bonus=bonus).total == pytest.approx(total)
+
+
+def test_a_failed_call_earns_nothing():
+    """The verl port greps for <tool_call>: here a call counts when its crop came back."""
+    turns = ['<tool_call>{"name": "image_zoom_in_tool"}</tool_call>', "<answer>A</answer>"]
+    for bonus in ("conditional", "unconditional"):
+        reward = score(trajectory("A", boxes=0, errors=2, turns=turns), bonus=bonus)
+        assert (reward.tool, reward.total) == (0.0, 0.8)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        ["<think>x<answer>A</answer>"],
+        ["<think>x</think></think><answer>A</answer>"],
+        ["<answer>A</answer></answer>"],
+        ["<tool_call>{}", "<answer>A</answer>"],
+    ],
+)
+def test_open_tags_are_format_errors(turns):
+    reward = score(trajectory("A", turns=turns))
+    assert (reward.accuracy, reward.format) == (1.0, -1.0)
+
+
+def test_a_very_long_answer_is_wrong_and_malformed():
+    for length, right in ((MAX_ANSWER_CHARS, False), (MAX_ANSWER_CHARS - 1, True)):
+        text = "A" + "!" * (length - 1)
+        reward = score(trajectory(text))
+        assert (reward.accuracy == 1.0) is right and (reward.format == 0.0) is right
+
+
+def test_rows_without_the_tool():
+    sample = Sample("m", b"", "How much?", "12", tool=False)
+    assert score(trajectory("12", sample=sample)).total == pytest.approx(1.2)
+    assert score(trajectory("13", sample=sample)).total == 0.0
+    assert score(trajectory(None, sample=sample)).total == pytest.approx(-0.4)
+    assert score(trajectory("12", boxes=1, sample=sample), bonus="unconditional").tool == 0.0
+
+
+OPTIONS = ("the blue car", "the red car", "a dog", "12")
+MATCHES = [
+    # gold, options, prediction, right?
+    ("the red car", OPTIONS, "B", True),
+    ("the red car", OPTIONS, "b", True),
+    ("the red car", OPTIONS, "(B)", True),
+    ("the red car", OPTIONS, "(b).", True),
+    ("the red car", OPTIONS, "B. the red car", True),
+    ("the red car", OPTIONS, "The answer is B", True),
+    ("the red car", OPTIONS, "The answer is (B).", True),
+    ("the red car", OPTIONS, "red car", True),
+    ("the red car", OPTIONS, "It is the red car.", True),
+    ("the red car", OPTIONS, "A", False),
+    ("the red car", OPTIONS, "A dog", False),  # an article is no letter
+    ("the red car", OPTIONS, "the red car or the blue car", False),
+    ("a dog", OPTIONS, "A dog", True),
+    ("12", OPTIONS, "D", True),
+    ("yes", (), "Yes.", True),
+    ("no", (), "No, there is not.", True),
+    ("yes", (), "yes or no", False),
+    ("yes", (), "maybe", False),
+    ("1200", (), "1,200", True),
+    ("0.5", (), "1/2", True),
+    ("45", (), "45%", True),
+    ("12", (), "12 cm", True),
+    ("12", (), "12.5", False),
+    ("12", (), "2", False),
+    (r"\frac{1}{2}", (), "0.5", True),
+    (r"x^2+1", (), r"1+x^{2}", True),
+    (r"\frac{1}{2}", (), r"\frac{1}{3}", False),
+    ("red", (), "The Red!", True),
+    ("A", (), "a", True),
+    ("A", (), "AA", False),
+    ("A", (), "", False),
+    ("A", (), None, False),
+    ("A", (), "...", False),
+]
+
+
+@pytest.mark.parametrize(("gold", "options", "prediction", "right"), MATCHES)
+def test_rules(gold, options, prediction, right):
+    assert is_correct(prediction, Sample("1", b"", "?", gold, options=options)) is right
+
+
+def test_a_judge_is_asked_last():
+    asked = []
+
+    def judge(question, gold, prediction):
+        asked.append((question, gold, prediction))
+        return True
+
+    sample = Sample("1", b"", "What is it?", "a sofa")
+    assert is_correct("a sofa", sample, judge) and not asked
+    assert is_correct("a couch", sample, judge) and asked == [("What is it?", "a sofa", "a couch")]
+
+
+@given(
+    st.text(max_size=60), st.sampled_from(["A", "yes", "12", r"\frac{1}{2}", "the red car"]), st.booleans()
+)
+def test_any_prediction_is_scored_without_an_exception(prediction, gold, choice):
+    sample = Sample("1", b"", "?", gold, options=OPTIONS if choice and gold in OPTIONS else ())
+    assert is_correct(prediction, sample) in (True, False)
