@@ -138,7 +138,8 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     numbers = as_number(prediction), as_number(gold)
     if None not in numbers:
         return abs(numbers[0] - numbers[1]) <= 1e-6 * max(1, abs(numbers[1]))
-    if any(mark in gold + prediction for mark in "\\^=") and same_formula(prediction, gold):
+    formula = set(gold + prediction) & set("\\^=") and re.search(r"[\d\\^=]", gold)
+    if formula and same_formula(prediction, gold):
         return True
     return bool(judge and judge(sample.text(), gold, prediction))
 

@@ -17,9 +17,12 @@ import bisect
 import json
 import math
 import random
+import re
+import shutil
 import time
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -29,7 +32,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tools
-from model import ZoomProcessor
+from eval import iou
+from model import ZoomProcessor, load_model
+from rollout import expand_pads
+from tools import find_answer
 from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, random_scene, read_question, render
 
 LOOK = 112  # px, side of the first look
@@ -475,10 +481,63 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
                 state_file.with_suffix(".tmp"),
             )
             state_file.with_suffix(".tmp").rename(state_file)
-    model.eval().to(torch.bfloat16).save_pretrained(
-        out / "base"
-    )  # half the size; loaded as float32 it is exact again
+    # bfloat16 is half the size; loaded as float32 it is exact again
+    model.eval().to(torch.bfloat16).save_pretrained(out / "base")
     processor.save_pretrained(out / "base")
+    shutil.copy(log_file, out / "base" / "training_log.jsonl")
+
+
+# --------------------------------------------------------------------------------------------------
+# What it can do in the end, measured by free greedy writing on pictures of their own.
+
+
+@torch.no_grad()
+def write(model, processor: ZoomProcessor, conversations: list[tuple[str, list]]) -> list[str]:
+    """Greedy continuations of (text, pictures) conversations."""
+    tokenizer, ids = processor.tokenizer, []
+    pixels = processor.image_processor(
+        [p for _, pictures in conversations for p in pictures], return_tensors="pt"
+    )
+    grids = iter(pixels["image_grid_thw"])
+    for text, pictures in conversations:
+        ids.append(expand_pads(processor, text, [next(grids) for _ in pictures]))
+    batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
+    written = model.generate(**batch, **pixels, max_new_tokens=40, do_sample=False)
+    return tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def measure_skills(model, processor: ZoomProcessor, n: int = 300, seed: int = 12345) -> dict[str, float]:
+    """Reading (alone, and as a second picture), grounding, answers at first sight; n fresh pictures each."""
+    rng, skills = random.Random(seed), {}
+    for name, lesson in (
+        ("read", lambda: lesson_read(rng, 0.0)),
+        ("pair", lambda: lesson_ground(rng, 1, 0.0, True)),
+    ):
+        asked, gold = [], []
+        for _ in range(n):
+            parts, pictures = lesson()
+            asked.append(
+                ("".join(text for text, _ in parts[:-6]), pictures)
+            )  # the last six parts are the answer
+            gold.append(parts[-2][0])
+        skills[name] = fmean(find_answer(t) == g for t, g in zip(write(model, processor, asked), gold))
+    overlaps = []
+    scenes = [random_scene(rng) for _ in range(n)]
+    tiles = [rng.choice(scene.tiles) for scene in scenes]
+    asked = [
+        (tools.prompt(f"Where is the {t.colour} tile?", tool=False), [look(s)]) for s, t in zip(scenes, tiles)
+    ]
+    for text, tile in zip(write(model, processor, asked), tiles):
+        numbers = [int(v) for v in re.findall(r"\d{1,3}", text)[-4:]]
+        overlaps.append(iou(numbers, shown_box(tile)) if len(numbers) == 4 else 0.0)
+    skills["ground_iou"] = fmean(overlaps)
+    for kind in ("read", "compare", "glance"):
+        questions = [ask(rng, kind) for _ in range(n)]
+        asked = [(tools.prompt(question, tool=False), [look(scene)]) for scene, question, _, _ in questions]
+        said = [find_answer(text) for text in write(model, processor, asked)]
+        skills[f"first_look_{kind}"] = fmean(s == gold for s, (_, _, gold, _) in zip(said, questions))
+    return {name: round(value, 3) for name, value in skills.items()}
 
 
 def main() -> None:
@@ -497,6 +556,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     train(args.out, args.steps, args.seed, args.threads, args.lr)
+    skills = measure_skills(*load_model(str(args.out / "base"), device="cpu"))
+    (args.out / "base" / "skills.json").write_text(json.dumps(skills, indent=1) + "\n")
+    print("  ".join(f"{name} {value}" for name, value in skills.items()))
     print(f"the base is in {args.out / 'base'}; to use it: cp -r {args.out / 'base'} toy/")
 
 
