@@ -19,6 +19,9 @@ from rollout import ARMS, Trajectory, rollout
 
 # "forced": the call is opened for the model, the box is its own. Tells *where* it zooms apart from *whether*.
 ALL_ARMS = (*ARMS, "forced")
+# The knobs of a rollout that train.py and eval.py must share for their scores to be comparable.
+LIMITS = ("look_pixels", "crop_pixels", "max_turns", "max_turn_tokens", "max_tokens", "batch")
+EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 
 
 def iou(a, b) -> float:
@@ -90,7 +93,8 @@ def evaluate(
         kinds = defaultdict(list)
         for trajectory in trajectories:
             kinds["all"].append(trajectory)
-            kinds[trajectory.sample.meta.get("kind", "all")].append(trajectory)
+            if kind := trajectory.sample.meta.get("kind"):
+                kinds[kind].append(trajectory)
         result[arm] = {kind: summary(members) for kind, members in sorted(kinds.items())}
     return result
 
@@ -112,52 +116,83 @@ def table(result: dict) -> str:
     )
 
 
+def stored_scores(file: Path) -> dict:
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Write at once or not at all: a kill in the middle must not cost what was there before."""
+    file.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
+    file.with_suffix(".tmp").rename(file)
+
+
+def knob(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class Knobs:
-    model: str = field(default="tiny", metadata={"help": "preset, folder of a model, or checkpoint of a run"})
-    data: str = field(default="toy", metadata={"help": "data set"})
-    arms: str = field(
-        default="on,off,blank,random,oracle,forced", metadata={"help": "which of " + ", ".join(ALL_ARMS)}
+    model: str = knob(
+        "tiny", "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)"
     )
-    limit: int = field(default=500, metadata={"help": "how many questions"})
-    seed: int = field(default=1, metadata={"help": "picks the questions"})
-    out: str = field(default="", metadata={"help": "folder for eval.json (default: none is written)"})
-    look_pixels: int = field(default=112 * 112, metadata={"help": "pixel budget of the first look"})
-    crop_pixels: int = field(default=134 * 134, metadata={"help": "pixel budget of a crop"})
-    max_turns: int = field(default=5, metadata={"help": "model turns per question"})
+    data: str = knob("toy", "data set")
+    arms: str = knob("on,off,blank,random,oracle,forced", "which of " + ", ".join(ALL_ARMS))
+    limit: int = knob(500, "how many questions")
+    seed: int = knob(EVAL_SEED, "picks the questions; the default are those that train.py holds out")
+    out: str = knob("", "folder for eval.json (default: none is written)")
+    look_pixels: int = knob(112 * 112, "pixel budget of the first look")
+    crop_pixels: int = knob(134 * 134, "pixel budget of a crop")
+    max_turns: int = knob(4, "model turns per question")
+    max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
+    max_tokens: int = knob(320, "tokens of a whole completion, observations included")
+    batch: int = knob(256, "questions at once")
+    threads: int = knob(2, "CPU threads")
 
 
-def main() -> None:
-    (knobs,) = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses()
-    arms = knobs.arms.split(",")
-    if unknown := set(arms) - set(ALL_ARMS):
-        sys.exit(f"eval.py: error: unknown arm {', '.join(unknown)}; known: {', '.join(ALL_ARMS)}")
+def fail(message: str):
+    print(f"eval.py: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def read_knobs(argv: list[str]) -> Knobs:
+    """Parse and check the knobs. A checkpoint's limits are those of its run, where none are given."""
+    (knobs,) = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses(argv)
+    run = stored_scores(Path(knobs.model).parent / "args.json")
+    given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    for name in set(LIMITS) - given:
+        setattr(knobs, name, run.get(name, getattr(knobs, name)))
+    if unknown := set(knobs.arms.split(",")) - set(ALL_ARMS):
+        fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ALL_ARMS)}")
+    for name in ("limit", *LIMITS, "threads"):
+        if getattr(knobs, name) < 1:
+            fail(f"--{name} must be at least 1")
+    return knobs
+
+
+def main(knobs: Knobs) -> None:
+    import torch
+    import transformers
+
     from model import load_model
 
-    try:
-        samples = load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed)
-        model, processor = load_model(knobs.model)
-    except ValueError as error:
-        print(f"eval.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    result = evaluate(
-        model,
-        processor,
-        samples,
-        arms,
-        progress=True,
-        look_pixels=knobs.look_pixels,
-        crop_pixels=knobs.crop_pixels,
-        max_turns=knobs.max_turns,
-    )
+    torch.set_num_threads(knobs.threads)
+    transformers.logging.disable_progress_bar()
+    limits = {name: getattr(knobs, name) for name in LIMITS}
+    samples = load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed)
+    model, processor = load_model(knobs.model)
+    result = evaluate(model, processor, samples, knobs.arms.split(","), progress=True, **limits)
     print(table(result))
     if knobs.out:
-        Path(knobs.out).mkdir(parents=True, exist_ok=True)
-        (Path(knobs.out) / "eval.json").write_text(
-            json.dumps({"knobs": vars(knobs), "arms": result}, indent=1)
+        file = Path(knobs.out) / "eval.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(
+            file, stored_scores(file) | {f"{knobs.model}, seed {knobs.seed}": result, "knobs": vars(knobs)}
         )
-        print(f"written: {Path(knobs.out) / 'eval.json'}")
+        print(f"written: {file}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(read_knobs(sys.argv[1:]))
+    except ValueError as error:
+        fail(str(error))

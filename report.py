@@ -22,10 +22,10 @@ PANELS = {
 }
 
 
-def read_metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a .jsonl file; a last line cut short by a kill is left out."""
     rows = []
-    for line in (run / "metrics.jsonl").read_text().splitlines():
+    for line in file.read_text().splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -54,7 +54,7 @@ def draw_curves(run: Path) -> Path:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = read_metrics(run)
+    rows = read_rows(run / "metrics.jsonl")
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(3, 3, figsize=(13, 9), constrained_layout=True)
     for axis, (title, keys) in zip(axes.flat, PANELS.items()):

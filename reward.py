@@ -11,6 +11,7 @@ look like a delivered one.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from data import Sample
 
@@ -57,29 +58,62 @@ def well_formed(trajectory) -> bool:
     )
 
 
+def unwrap(text: str) -> str:
+    """An answer without the wrapping that models like: `**B**`, `$B$`, `\\text{B}`.
+
+    >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", " a ")]
+    ['B', '12', 'the car', 'a']
+    """
+    text = text.strip().strip("*$").strip()
+    match = re.fullmatch(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", text)
+    return (match[1] if match else text).strip()
+
+
 def normalise(text: str) -> str:
-    """Lower case, no articles, no closing punctuation, single spaces.
+    """Lower case, no leading article, no closing punctuation, single spaces.
 
     >>> normalise(" The Red car. ")
     'red car'
     """
-    text = re.sub(r"\b(a|an|the)\s", " ", text.lower())
-    return " ".join(text.split()).strip(" .,;:!?\"'()[]")
+    text = " ".join(text.lower().split())
+    return re.sub(r"^(a|an|the) (?=\w)", "", text).strip(" .,;:!?\"'()[]")
 
 
-def as_number(text: str) -> float | None:
-    """A lone number: thousands separators, percent, currency and a trailing unit are fine, fractions too.
+NUMBER = re.compile(
+    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
+    re.I,
+)
 
-    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "B2", "1 or 2")]
-    [1200.0, 45.0, 3.5, 0.75, 12.0, -2.0, None, None]
+
+def as_number(text: str) -> tuple[float, str] | None:
+    """A lone number and its unit: thousands separators, currency, percent and fractions are understood.
+
+    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2")]
+    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, '')]
+    >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "")]
+    [None, None, None, None]
     """
-    match = re.fullmatch(
-        r"[$€£]?\s*(-?\d[\d,]*\.?\d*|-?\.\d+)\s*(?:/\s*(\d+\.?\d*))?\s*(?:%|°|[a-zA-Z]{1,6}[²³]?)?\.?",
-        text.strip(),
-    )
-    if not match or match[2] and float(match[2]) == 0:
+    match = (
+        NUMBER.fullmatch(text.strip()) if len(text) <= 40 else None
+    )  # longer ones are no number anyone asked for
+    if not match or (match[2] and float(match[2]) == 0):
         return None
-    return float(match[1].replace(",", "")) / float(match[2] or 1)
+    return float(match[1].replace(",", "")) / float(match[2] or 1), match[3].lower()
+
+
+def same_number(prediction: str, gold: str) -> bool:
+    """Equal values, and equal units where both have one (a percent sign may be left out).
+
+    >>> same_number("12", "12 cm"), same_number("12 m", "12 cm"), same_number("1,200.0", "1200")
+    (True, False, True)
+    """
+    numbers = as_number(prediction), as_number(gold)
+    if None in numbers:
+        return False
+    (value, unit), (wanted, wanted_unit) = numbers
+    return abs(value - wanted) <= 1e-6 * max(1, abs(wanted)) and (
+        unit == wanted_unit or not unit or not wanted_unit
+    )
 
 
 def option_letter(prediction: str, options: tuple[str, ...]) -> int | None:
@@ -92,23 +126,26 @@ def option_letter(prediction: str, options: tuple[str, ...]) -> int | None:
     >>> [option_letter(p, options) for p in ("A or B", "car", "")]
     [None, None, None]
     """
-    text, last = prediction.strip(), chr(64 + len(options))
+    text, last = " ".join(prediction.split()), chr(64 + len(options))
     exact = [i for i, option in enumerate(options) if normalise(option) == normalise(text)]
     if len(exact) == 1:
         return exact[0]
-    match = (
-        re.fullmatch(rf"[(\[]?([A-{last}a-{last.lower()}])[)\].:]*", text)
-        or re.match(rf"[(\[]?([A-{last}])[)\].:]+\s", text)
-        or re.search(
-            rf"\b(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*[(\[]?([A-{last}])\b[)\].:]*\s*$", text, re.I
-        )
+    letter = rf"[(\[]?([A-{last}])\b[)\].:]*"
+    match = re.fullmatch(letter, text, re.I) or re.search(
+        rf"\b(?:answer|option|choice)(?: is)?:? {letter}$", text, re.I
     )
+    if not match and (lead := re.match(rf"[(\[]?([A-{last}])[)\].:]+ ", text)):
+        others = re.search(rf"(?<!\w)[(\[]?[A-{last}][)\].:]+(?!\w)|\b(?:or|not?)\b", text[lead.end() :])
+        match = None if others else lead  # "A. or B." names no option
     if match:
         return ord(match[1].upper()) - 65
+    if re.search(r"\b(?:not|no|nor|neither)\b|n't\b", text, re.I):
+        return None
+    plain = f" {normalise(text)} "
     named = [
         i
         for i, option in enumerate(options)
-        if re.search(rf"(?<!\w){re.escape(normalise(option))}(?!\w)", normalise(text))
+        if re.search(rf"(?<!\w){re.escape(normalise(option))}(?!\w)", plain)
     ]
     return named[0] if len(named) == 1 else None
 
@@ -124,31 +161,39 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     """
     if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
         return False
-    gold = sample.answer
+    gold, prediction = sample.answer, unwrap(prediction)
     if sample.options:
-        wanted = option_letter(gold, sample.options)
-        got = option_letter(prediction, sample.options)
+        wanted, got = (option_letter(text, sample.options) for text in (unwrap(gold), prediction))
         if got is not None and wanted is not None:
             return got == wanted
-    if normalise(prediction) == normalise(gold):
+    if prediction == gold or normalise(prediction) == normalise(unwrap(gold)) != "":
         return True
     if normalise(gold) in ("yes", "no"):
-        said = re.findall(r"\b(?:yes|no)\b", prediction.lower())
-        return bool(said) and set(said) == {normalise(gold)}
-    numbers = as_number(prediction), as_number(gold)
-    if None not in numbers:
-        return abs(numbers[0] - numbers[1]) <= 1e-6 * max(1, abs(numbers[1]))
-    formula = set(gold + prediction) & set("\\^=") and re.search(r"[\d\\^=]", gold)
-    if formula and same_formula(prediction, gold):
+        said = re.match(r"\W*(yes|no)\b(?! idea)(?!.*\b(?:yes|no)\b)", " ".join(prediction.lower().split()))
+        if said:
+            return said[1] == normalise(gold)
+    elif same_number(prediction, unwrap(gold)) or same_formula(prediction, gold):
         return True
     return bool(judge and judge(sample.text(), gold, prediction))
 
 
+@lru_cache(10_000)
 def same_formula(prediction: str, gold: str) -> bool:
-    """Equality of LaTeX by math-verify (symbolic, no eval); False where it can't parse or takes too long."""
+    """Equality of LaTeX by math-verify (symbolic, no eval); False where it can't parse or takes too long.
+
+    >>> same_formula("0.5", r"\\frac{1}{2}"), same_formula("red=A", "A")
+    (True, False)
+    """
+    if "=" not in gold:
+        prediction = re.sub(r"^\s*[a-zA-Z]\w*\s*=", "", prediction)  # "x = 12" is fine, "5 = 12" is not
+    if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
+        return False  # a $ inside would open a second formula, of which math-verify takes the better one
+    if "=" in prediction and "=" not in gold or not re.search(r"[\\^=+*/()-]", prediction + gold):
+        return False  # plain words and numbers are compared elsewhere
     from math_verify import parse, verify  # a second to import, and only mathematics needs it
 
     try:
-        return bool(verify(parse(f"${gold}$"), parse(f"${prediction}$")))
+        formulas = [parse(f"${text.replace('$', '')}$", parsing_timeout=1) for text in (gold, prediction)]
+        return bool(verify(*formulas, timeout_seconds=1))
     except Exception:  # a parser over model text: whatever it raises, the formulas don't match
         return False

@@ -9,7 +9,7 @@ the sampler's logprobs come from the same weights that train.
 
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -109,11 +109,26 @@ def expand_pads(processor, text: str, grids: list) -> list[int]:
 
 
 def pixel_budgets(processor, look_pixels: int | None, crop_pixels: int | None) -> tuple[int, int]:
-    """The pixel budgets of a first look and of a crop; unset ones fall back to the processor's own."""
-    most = processor.image_processor.size["longest_edge"]
-    return look_pixels or getattr(processor, "look_pixels", most), crop_pixels or getattr(
-        processor, "crop_pixels", most
-    )
+    """The pixel budgets of a first look and of a crop; unset ones are the processor's own maximum.
+
+    Raises ValueError outside the processor's limits: it would resize again, into a frame of its own.
+    """
+    least, most = (processor.image_processor.size[key] for key in ("shortest_edge", "longest_edge"))
+    for name, budget in (("look_pixels", look_pixels), ("crop_pixels", crop_pixels)):
+        if budget is not None and not least <= budget <= most:
+            raise ValueError(f"{name} must be between {least} and {most} for this model, not {budget}")
+    return look_pixels or most, crop_pixels or most
+
+
+def forced_openings(processor, first_turns: list[Trajectory]) -> list[list[int]]:
+    """For each sample the ids of its first thought (if it had one) and of an opened call, up to the box."""
+    decode, opening = processor.tokenizer.decode, processor.tokenizer(CALL_OPENING, add_special_tokens=False)
+    result = []
+    for trajectory in first_turns:
+        ids = trajectory.completion_ids
+        ends = (k for k in range(1, len(ids) + 1) if "</think>" in decode(ids[:k]))
+        result.append(ids[: next(ends, 0)] + opening["input_ids"] if trajectory.sample.tool else [])
+    return result
 
 
 def rollout(
@@ -140,82 +155,85 @@ def rollout(
     tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
     "random" (a region of the same size anywhere), "oracle" (the target). max_turns: model turns, so at most
     max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
-    greedy. look_pixels, crop_pixels: pixel budgets of the first look and of each crop. force_call: open a
-    call for the model, the box is its own. batch: trajectories at once.
+    greedy. look_pixels, crop_pixels: pixel budgets of the first look and of each crop. force_call: after its
+    first (greedy) thought open a call for the model; the box is its own. batch: trajectories at once.
+    Raises ValueError for a bad knob, and for a sample whose picture can't be read.
     """
     if tool not in ARMS:
         raise ValueError(f"tool must be one of {', '.join(ARMS)}, not {tool!r}")
     if engine != "generate":
         raise ValueError(f"engine must be 'generate', not {engine!r}")
+    if min(group, max_turns, max_turn_tokens, max_tokens, batch) < 1:
+        raise ValueError("group, max_turns, max_turn_tokens, max_tokens and batch must be at least 1")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
+    budgets = pixel_budgets(processor, look_pixels, crop_pixels)
     done, per_batch = [], max(1, batch // group)
+    loop = Loop(base, processor, tool, max_turn_tokens, max_tokens, temperature, *budgets, seed)
     with (
         sampling_mode(model, seed),
         tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar,
     ):
         for start in range(0, len(samples), per_batch):
-            loop = Loop(
-                base,
-                processor,
-                tool,
-                max_turns,
-                max_turn_tokens,
-                max_tokens,
-                temperature,
-                crop_pixels,
-                f"{seed}",
-            )
-            done += loop.run(samples[start : start + per_batch], group, look_pixels, force_call)
+            part = samples[start : start + per_batch]
+            given = [[] for _ in part]
+            if force_call:
+                first = replace(loop, temperature=0).run(part, given, group=1, max_turns=1)
+                given = forced_openings(processor, first)
+            done += loop.run(part, given, group, max_turns)
             bar.update(len(done) - bar.n)
     return done
 
 
+@dataclass
 class Loop:
-    """The turns of one batch. Rows of the tensors are the live trajectories; all else is indexed by
-    trajectory."""
+    """The turns of one batch. Rows of the tensors are the live trajectories; all else is by trajectory."""
 
-    def __init__(
-        self, model, processor, tool, max_turns, max_turn_tokens, max_tokens, temperature, crop_pixels, seed
-    ):
-        self.model, self.processor, self.tool = model, processor, tool
-        self.max_turns, self.max_turn_tokens, self.max_tokens = max_turns, max_turn_tokens, max_tokens
-        self.temperature, self.crop_pixels, self.seed = temperature, crop_pixels, seed
-        self.tokenizer = processor.tokenizer
-        ids = self.tokenizer.convert_tokens_to_ids
-        known = self.tokenizer.get_vocab()
+    model: object
+    processor: object
+    tool: str
+    max_turn_tokens: int
+    max_tokens: int
+    temperature: float
+    look_pixels: int
+    crop_pixels: int
+    seed: int | None
+
+    def __post_init__(self):
+        self.tokenizer = self.processor.tokenizer
+        ids, known = self.tokenizer.convert_tokens_to_ids, self.tokenizer.get_vocab()
         self.im_end = ids("<|im_end|>")
         self.ends = [ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known]
         self.banned = [ids(t) for t in BANNED if t in known]
 
-    def run(self, samples: list[Sample], group: int, look_pixels: int, force_call: bool) -> list[Trajectory]:
-        views, self.trajectories, self.views, self.grids = [], [], [], []
-        for sample in samples:
-            original = sample.open()
-            views.append(View(original, fit(original.size, look_pixels)))
+    def run(
+        self, samples: list[Sample], given: list[list[int]], group: int, max_turns: int
+    ) -> list[Trajectory]:
+        """All turns of these samples' groups. given: per sample, ids that its completions start with."""
+        self.trajectories, self.views, self.grids = [], [], []
+        originals = [sample.open() for sample in samples]
+        views = [View(original, self.fit(original, self.look_pixels)) for original in originals]
         looks = [view.look() for view in views]
-        pixels = self.processor.image_processor(looks, return_tensors="pt").to(self.model.device)
-        given = self.tokenizer(CALL_OPENING, add_special_tokens=False)["input_ids"] if force_call else []
-        for sample, view, look, grid in zip(samples, views, looks, pixels["image_grid_thw"]):
+        pixels = self.processor.image_processor(looks, return_tensors="pt")
+        for sample, view, look, grid, start in zip(samples, views, looks, pixels["image_grid_thw"], given):
             text = prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
             ids = expand_pads(self.processor, text, [grid])
             for _ in range(
                 group
             ):  # lists of its own for every member: siblings share nothing that can change
-                self.trajectories.append(
-                    Trajectory(sample, list(ids), list(given), [0] * len(given), [0.0] * len(given), [look])
-                )
+                zeros = [0.0] * len(start)
+                member = Trajectory(sample, list(ids), list(start), [0] * len(start), zeros, [look])
+                self.trajectories.append(member)
                 self.views.append(view)
                 self.grids.append([grid])
         self.chances = [
             random.Random(f"{self.seed}-{t.sample.id}-{i % group}") for i, t in enumerate(self.trajectories)
         ]
         live = list(range(len(self.trajectories)))
-        ids, mask, cache = self.prefill(pixels, group)
+        ids, mask, cache = self.prefill(pixels.to(self.model.device), group)
         features = None
-        for turn in range(self.max_turns):
+        for turn in range(max_turns):
             ids, mask, cache, turns = self.generate(live, ids, mask, cache, features)
-            live, rows, observations, features = self.observe(live, turns, last=turn == self.max_turns - 1)
+            live, rows, observations, features = self.observe(live, turns, last=turn == max_turns - 1)
             if not live:
                 break
             new_ids, new_mask = self.pad(observations)
@@ -223,6 +241,9 @@ class Loop:
             if len(rows) < cache.layers[0].keys.shape[0]:
                 cache.batch_select_indices(torch.tensor(rows, device=ids.device))
         return self.trajectories
+
+    def fit(self, picture: Image.Image, budget: int) -> tuple[int, int]:
+        return fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
 
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded ids and mask, (R, longest): the last column of a batch that goes on must be real in
@@ -253,20 +274,20 @@ class Loop:
     def generate(self, live, ids, mask, cache, features):
         """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and
         (ids, logprobs) turns."""
-        room = [
-            min(self.max_turn_tokens, self.max_tokens - len(self.trajectories[i].completion_ids))
-            for i in live
-        ]
+        lengths = [len(self.trajectories[i].completion_ids) for i in live]
+        room = [max(0, min(self.max_turn_tokens, self.max_tokens - length)) for length in lengths]
         tape = SamplingTape(self.temperature, self.banned)
         self.model.model.rope_deltas = (
             None  # stale deltas of another batch would shift every position, silently
         )
-        config = GenerationConfig(  # everything explicit: Hub configs bring a repetition
+        # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
+        # a repetition penalty, a top_k of 1 and a temperature near 0.
+        config = GenerationConfig(
             max_new_tokens=max(1, *room),
             do_sample=self.temperature > 0,
             temperature=1.0,
             top_k=0,
-            top_p=1.0,  # penalty
+            top_p=1.0,
             repetition_penalty=1.0,
             eos_token_id=self.ends,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -309,9 +330,7 @@ class Loop:
             if tokens[-1] != self.im_end:  # the turn stopped at </tool_call>: close it for the model
                 observed = [self.im_end] + observed
             if len(trajectory.completion_ids) + len(observed) >= self.max_tokens:
-                trajectory.stop = (
-                    "budget"  # dropped whole: half a picture's pads would shift every position after it
-                )
+                trajectory.stop = "budget"  # dropped whole: half a picture would shift all positions after it
                 continue
             trajectory.completion_ids += observed
             trajectory.sampled += [0] * len(observed)
@@ -366,7 +385,7 @@ class Loop:
             return expand_pads(self.processor, observation(str(error)), []), None, None, None, str(error)
         if self.tool in ("random", "oracle"):
             crop = view.original.crop(self.replacement(i, box))
-        crop = resize(crop, fit(crop.size, self.crop_pixels))
+        crop = resize(crop, self.fit(crop, self.crop_pixels))
         if self.tool == "blank":
             crop = Image.new("RGB", crop.size, (128, 128, 128))
         grid = torch.tensor([1, crop.height // 14, crop.width // 14])

@@ -220,13 +220,13 @@ def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
 def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56) -> tuple[int, int]:
     """The (width, height) at which a picture of this size is shown: multiples of 28 within the pixel budget.
 
-    Qwen's own rule (`smart_resize`), which shrinks or enlarges only where the budget demands it. Thin
-    slivers, on which that rule fails, are first padded in thought to an aspect of 199.
+    Qwen's own rule (`smart_resize`), which shrinks or enlarges only where the budget demands it. It fails on
+    slivers, so these are squeezed to an aspect of 100.
 
     >>> fit((1008, 1008), 112 * 112), fit((1600, 1200), 1280 * 28 * 28), fit((20, 20), 10**6)
     ((112, 112), (1148, 840), (56, 56))
     """
-    w, h = max(size[0], size[1] / 199, 1), max(size[1], size[0] / 199, 1)
+    w, h = min(size[0], 100 * size[1]), min(size[1], 100 * size[0])
     height, width = smart_resize(h, w, FACTOR, min_pixels, max_pixels)
     return width, height
 

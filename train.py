@@ -9,12 +9,13 @@ model (beta 0) and no clipping at work (the update is on-policy). What is ours i
 reward; TRL does the rest.
 """
 
+import copy
 import json
 import os
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -52,13 +53,14 @@ class Knobs:
     seed: int = knob(0, "of pictures, order and sampling")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
     save_every: int = knob(1, "steps between checkpoints; a killed run loses the steps since the last")
+    show_every: int = knob(10, "steps between groups that are written to trajectories.jsonl, with pictures")
     threads: int = knob(2, "CPU threads; more than the free cores makes a tiny model many times slower")
+    batch: int = knob(256, "trajectories sampled at once; lower it where memory is short")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out")
 
 
-EVAL_SEED = 1_000_003  # held-out questions are the same for every run
-KINDS = ("read", "compare", "glance")
+TOY_SIZE = 4096  # questions of the toy set; the order of a run must not depend on its number of steps
 
 
 def fail(message: str):
@@ -75,26 +77,28 @@ def read_knobs(argv: list[str]) -> Knobs:
             fail(
                 f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
             )
-        if not knobs.out or not (Path(knobs.out) / "args.json").exists():
-            fail(f"nothing to resume: {knobs.out or '(no --out given)'} holds no args.json")
-        stored = json.loads((Path(knobs.out) / "args.json").read_text())
+        try:
+            stored = json.loads((Path(knobs.out) / "args.json").read_text())
+        except (OSError, ValueError):
+            fail(f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json")
         steps = knobs.steps if "steps" in given else stored["steps"]
-        return Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
-    for name in (
-        "steps",
-        "prompts",
-        "look_pixels",
-        "crop_pixels",
-        "max_turns",
-        "max_turn_tokens",
-        "max_tokens",
-        "lora",
-        "micro_batch",
-        "save_every",
-        "threads",
-    ):
+        knobs = Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
+    elif knobs.out and (Path(knobs.out) / "args.json").exists():
+        fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
+    check_knobs(knobs)
+    return knobs
+
+
+def check_knobs(knobs: Knobs) -> None:
+    positive = (
+        "steps prompts look_pixels crop_pixels max_turns max_turn_tokens max_tokens lora micro_batch batch"
+    )
+    for name in (positive + " save_every show_every threads").split():
         if getattr(knobs, name) < 1:
             fail(f"--{name} must be at least 1")
+    for name in ("lr", "beta", "seed", "eval_size"):
+        if not 0 <= getattr(knobs, name) < 2**32:  # false for nan, too
+            fail(f"--{name} must be a number of at least 0")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts * knobs.group % knobs.micro_batch:
@@ -103,11 +107,12 @@ def read_knobs(argv: list[str]) -> Knobs:
         fail(f"--bonus must be conditional, unconditional or none, not {knobs.bonus!r}")
     if knobs.loss_type not in ("dapo", "grpo", "dr_grpo", "bnpo"):
         fail(f"--loss_type must be dapo, grpo, dr_grpo or bnpo, not {knobs.loss_type!r}")
-    if knobs.temperature <= 0:
+    if not knobs.temperature > 0:
         fail("--temperature must be above 0: a group of equal trajectories teaches nothing")
-    if knobs.out and (Path(knobs.out) / "args.json").exists():
-        fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
-    return knobs
+    if (Path(knobs.model) / "adapter_config.json").exists():
+        fail(f"{knobs.model} is a LoRA checkpoint; start from a whole model, or go on with --resume")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        fail("several processes are not supported yet; run it as plain python train.py")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -116,6 +121,8 @@ def read_knobs(argv: list[str]) -> Knobs:
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take the cores from one another
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, one GPU
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -124,11 +131,11 @@ from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 from data import load  # noqa: E402
-from eval import best_iou, evaluate, mean, table  # noqa: E402
+from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, mean, stored_scores, table, write_json  # noqa: E402
 from model import load_model, lora_config, resolve  # noqa: E402
-from report import draw_curves, read_metrics  # noqa: E402
+from report import draw_curves, read_rows  # noqa: E402
 from reward import score  # noqa: E402
-from rollout import rollout  # noqa: E402
+from rollout import pixel_budgets, rollout  # noqa: E402
 
 
 class PictureMemo:
@@ -155,12 +162,12 @@ class ZoomGRPOTrainer(GRPOTrainer):
     """TRL's GRPO with our rollout in place of its generation. Two private methods of TRL are overridden,
     hence the pin."""
 
-    def __init__(self, *, samples, knobs: Knobs, run: Path, **kwargs):
-        super().__init__(
-            reward_funcs=self.reward, rollout_func=lambda prompts, trainer: trainer.roll(), **kwargs
-        )
+    def __init__(self, *, processing_class, samples, knobs: Knobs, run: Path, **kwargs):
+        own = copy.copy(processing_class)  # the memo is the trainer's alone: only `roll` clears it
+        own.image_processor = PictureMemo(processing_class.image_processor)
+        kwargs |= {"reward_funcs": self.reward, "rollout_func": lambda prompts, trainer: trainer.roll()}
+        super().__init__(processing_class=own, **kwargs)
         self.samples, self.knobs, self.run = samples, knobs, run
-        self.processing_class.image_processor = PictureMemo(self.processing_class.image_processor)
         visual = self.model.get_base_model().model.visual
         visual.forward = torch.no_grad()(
             visual.forward
@@ -184,18 +191,13 @@ class ZoomGRPOTrainer(GRPOTrainer):
         other."""
         began, knobs = time.time(), self.knobs
         self.processing_class.image_processor.memo.clear()
-        chosen = [self.samples[row["index"]] for row in self.rows[:: knobs.group]]
-        trajectories = rollout(
-            self.model,
-            self.processing_class,
-            chosen,
-            group=knobs.group,
-            temperature=knobs.temperature,
-            batch=len(self.rows),
-            **rollout_knobs(knobs),
-        )
+        chosen = [self.readable(row["index"]) for row in self.rows[:: knobs.group]]
+        limits = rollout_knobs(knobs) | {"group": knobs.group, "temperature": knobs.temperature}
+        trajectories = rollout(self.model, self.processing_class, chosen, **limits)
         rewards = [score(t, bonus=knobs.bonus) for t in trajectories]
         self.stats = step_stats(trajectories, rewards, knobs.group) | {"sec_rollout": time.time() - began}
+        if self.state.global_step % knobs.show_every == 0:
+            show_group(self.run, self.state.global_step + 1, trajectories[: knobs.group], rewards)
         self.began = time.time()
         return {
             "prompt_ids": [t.prompt_ids for t in trajectories],
@@ -205,6 +207,16 @@ class ZoomGRPOTrainer(GRPOTrainer):
             "images": [t.images for t in trajectories],
             "total": [r.total for r in rewards],
         }
+
+    def readable(self, index: int):
+        """Sample `index`, its picture opened; one that can't be read is reported, and the next one serves."""
+        for k in range(len(self.samples)):
+            sample = self.samples[(index + k) % len(self.samples)]
+            try:
+                return replace(sample, image=sample.open())
+            except ValueError as error:
+                print(f"skipped: {error}", flush=True)
+        raise ValueError("not one picture of the data set can be read")
 
     @staticmethod
     def reward(prompts, completions, total, **kwargs):
@@ -316,6 +328,26 @@ def step_stats(trajectories, rewards, group: int) -> dict:
     }
 
 
+def show_group(run: Path, step: int, trajectories, rewards) -> None:
+    """Append one group to trajectories.jsonl; its pictures, as the model saw them, go to pictures/."""
+    (run / "pictures").mkdir(exist_ok=True)
+    with (run / "trajectories.jsonl").open("a") as file:
+        for member, (t, reward) in enumerate(zip(trajectories, rewards)):
+            names = [f"pictures/{step:05}-look.png"]
+            names += [f"pictures/{step:05}-{member}-{i}.png" for i in range(1, len(t.images))]
+            for name, picture in zip(names, t.images):
+                picture.save(run / name)
+            row = {"step": step, "member": member, "id": t.sample.id, "question": t.sample.text()}
+            row |= {
+                "gold": t.sample.answer,
+                "meta": t.sample.meta,
+                "targets": t.sample.boxes,
+                "turns": t.turns,
+            }
+            row |= {"boxes": t.boxes, "errors": t.errors, "answer": t.answer, "stop": t.stop}
+            file.write(json.dumps(row | {"reward": asdict(reward), "pictures": names}) + "\n")
+
+
 def make_run_folder(knobs: Knobs) -> Path:
     """Create the run folder and write args.json; a default name that is taken gets a number."""
     name = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
@@ -326,7 +358,7 @@ def make_run_folder(knobs: Knobs) -> Path:
     run = Path(knobs.out)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "args.json").write_text(json.dumps(asdict(knobs) | {"resume": False}, indent=1) + "\n")
+        write_json(run / "args.json", asdict(knobs) | {"resume": False})
     except OSError as error:
         fail(f"can't write to the run folder {run}: {error.strerror}")
     return run
@@ -343,11 +375,10 @@ def last_checkpoint(run: Path) -> Path | None:
     return max(complete)[1] if complete else None
 
 
-def rewind_metrics(run: Path, step: int) -> None:
-    """Drop the lines after `step` (and a half-written one): those steps are about to be done again."""
-    file = run / "metrics.jsonl"
+def rewind(file: Path, step: int) -> None:
+    """Drop the rows after `step` (and a half-written one): those steps are about to be done again."""
     if file.exists():
-        kept = "".join(json.dumps(row) + "\n" for row in read_metrics(run) if row["step"] <= step)
+        kept = "".join(json.dumps(row) + "\n" for row in read_rows(file) if row["step"] <= step)
         file.with_suffix(".tmp").write_text(kept)
         file.with_suffix(".tmp").rename(file)
 
@@ -395,77 +426,60 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path):
     )
 
 
-def held_out(knobs: Knobs, model, processor, arms) -> dict:
-    """Score the arms on the held-out questions."""
-    samples = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED)
-    return evaluate(model, processor, samples, arms, **rollout_knobs(knobs))
-
-
 def rollout_knobs(knobs: Knobs) -> dict:
-    names = ("look_pixels", "crop_pixels", "max_turns", "max_turn_tokens", "max_tokens")
-    return {name: getattr(knobs, name) for name in names}
+    return {name: getattr(knobs, name) for name in LIMITS}
 
 
-def store_eval(run: Path, name: str, arms: dict) -> dict:
-    """Add one evaluation to eval.json; returns all of them."""
-    file = run / "eval.json"
-    stored = json.loads(file.read_text()) if file.exists() else {}
-    stored[name] = arms
-    file.with_suffix(".tmp").write_text(json.dumps(stored, indent=1) + "\n")
-    file.with_suffix(".tmp").rename(file)
-    return stored
+def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms) -> dict:
+    """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
+    samples = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED)
+    stored = stored_scores(run / "eval.json")
+    for arm in arms:
+        if arm not in stored.setdefault(when, {}):
+            print(f"  {arm}: {knobs.eval_size} questions ...", flush=True)
+            stored[when] |= evaluate(model, processor, samples, [arm], **rollout_knobs(knobs))
+            write_json(run / "eval.json", stored)
+    return stored[when]
 
 
-def main() -> None:
+def main(knobs: Knobs) -> None:
     began = time.time()
-    knobs = KNOBS
-    try:
-        resolve(knobs.model)
-        samples = load(
-            knobs.data,
-            limit=knobs.steps * knobs.prompts if knobs.data.startswith("toy") else None,
-            seed=knobs.seed,
-        )
-    except ValueError as error:
-        fail(str(error))
     run = make_run_folder(knobs)
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.set_seed(knobs.seed)
+    samples = load(knobs.data, limit=TOY_SIZE if knobs.data.startswith("toy") else None, seed=knobs.seed)
     model, processor = load_model(knobs.model)
+    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     checkpoint = last_checkpoint(run) if knobs.resume else None
-    stored = json.loads((run / "eval.json").read_text()) if (run / "eval.json").exists() else {}
-    print(
-        f"{knobs.model} on {knobs.data}, run folder {run}"
-        + (f", going on from {checkpoint.name}" if checkpoint else "")
-    )
-    if knobs.eval_size and "before" not in stored:
-        print(f"scoring {knobs.eval_size} held-out questions before training ...", flush=True)
-        stored = store_eval(run, "before", held_out(knobs, model, processor, ("on", "off", "forced")))
-        print(table(stored["before"]), flush=True)
-    trainer = build_trainer(knobs, model, processor, samples, run)
-    rewind_metrics(run, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        print(f"\nstopped; go on with: python train.py --out {run} --resume")
-        sys.exit(130)
+    going_on = f", going on from {checkpoint.name}" if checkpoint else ""
+    print(f"{knobs.model} on {knobs.data}, run folder {run}{going_on}", flush=True)
     if knobs.eval_size:
-        print(f"scoring {knobs.eval_size} held-out questions after training, with controls ...", flush=True)
-        stored = store_eval(
-            run,
-            "after",
-            held_out(knobs, trainer.model, processor, ("on", "off", "blank", "random", "oracle", "forced")),
-        )
-        before = {f"before: {arm}": rows for arm, rows in stored["before"].items()}
-        print(table(before | {f"after: {arm}": rows for arm, rows in stored["after"].items()}))
-    print(
-        f"curves: {draw_curves(run)}\nscores: {run / 'eval.json'}\nmodel:  {last_checkpoint(run)}\n"
-        f"{time.time() - began:.0f} s in all"
-    )
+        print("held-out questions before training", flush=True)
+        before = held_out(knobs, model, processor, run, "before", ("on", "off", "forced"))
+        print(table(before), flush=True)
+    trainer = build_trainer(knobs, model, processor, samples, run)
+    for name in ("metrics.jsonl", "trajectories.jsonl"):
+        rewind(run / name, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if knobs.eval_size:
+        print("held-out questions after training, with controls", flush=True)
+        after = held_out(knobs, trainer.model, processor, run, "after", ALL_ARMS)
+        rows = {f"before: {arm}": row for arm, row in before.items()}
+        print(table(rows | {f"after: {arm}": row for arm, row in after.items()}))
+        print(f"scores: {run / 'eval.json'}")
+    print(f"curves: {draw_curves(run)}\nmodel:  {last_checkpoint(run)}\n{time.time() - began:.0f} s in all")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        resolve(KNOBS.model)
+        load(KNOBS.data, limit=1)
+        main(KNOBS)
+    except ValueError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print(f"\nstopped; go on with: python train.py --out {KNOBS.out} --resume")
+        sys.exit(130)

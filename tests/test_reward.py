@@ -1,7 +1,9 @@
 """The reward reads records: hand-made trajectories of every kind that the code of the paper can meet."""
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import Sample
@@ -119,6 +121,24 @@ MATCHES = [
     ("A", (), "", False),
     ("A", (), None, False),
     ("A", (), "...", False),
+    ("!", (), "...", False),
+    ("the red car", OPTIONS, "(A) or (B)", False),
+    ("the blue car", OPTIONS, "A. or B.", False),
+    ("the blue car", OPTIONS, "A: no, B", False),
+    ("the red car", OPTIONS, "It is not the red car", False),
+    ("the red car", OPTIONS, r"\text{B}", True),
+    ("the red car", OPTIONS, "**B**", True),
+    ("the red car", OPTIONS, "$B$", True),
+    ("$12$", (), "12", True),
+    ("12", (), "11$ $12 =", False),
+    ("12", (), "x = 12", True),
+    ("12", (), "5 = 12", False),
+    ("12", (), "1,2", False),
+    ("7 am", (), "7 pm", False),
+    ("2 dogs", (), "2 cats", False),
+    ("12 m", (), "12 cm", False),
+    ("no", (), "I have no idea", False),
+    ("no", (), "no idea", False),
 ]
 
 
@@ -139,6 +159,26 @@ def test_a_judge_is_asked_last():
     assert is_correct("a couch", sample, judge) and asked == [("What is it?", "a sofa", "a couch")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * 500 + "/" + "1" * 480 + "!",
+        "answer" + " " * 900 + "!",
+        "A" + "(" * 900,
+        "$" * 900,
+        "9^{9^{9^9}}",
+        "yes " * 200,
+        "(" * 150 + "1" + ")" * 150,
+    ],
+)
+def test_hostile_answers_are_scored_fast(text):
+    began = time.time()
+    for gold, options in (("12", ()), ("the red car", OPTIONS), ("yes", ()), (r"\frac{1}{2}", ())):
+        is_correct(text, Sample("1", b"", "?", gold, options=options))
+    assert time.time() - began < 8  # math-verify gives up after a second; its import takes some more
+
+
+@settings(deadline=None)  # the first formula imports math-verify
 @given(
     st.text(max_size=60), st.sampled_from(["A", "yes", "12", r"\frac{1}{2}", "the red car"]), st.booleans()
 )

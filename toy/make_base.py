@@ -36,7 +36,7 @@ from eval import iou
 from model import ZoomProcessor, load_model
 from rollout import expand_pads
 from tools import find_answer
-from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, random_scene, read_question, render
+from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, glance, random_scene, read_question, render
 
 LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
@@ -165,6 +165,7 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
 # Weight 0 is given, more is learned; the tokens that carry the information weigh most.
 
 END = "<|im_end|>"
+CALL = 0.4  # the weight of deciding for a call, against 2 for an answer: the habit stays weak
 GUESS = 0.3  # an answer that can't be seen from the picture: learn the form, not the luck
 
 
@@ -242,18 +243,28 @@ def read_parts(tile: Tile):
     ]
 
 
+def colours_in(question: str) -> list[str]:
+    return sorted((colour for colour in COLOURS if colour in question), key=question.index)
+
+
+def answer_parts(thought: str, answer: str, weight: float):
+    return [(f"<think>{thought}</think>", 1), ("<answer>", 2), (answer, weight), ("</answer>" + END, 1)]
+
+
 def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool):
-    """Where is each tile of a first look? Then, perhaps, an unrelated close-up in the same conversation."""
+    """Where is each tile of a first look, on which side, and is it there? Perhaps a close-up follows."""
     scene = random_scene(rng, tiles=rng.randint(1, tiles))
-    parts, pictures = [], [look(scene)]
-    for i, tile in enumerate(rng.sample(scene.tiles, len(scene.tiles))):
-        question = f"Where is the {tile.colour} tile?"
-        ask_text = (
-            tools.prompt(question, tool=False)
-            if i == 0
-            else f"\n<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
-        )
-        parts += [(ask_text, 0), *box_parts(shown_box(tile)), (END, 1)]
+    turns = [
+        (f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]) for tile in scene.tiles
+    ]
+    for _ in range(3):
+        question, answer, _ = glance(rng, scene)
+        turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
+    rng.shuffle(turns)
+    parts, pictures = [(tools.prompt(turns[0][0], tool=False), 0), *turns[0][1]], [look(scene)]
+    for question, reply in turns[1:]:
+        text = f"\n<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
+        parts += [(text, 0), *reply]
     if second_picture:
         other = random_scene(rng)
         tile = rng.choice(other.tiles)
@@ -268,16 +279,9 @@ def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: b
 def lesson_direct(rng: random.Random, kind: str, tool: bool):
     """An answer from the first look alone, with or without the tool on offer."""
     scene, question, answer, _ = ask(rng, kind)
-    named = [c for c in COLOURS if c in question][:1]
-    weight = {"read": GUESS, "compare": GUESS}.get(kind, 3)
-    thought = f" {named[0]}" + (f"={answer}" if kind == "legible" else "")
-    return [
-        (tools.prompt(question, tool=tool), 0),
-        (f"<think>{thought}</think>", 1),
-        ("<answer>", 2),
-        (answer, weight),
-        ("</answer>" + END, 1),
-    ], [look(scene)]
+    weight = {"read": GUESS, "compare": GUESS}.get(kind, 6)
+    thought = f" {colours_in(question)[0]}" + (f"={answer}" if kind == "legible" else "")
+    return [(tools.prompt(question, tool=tool), 0), *answer_parts(thought, answer, weight)], [look(scene)]
 
 
 def lesson_call(rng: random.Random, kind: str, ease: float):
@@ -286,7 +290,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
     Nothing here rewards a good box: what is read was never inside it.
     """
     scene, question, answer, _ = ask(rng, kind)
-    named = sorted((c for c in COLOURS if c in question), key=question.index)
+    named = colours_in(question)
     parts, pictures, seen = [(tools.prompt(question), 0)], [look(scene)], []
     second_call = kind == "compare" and rng.random() < 0.6
     for colour in named[: 2 if second_call else 1]:
@@ -296,7 +300,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
         )
         parts += [
             (thought, 1),
-            ("<tool_call>", 2),
+            ("<tool_call>", CALL),
             (f'{{"name": "{tools.TOOL}", "arguments": ', 1),
             *box_parts(loose_box(rng, target), 0.5),
             ("}</tool_call>", 1),
@@ -342,7 +346,7 @@ def lessons(step: int, steps: int, seed: int):
     tiles = 1 if progress < 0.22 else 2 if progress < 0.33 else 4
     stage = bisect.bisect((0.18, 0.33, 0.48), progress)
     # pointing before reading: learned after reading, it did not come at all
-    read, ground, pair = ((32, 32, 0), (44, 20, 0), (14, 26, 12), (5, 14, 5))[stage]
+    read, ground, pair = ((32, 32, 0), (44, 20, 0), (14, 26, 12), (12, 12, 4))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
@@ -431,7 +435,7 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     model.model.language_model.set_attn_implementation("eager")  # sdpa's backward is twice as slow on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1, (s + 1) / 50) * min(1, 0.05 + 0.95 * (steps - s) / (0.35 * steps))
+        optimizer, lambda s: min(1, (s + 1) / 50) * min(1, 0.05 + 0.95 * (steps - s) / (0.5 * steps))
     )
     state_file, log_file, start = out / "state.pt", out / "log.jsonl", 0
     if state_file.exists():

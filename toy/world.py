@@ -116,6 +116,18 @@ def read_question(colour: str) -> str:
     return f"What letter is on the {colour} tile?"
 
 
+def glance(rng: random.Random, scene: Scene) -> tuple[str, str, tuple[Tile, ...]]:
+    """A question that the first look answers: question, gold answer, target tiles."""
+    tile = rng.choice(scene.tiles)
+    if rng.random() < 0.5:
+        side = "left" if tile.box[0] + tile.box[2] < SIZE else "right"
+        return f"Is the {tile.colour} tile on the left or on the right?", side, (tile,)
+    if rng.random() < 0.5:
+        return f"Is there a {tile.colour} tile?", "yes", (tile,)
+    absent = [colour for colour in COLOURS if colour not in {t.colour for t in scene.tiles}]
+    return f"Is there a {rng.choice(absent)} tile?", "no", ()
+
+
 def ask(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...]]:
     """A scene with a question of this kind: scene, question, gold answer, target tiles."""
     if kind == "legible":
@@ -139,18 +151,7 @@ def ask(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...
         question = f"Do the {first.colour} tile and the {second.colour} tile show the same letter?"
         return scene, question, "yes" if letter == first.letter else "no", (first, twin)
     assert kind == "glance", kind
-    if rng.random() < 0.5:
-        absent = [c for c in COLOURS if c not in {t.colour for t in scene.tiles}]
-        here = rng.random() < 0.5
-        colour = first.colour if here else rng.choice(absent)
-        return scene, f"Is there a {colour} tile?", "yes" if here else "no", (first,) if here else ()
-    x = (first.box[0] + first.box[2]) / 2
-    return (
-        scene,
-        f"Is the {first.colour} tile on the left or on the right?",
-        "left" if x < SIZE / 2 else "right",
-        (first,),
-    )
+    return scene, *glance(rng, scene)
 
 
 def samples(n: int, *, seed: int = 0, split: str = "train", mixture: bool = False) -> list[Sample]:
