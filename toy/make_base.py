@@ -80,13 +80,18 @@ BLOCKS = [
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen's special tokens and one token a digit."""
-    rng = random.Random(0)
-    corpus = [
-        part for kind in ("read", "compare", "glance") for _ in range(400) for part in ask(rng, kind)[1:3]
-    ]
-    corpus += [f" {colour}={letter}" for colour in COLOURS for letter in LETTERS] * 5
-    corpus += ["Where is the red tile?", "system\n", "user\n", "assistant\n", "Error: "] * 20
-    corpus += [getattr(tools, name) for name in ("TOOL_SYSTEM", "TOOL_SUFFIX")]
+    corpus = []  # written out, not drawn: a change of the world must not shuffle the ids of a trained base
+    for colour in COLOURS:
+        for question in (read_question(colour), f"Where is the {colour} tile?"):
+            corpus += [question] * 50
+        corpus += [f"Is the {colour} tile on the left or on the right?", "left", "right"] * 20
+        corpus += [f"Is the {colour} tile at the top or at the bottom?", "top", "bottom"] * 20
+        corpus += [
+            f"Do the {colour} tile and the {other} tile show the same letter?" for other in COLOURS
+        ] * 10
+        corpus += [f" {colour}={letter}" for letter in LETTERS] * 5 + ["yes", "no"] * 20
+    corpus += ["system\n", "user\n", "assistant\n", "Error: "] * 20
+    corpus += [tools.TOOL_SYSTEM, tools.TOOL_SUFFIX]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -199,26 +204,23 @@ def box_parts(box, weight: float = 1.0):
     decided."""
     parts = [('{"bbox_2d": [', weight)]
     for i, value in enumerate(round(v) for v in box):
-        parts += [
-            ("," if i else "", 0.3),
-            (str(value)[0], weight * (6 if i < 2 else 2)),
-            (str(value)[1:], weight),
-        ]
-    return parts + [("]}", 0.3)]
+        lead, rest = (6, 3) if i < 2 else (3, 2)
+        parts += [("," if i else "", 0.3), (str(value)[0], weight * lead), (str(value)[1:], weight * rest)]
+    return [*parts, ("]}", 0.3)]
 
 
 def shown_box(tile: Tile):
     return [v * LOOK / SIZE for v in tile.box]
 
 
-def loose_box(rng: random.Random, tile: Tile | None):
-    """The clumsy box of a call: near the tile in two cases of three, anywhere else, and mostly too wide."""
-    width, height = (rng.uniform(14, 44) for _ in "xy")
-    if tile is None or rng.random() < 0.33:
+def loose_box(rng: random.Random, tile: Tile):
+    """The clumsy box of a call: around the tile in six cases of seven, anywhere else, and too wide."""
+    width, height = (rng.uniform(14, 40) for _ in "xy")
+    if rng.random() < 0.15:
         x, y = rng.uniform(0, LOOK - width), rng.uniform(0, LOOK - height)
     else:
         left, top, right, bottom = shown_box(tile)
-        x, y = (left + right - width) / 2 + rng.gauss(0, 8), (top + bottom - height) / 2 + rng.gauss(0, 8)
+        x, y = (left + right - width) / 2 + rng.gauss(0, 6), (top + bottom - height) / 2 + rng.gauss(0, 6)
     x, y = min(max(0, x), LOOK - width), min(max(0, y), LOOK - height)
     return [x, y, x + width, y + height]
 
@@ -257,7 +259,7 @@ def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: b
     turns = [
         (f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]) for tile in scene.tiles
     ]
-    for _ in range(3):
+    for _ in range(2):
         question, answer, _ = glance(rng, scene)
         turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
     rng.shuffle(turns)
@@ -276,6 +278,17 @@ def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: b
     return parts, pictures
 
 
+def lesson_reason(rng: random.Random):
+    """Text alone: two letters have been read, are they the same?"""
+    one, other = rng.sample(list(COLOURS), 2)
+    first = rng.choice(LETTERS)
+    second = first if rng.random() < 0.5 else rng.choice(LETTERS.replace(first, ""))
+    question = f"Do the {one} tile and the {other} tile show the same letter?"
+    text = f"<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
+    thought = f"<think> {one}={first} {other}={second}</think><answer>"
+    return [(text + thought, 0), ("yes" if first == second else "no", 8), ("</answer>" + END, 1)], []
+
+
 def lesson_direct(rng: random.Random, kind: str, tool: bool):
     """An answer from the first look alone, with or without the tool on offer."""
     scene, question, answer, _ = ask(rng, kind)
@@ -292,9 +305,9 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
     scene, question, answer, _ = ask(rng, kind)
     named = colours_in(question)
     parts, pictures, seen = [(tools.prompt(question), 0)], [look(scene)], []
-    second_call = kind == "compare" and rng.random() < 0.6
+    second_call = kind == "compare" and rng.random() < 0.9
     for colour in named[: 2 if second_call else 1]:
-        target = next((tile for tile in scene.tiles if tile.colour == colour), None)
+        target = scene.tile(colour)
         thought = (
             f"<think>{''.join(seen)} {colour}</think>" if kind == "compare" or rng.random() > 0.1 else ""
         )
@@ -346,7 +359,7 @@ def lessons(step: int, steps: int, seed: int):
     tiles = 1 if progress < 0.22 else 2 if progress < 0.33 else 4
     stage = bisect.bisect((0.18, 0.33, 0.48), progress)
     # pointing before reading: learned after reading, it did not come at all
-    read, ground, pair = ((32, 32, 0), (44, 20, 0), (14, 26, 12), (12, 12, 4))[stage]
+    read, ground, pair = ((32, 32, 0), (44, 20, 0), (14, 26, 12), (8, 24, 4))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
@@ -357,7 +370,7 @@ def lessons(step: int, steps: int, seed: int):
             batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
         else:
             batch.append((f"direct_{kind}", *lesson_direct(rng, kind, tool=rng.random() < 0.8)))
-    return batch
+    return batch + [("reason", *lesson_reason(rng)) for _ in range(24 if stage == 3 else 0)]
 
 
 class Lessons(Dataset):
@@ -386,8 +399,8 @@ class Lessons(Dataset):
     def encode(self, parts, pictures):
         """One lesson -> token ids, a loss weight per token, and its preprocessed pictures."""
         pad = self.processor.image_processor.merge_size**2
-        pixels = self.processor.image_processor(pictures, return_tensors="pt")
-        counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist())
+        pixels = self.processor.image_processor(pictures, return_tensors="pt") if pictures else {}
+        counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist() if pictures else [])
         ids, weights = [], []
         for text, weight in parts:
             for token in self.tokens(text):
@@ -407,8 +420,8 @@ class Lessons(Dataset):
             "weights": weights,
             "skills": [row[0] for row in rows],
             "mm_token_type_ids": (ids == self.processor.image_token_id).int(),
-            "pixel_values": torch.cat([row[3]["pixel_values"] for row in rows]),
-            "image_grid_thw": torch.cat([row[3]["image_grid_thw"] for row in rows]),
+            "pixel_values": torch.cat([row[3]["pixel_values"] for row in rows if row[3]]),
+            "image_grid_thw": torch.cat([row[3]["image_grid_thw"] for row in rows if row[3]]),
         }
 
 
@@ -551,7 +564,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go"
     )
-    parser.add_argument("--steps", type=int, default=3000, help=f"batches of {BATCH} lessons")
+    parser.add_argument("--steps", type=int, default=3400, help=f"batches of {BATCH} lessons")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--threads", type=int, default=2, help="more than the free cores makes it many times slower"
