@@ -4,6 +4,7 @@ random or perfect.
 python eval.py --model runs/tiny-toy/checkpoint-150 --data toy --arms on,off,blank,random,oracle
 """
 
+import argparse
 import json
 import sys
 from collections import defaultdict
@@ -130,6 +131,10 @@ def knob(default, text: str):
     return field(default=default, metadata={"help": text})
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults shown, and the commands above left as they are written."""
+
+
 @dataclass
 class Knobs:
     model: str = knob(
@@ -156,7 +161,10 @@ def fail(message: str):
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs. A checkpoint's limits are those of its run, where none are given."""
-    (knobs,) = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses(argv)
+    parser = HfArgumentParser(Knobs, description=__doc__, formatter_class=Help)
+    knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     run = stored_scores(Path(knobs.model).parent / "args.json")
     given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     for name in set(LIMITS) - given:

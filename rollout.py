@@ -217,9 +217,8 @@ class Loop:
         for sample, view, look, grid, start in zip(samples, views, looks, pixels["image_grid_thw"], given):
             text = prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
             ids = expand_pads(self.processor, text, [grid])
-            for _ in range(
-                group
-            ):  # lists of its own for every member: siblings share nothing that can change
+            for _ in range(group):
+                # lists of its own for every member: siblings share nothing that can change
                 zeros = [0.0] * len(start)
                 member = Trajectory(sample, list(ids), list(start), [0] * len(start), zeros, [look])
                 self.trajectories.append(member)
@@ -277,9 +276,8 @@ class Loop:
         lengths = [len(self.trajectories[i].completion_ids) for i in live]
         room = [max(0, min(self.max_turn_tokens, self.max_tokens - length)) for length in lengths]
         tape = SamplingTape(self.temperature, self.banned)
-        self.model.model.rope_deltas = (
-            None  # stale deltas of another batch would shift every position, silently
-        )
+        # Stale deltas of another batch would shift every position, silently.
+        self.model.model.rope_deltas = None
         # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
         # a repetition penalty, a top_k of 1 and a temperature near 0.
         config = GenerationConfig(

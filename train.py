@@ -9,6 +9,7 @@ model (beta 0) and no clipping at work (the update is on-policy). What is ours i
 reward; TRL does the rest.
 """
 
+import argparse
 import copy
 import json
 import os
@@ -25,6 +26,10 @@ from transformers import HfArgumentParser  # noqa: E402  (the rest of the heavy 
 
 def knob(default, text: str):
     return field(default=default, metadata={"help": text})
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults shown, and the commands above left as they are written."""
 
 
 @dataclass
@@ -70,7 +75,10 @@ def fail(message: str):
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
-    (knobs,) = HfArgumentParser(Knobs, description=__doc__).parse_args_into_dataclasses(argv)
+    parser = HfArgumentParser(Knobs, description=__doc__, formatter_class=Help)
+    knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     if knobs.resume:
         given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
         if extra := given - {"resume", "out", "steps"}:
