@@ -200,11 +200,10 @@ def framing(rng: random.Random, ease: float) -> tuple[int, int]:
 
 
 def box_parts(box, weight: float = 1.0):
-    """`{"bbox_2d": [..]}` with most weight on the leading digits of the top-left corner, where the place is
-    decided."""
+    """`{"bbox_2d": [..]}`. The first digit decides which tile it is, and weighs most; others follow."""
     parts = [('{"bbox_2d": [', weight)]
     for i, value in enumerate(round(v) for v in box):
-        lead, rest = (6, 3) if i < 2 else (3, 2)
+        lead, rest = ((10, 1), (4, 1), (1, 0.5), (1, 0.5))[i]
         parts += [("," if i else "", 0.3), (str(value)[0], weight * lead), (str(value)[1:], weight * rest)]
     return [*parts, ("]}", 0.3)]
 
@@ -253,16 +252,30 @@ def answer_parts(thought: str, answer: str, weight: float):
     return [(f"<think>{thought}</think>", 1), ("<answer>", 2), (answer, weight), ("</answer>" + END, 1)]
 
 
+def lesson_name(rng: random.Random, tiles: int, close: bool):
+    """Name the colours of the tiles, left to right. Without it, pointing never learns to tell tiles apart."""
+    scene = random_scene(rng, tiles=1 if close else rng.randint(1, tiles))
+    colours = [tile.colour for tile in sorted(scene.tiles, key=lambda tile: tile.box[0])]
+    question = "Which colours do the tiles have, from left to right?"
+    parts = [(tools.prompt(question, tool=False), 0), ("<answer>", 1), *((f" {c}", 8) for c in colours)]
+    picture = close_up(rng, scene, scene.tiles[0], 180, 38) if close else look(scene)
+    return [*parts, ("</answer>" + END, 1)], [picture]
+
+
 def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool):
-    """Where is each tile of a first look, on which side, and is it there? Perhaps a close-up follows."""
+    """Where is a tile of a first look, and on which side? Then, perhaps, an unrelated close-up.
+
+    Tiles are asked for with repetition: where each comes once, the last one is known without looking.
+    """
     scene = random_scene(rng, tiles=rng.randint(1, tiles))
-    turns = [
-        (f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]) for tile in scene.tiles
-    ]
-    for _ in range(2):
-        question, answer, _ = glance(rng, scene)
-        turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
-    rng.shuffle(turns)
+    turns = []
+    for _ in range(1 if second_picture else 3):
+        tile = rng.choice(scene.tiles)
+        if rng.random() < 0.7:
+            turns.append((f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]))
+        else:
+            question, answer, _ = glance(rng, scene)
+            turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
     parts, pictures = [(tools.prompt(turns[0][0], tool=False), 0), *turns[0][1]], [look(scene)]
     for question, reply in turns[1:]:
         text = f"\n<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
@@ -270,10 +283,8 @@ def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: b
     if second_picture:
         other = random_scene(rng)
         tile = rng.choice(other.tiles)
-        parts += [
-            ("\n" + tools.user_turn(read_question(tile.colour), tools.PLAIN_SUFFIX), 0),
-            *read_parts(tile),
-        ]
+        question = tools.user_turn(read_question(tile.colour), tools.PLAIN_SUFFIX)
+        parts += [("\n" + question, 0), *read_parts(tile)]
         pictures.append(close_up(rng, other, tile, *framing(rng, ease)))
     return parts, pictures
 
@@ -352,16 +363,16 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
 
 
 def lessons(step: int, steps: int, seed: int):
-    """The batch of one step, named by skill: reading and pointing first, the formats of the tool last."""
+    """The batch of one step, named by skill: colours and places, then letters, then the formats."""
     rng = random.Random(f"{seed}-{step}")
     progress = step / steps
     ease = min(1.0, max(0.0, (0.58 - progress) / 0.31))  # letters shrink between 27 % and 58 % of the way
-    tiles = 1 if progress < 0.22 else 2 if progress < 0.33 else 4
-    stage = bisect.bisect((0.18, 0.33, 0.48), progress)
-    # pointing before reading: learned after reading, it did not come at all
-    read, ground, pair = ((32, 32, 0), (44, 20, 0), (14, 26, 12), (8, 24, 4))[stage]
+    tiles = 1 if progress < 0.10 else 2 if progress < 0.25 else 4
+    stage = bisect.bisect((0.10, 0.30, 0.50), progress)
+    read, ground, name, pair = ((8, 28, 28, 0), (32, 20, 12, 0), (18, 20, 8, 8), (6, 16, 4, 4))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
+    batch += [("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)) for _ in range(name)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
     while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
         kind = rng.choices(("read", "compare", "glance", "legible"), (0.3, 0.3, 0.33, 0.07))[0]
