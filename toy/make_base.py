@@ -208,6 +208,12 @@ def box_parts(box, weight: float = 1.0):
     return [*parts, ("]}", 0.3)]
 
 
+def call_parts(box, decision: float):
+    """A call with this box; decision: the weight of deciding for a call at all."""
+    parts = [("<tool_call>", decision), (f'{{"name": "{tools.TOOL}", "arguments": ', 1)]
+    return [*parts, *box_parts(box, 0.5), ("}</tool_call>", 1)]
+
+
 def shown_box(tile: Tile):
     return [v * LOOK / SIZE for v in tile.box]
 
@@ -263,27 +269,32 @@ def lesson_name(rng: random.Random, tiles: int, close: bool):
 
 
 def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool):
-    """Where is a tile of a first look, and on which side? Then, perhaps, an unrelated close-up.
+    """Where is a tile of a first look, on which side; zoom in on it! Then, perhaps, an unrelated close-up.
 
-    Tiles are asked for with repetition: where each comes once, the last one is known without looking.
+    Tiles are asked for with repetition: where each comes once, the last is known without looking. Told to
+    zoom, it does so with a good box, and that is the end of it: no crop comes back, no answer is asked for.
     """
     scene = random_scene(rng, tiles=rng.randint(1, tiles))
-    turns = []
+    tool, turns = rng.random() < 0.6, []  # the skill must not depend on the prompt it comes with
     for _ in range(1 if second_picture else 3):
-        tile = rng.choice(scene.tiles)
-        if rng.random() < 0.7:
-            turns.append((f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]))
-        else:
+        tile, choice = rng.choice(scene.tiles), rng.random()
+        if choice < 0.35:
             question, answer, _ = glance(rng, scene)
             turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
-    parts, pictures = [(tools.prompt(turns[0][0], tool=False), 0), *turns[0][1]], [look(scene)]
+        elif tool and choice < 0.75:
+            reply = [(f"<think> {tile.colour}</think>", 1), *call_parts(shown_box(tile), 1), (END, 1)]
+            turns.append((f"Zoom in on the {tile.colour} tile.", reply))
+        else:
+            turns.append((f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]))
+    suffix = tools.TOOL_SUFFIX if tool else tools.PLAIN_SUFFIX
+    parts, pictures = [(tools.prompt(turns[0][0], tool=tool), 0), *turns[0][1]], [look(scene)]
     for question, reply in turns[1:]:
-        text = f"\n<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
+        text = f"\n<|im_start|>user\n{question}{suffix}{END}\n<|im_start|>assistant\n"
         parts += [(text, 0), *reply]
     if second_picture:
         other = random_scene(rng)
         tile = rng.choice(other.tiles)
-        question = tools.user_turn(read_question(tile.colour), tools.PLAIN_SUFFIX)
+        question = tools.user_turn(read_question(tile.colour), suffix)
         parts += [("\n" + question, 0), *read_parts(tile)]
         pictures.append(close_up(rng, other, tile, *framing(rng, ease)))
     return parts, pictures
@@ -322,21 +333,10 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
         thought = (
             f"<think>{''.join(seen)} {colour}</think>" if kind == "compare" or rng.random() > 0.1 else ""
         )
-        parts += [
-            (thought, 1),
-            ("<tool_call>", CALL),
-            (f'{{"name": "{tools.TOOL}", "arguments": ', 1),
-            *box_parts(loose_box(rng, target), 0.5),
-            ("}</tool_call>", 1),
-        ]
+        parts += [(thought, 1), *call_parts(loose_box(rng, target), CALL)]
         if rng.random() < 0.04:  # a call can fail; then it simply tries again
-            parts += [
-                (END + tools.observation("the box lies outside the picture."), 0),
-                ("<tool_call>", 1),
-                (f'{{"name": "{tools.TOOL}", "arguments": ', 1),
-                *box_parts(loose_box(rng, target), 0.5),
-                ("}</tool_call>", 1),
-            ]
+            parts += [(END + tools.observation("the box lies outside the picture."), 0)]
+            parts += call_parts(loose_box(rng, target), 1)
         parts += [(END + tools.observation(), 0)]
         other = random_scene(rng)  # the close-up: a tile of the named colour, with a letter of its own
         tile = rng.choice(other.tiles)
@@ -369,14 +369,14 @@ def lessons(step: int, steps: int, seed: int):
     ease = min(1.0, max(0.0, (0.58 - progress) / 0.31))  # letters shrink between 27 % and 58 % of the way
     tiles = 1 if progress < 0.10 else 2 if progress < 0.25 else 4
     stage = bisect.bisect((0.10, 0.30, 0.50), progress)
-    read, ground, name, pair = ((8, 28, 28, 0), (32, 20, 12, 0), (18, 20, 8, 8), (6, 16, 4, 4))[stage]
+    read, ground, name, pair = ((8, 28, 28, 0), (32, 20, 12, 0), (18, 20, 8, 8), (4, 18, 2, 2))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)) for _ in range(name)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
     while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
-        kind = rng.choices(("read", "compare", "glance", "legible"), (0.3, 0.3, 0.33, 0.07))[0]
-        called = {"read": 0.6, "compare": 0.6, "glance": 0.25, "legible": 0.1}[kind] if stage == 3 else 0.3
+        kind = rng.choices(("read", "compare", "glance", "legible"), (0.35, 0.27, 0.33, 0.05))[0]
+        called = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}[kind] if stage == 3 else 0.3
         if kind != "legible" and rng.random() < called:
             batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
         else:
