@@ -72,7 +72,7 @@ def draw_curves(run: Path) -> Path:
         axis.set_xlabel("step", fontsize=8)
         axis.grid(alpha=0.3)
         if len(keys) > 1:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=7, framealpha=0.5)
     figure.suptitle(f"{run.name}: thin lines are steps, thick ones means over 5 steps", fontsize=11)
     figure.savefig(run / "curves.png", dpi=80)
     plt.close(figure)

@@ -36,7 +36,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 class Knobs:
     model: str = knob("tiny", "preset or folder of a Qwen2.5-VL")
     data: str = knob("toy", "data set")
-    steps: int = knob(150, "optimiser steps, each on fresh trajectories")
+    steps: int = knob(120, "optimiser steps, each on fresh trajectories")
     prompts: int = knob(16, "questions per step")
     group: int = knob(8, "trajectories per question, compared with one another")
     bonus: str = knob("conditional", "tool bonus: conditional (on a right answer) | unconditional | none")
@@ -442,6 +442,10 @@ def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms) -> dict
     """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
     samples = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED)
     stored = stored_scores(run / "eval.json")
+    if (
+        when == "after" and stored.get("steps") != knobs.steps
+    ):  # scores of a run that has been prolonged since
+        stored |= {"after": {}, "steps": knobs.steps}
     for arm in arms:
         if arm not in stored.setdefault(when, {}):
             print(f"  {arm}: {knobs.eval_size} questions ...", flush=True)
