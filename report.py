@@ -33,6 +33,14 @@ def read_rows(file: Path) -> list[dict]:
     return rows
 
 
+def rewind(file: Path, step: int) -> None:
+    """Drop the rows after `step` (and a half-written one): those steps are about to be done again."""
+    if file.exists():
+        kept = "".join(json.dumps(row) + "\n" for row in read_rows(file) if row["step"] <= step)
+        file.with_suffix(".tmp").write_text(kept)
+        file.with_suffix(".tmp").rename(file)
+
+
 def smooth(values: list[float | None], window: int = 5) -> list[float]:
     """Trailing mean over the last `window` steps; steps without a value take no part.
 

@@ -162,6 +162,8 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
         return False
     gold, prediction = sample.answer, unwrap(prediction)
+    if "=" not in gold:
+        prediction = re.sub(r"^[a-zA-Z]\w* ?= ?", "", prediction)  # "x = 12" is fine, "5 = 12" is not
     if sample.options:
         wanted, got = (option_letter(text, sample.options) for text in (unwrap(gold), prediction))
         if got is not None and wanted is not None:
@@ -184,8 +186,6 @@ def same_formula(prediction: str, gold: str) -> bool:
     >>> same_formula("0.5", r"\\frac{1}{2}"), same_formula("red=A", "A")
     (True, False)
     """
-    if "=" not in gold:
-        prediction = re.sub(r"^\s*[a-zA-Z]\w*\s*=", "", prediction)  # "x = 12" is fine, "5 = 12" is not
     if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
         return False  # a $ inside would open a second formula, of which math-verify takes the better one
     if "=" in prediction and "=" not in gold or not re.search(r"[\\^=+*/()-]", prediction + gold):

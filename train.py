@@ -141,7 +141,7 @@ from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from data import load  # noqa: E402
 from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, mean, stored_scores, table, write_json  # noqa: E402
 from model import load_model, lora_config, resolve  # noqa: E402
-from report import draw_curves, read_rows  # noqa: E402
+from report import draw_curves, rewind  # noqa: E402
 from reward import score  # noqa: E402
 from rollout import pixel_budgets, rollout  # noqa: E402
 
@@ -381,14 +381,6 @@ def last_checkpoint(run: Path) -> Path | None:
         except (OSError, ValueError, KeyError):
             continue
     return max(complete)[1] if complete else None
-
-
-def rewind(file: Path, step: int) -> None:
-    """Drop the rows after `step` (and a half-written one): those steps are about to be done again."""
-    if file.exists():
-        kept = "".join(json.dumps(row) + "\n" for row in read_rows(file) if row["step"] <= step)
-        file.with_suffix(".tmp").write_text(kept)
-        file.with_suffix(".tmp").rename(file)
 
 
 def build_trainer(knobs: Knobs, model, processor, samples, run: Path):

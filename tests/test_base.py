@@ -85,3 +85,14 @@ def test_lessons_are_the_same_for_the_same_step():
     for part in first:
         heavy = part["weights"] > 0
         assert not (heavy & (part["input_ids"] == processor.image_token_id)).any() and heavy.any()
+
+
+def test_the_script_resumes_and_writes_a_model_that_loads(tmp_path):
+    from toy.make_base import train
+
+    for steps in (1, 2):  # the second call goes on where the first one stopped
+        train(tmp_path, steps=steps, seed=0, threads=1, peak_lr=1e-3)
+    rows = [json.loads(line) for line in (tmp_path / "base" / "training_log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2] and "ground" in rows[0]
+    model, processor = load_model(str(tmp_path / "base"), device="cpu")
+    assert model.dtype == torch.float32 and processor.tokenizer.padding_side == "left"

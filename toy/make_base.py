@@ -34,6 +34,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 import tools
 from eval import iou
 from model import ZoomProcessor, load_model
+from report import rewind
 from rollout import expand_pads
 from tools import find_answer
 from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, glance, random_scene, read_question, render
@@ -451,6 +452,28 @@ def loss_and_hits(model, batch: dict, heavy: float = 2.5):
     return (losses * weights).sum(), weights.sum(), list(zip(skills, right.tolist()))
 
 
+def resume(out: Path, stateful: dict) -> int:
+    """Load the last saved state into model, optimizer and schedule; returns its step, or 0."""
+    if not (out / "state.pt").exists():
+        return 0
+    state = torch.load(out / "state.pt", weights_only=True)
+    for name, part in stateful.items():
+        part.load_state_dict(state[name])
+    rewind(out / "log.jsonl", state["step"])
+    print(f"resumed at step {state['step']}")
+    return state["step"]
+
+
+def save(out: Path, stateful: dict, line: dict) -> None:
+    """Log one line, then save the state, at once or not at all."""
+    with (out / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
+    state = {name: part.state_dict() for name, part in stateful.items()} | {"step": line["step"]}
+    torch.save(state, out / "state.tmp")
+    (out / "state.tmp").rename(out / "state.pt")
+
+
 def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
@@ -461,23 +484,10 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1, (s + 1) / 50) * min(1, 0.05 + 0.95 * (steps - s) / (0.5 * steps))
     )
-    state_file, log_file, start = out / "state.pt", out / "log.jsonl", 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start = state["step"]
-        log_file.write_text(
-            "".join(
-                line + "\n" for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= start
-            )
-        )
-        print(f"resumed at step {start}")
-    began, hits = time.time(), {}
-    loader = DataLoader(
-        Lessons(processor, start, steps, seed), batch_size=None, num_workers=1, prefetch_factor=4
-    )
+    stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    start, began, hits = resume(out, stateful), time.time(), {}
+    lessons_ahead = Lessons(processor, start, steps, seed)
+    loader = DataLoader(lessons_ahead, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, parts in enumerate(loader, start + 1):
         total_weight = sum(part["weights"][:, 1:].sum() for part in parts)
         for part in parts:
@@ -490,29 +500,14 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == steps:
-            line = {
-                "step": step,
-                "seconds": round(time.time() - began),
-                **{skill: round(sum(v) / len(v), 3) for skill, v in sorted(hits.items())},
-            }
-            with log_file.open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
+            seen = {skill: [v for v in values if v == v] for skill, values in sorted(hits.items())}
+            rates = {skill: round(sum(v) / len(v), 3) for skill, v in seen.items() if v}
+            save(out, stateful, {"step": step, "seconds": round(time.time() - began), **rates})
             hits = {}
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "schedule": schedule.state_dict(),
-                },
-                state_file.with_suffix(".tmp"),
-            )
-            state_file.with_suffix(".tmp").rename(state_file)
     # bfloat16 is half the size; loaded as float32 it is exact again
     model.eval().to(torch.bfloat16).save_pretrained(out / "base")
     processor.save_pretrained(out / "base")
-    shutil.copy(log_file, out / "base" / "training_log.jsonl")
+    shutil.copy(out / "log.jsonl", out / "base" / "training_log.jsonl")
 
 
 # --------------------------------------------------------------------------------------------------
