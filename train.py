@@ -48,7 +48,8 @@ class Knobs:
     max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
     max_tokens: int = knob(320, "tokens of a whole completion, observations included")
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
-    lr: float = knob(2e-3, "learning rate of the LoRA weights, constant")
+    lr: float = knob(2e-3, "learning rate of the LoRA weights")
+    lr_schedule: str = knob("linear", "of the learning rate: linear (down to zero) | constant (the paper's)")
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
     beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
     loss_type: str = knob(
@@ -115,6 +116,8 @@ def check_knobs(knobs: Knobs) -> None:
         fail(f"--bonus must be conditional, unconditional or none, not {knobs.bonus!r}")
     if knobs.loss_type not in ("dapo", "grpo", "dr_grpo", "bnpo"):
         fail(f"--loss_type must be dapo, grpo, dr_grpo or bnpo, not {knobs.loss_type!r}")
+    if knobs.lr_schedule not in ("linear", "constant"):
+        fail(f"--lr_schedule must be linear or constant, not {knobs.lr_schedule!r}")
     if not knobs.temperature > 0:
         fail("--temperature must be above 0: a group of equal trajectories teaches nothing")
     if (Path(knobs.model) / "adapter_config.json").exists():
@@ -398,7 +401,7 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path):
         loss_type=knobs.loss_type,
         scale_rewards="group",
         learning_rate=knobs.lr,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=knobs.lr_schedule,
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_torch",

@@ -257,6 +257,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         (["--micro_batch", "7"], "must divide"),
         (["--bonus", "huge"], "--bonus must be"),
         (["--temperature", "0"], "--temperature"),
+        (["--lr-schedule", "cosine"], "--lr_schedule must be"),
         (["--model", "qwen9"], "unknown model 'qwen9'"),
         (["--model", "tests"], "holds no model"),
         (["--data", "toyz"], "unknown data set 'toyz'"),
