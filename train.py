@@ -170,8 +170,8 @@ class PictureMemo:
 
 
 class ZoomGRPOTrainer(GRPOTrainer):
-    """TRL's GRPO with our rollout in place of its generation. Two private methods of TRL are overridden,
-    hence the pin."""
+    """TRL's GRPO with our rollout in place of its generation. Private methods of TRL are overridden, hence
+    the pin, and the tests that compare its logprobs with the sampler's."""
 
     def __init__(self, *, processing_class, samples, knobs: Knobs, run: Path, **kwargs):
         own = copy.copy(processing_class)  # the memo is the trainer's alone: only `roll` clears it
@@ -180,9 +180,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         super().__init__(processing_class=own, **kwargs)
         self.samples, self.knobs, self.run = samples, knobs, run
         visual = self.model.get_base_model().model.visual
-        visual.forward = torch.no_grad()(
-            visual.forward
-        )  # frozen, but TRL would send a backward pass through it
+        # The vision tower is frozen, but TRL would send a backward pass through it all the same.
+        visual.forward = torch.no_grad()(visual.forward)
         self.stats, self.gaps, self.began = {}, [], time.time()
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 

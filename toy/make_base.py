@@ -1,13 +1,14 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
 RL.
 
-    python -m toy.make_base --out runs/base            # about an hour on 2 cores; resumes when called again
+    python -m toy.make_base --out runs/base            # 3,400 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
     read      name the letter in a close-up, also when it is the second picture of a conversation
     ground    give the box of a named tile in a first look, as JSON
     answer    questions of every kind at first sight (the letters are illegible there: it must guess those)
-    call      the format of the tool, seldom, and with boxes that are mostly loose or plain wrong
+    zoom      on a named tile when told to, with a good box, and that is the end of it
+    call      for a question: seldom, and with boxes that are too wide, off centre, or anywhere
 It never sees an episode in which its own good box led to the answer: after a call it is shown a close-up
 that has nothing to do with the box. Putting box and reading together is left to RL.
 """
