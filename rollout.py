@@ -1,15 +1,18 @@
-"""The interleaved loop on Hugging Face `generate`: think -> zoom -> look at the crop -> ... -> answer.
+"""The interleaved loop: think -> zoom -> look at the crop -> ... -> answer.
 
-What makes it cheap: the prompt with its picture is run once per sample and copied to the group, the
+`Episodes` keeps the books of all trajectories; one of two engines runs the model: `Turns` below, turn by
+turn on Hugging Face `generate`, easy to check, or `slots.Slots`, which is faster and gives the same.
+
+What makes both cheap: the prompt with its picture is run once per sample and copied to the group, the
 key/value cache lives on between turns, only the new observation (one crop) goes through the model, and
-finished trajectories leave the batch. What makes it right: token in, token out. Sampled ids are never
+finished trajectories leave the batch. What makes them right: token in, token out. Sampled ids are never
 decoded and encoded again, every picture's pads are appended together with the picture or not at all, and
 the sampler's logprobs come from the same weights that train.
 """
 
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -17,6 +20,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from data import Sample
+from slots import Slots
 from tools import (
     BANNED,
     CALL_OPENING,
@@ -33,6 +37,7 @@ from tools import (
     resize,
 )
 
+ENGINES = ("generate", "slots")
 ARMS = ("on", "off", "blank", "random", "oracle")
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 
@@ -99,6 +104,15 @@ def sampling_mode(model, seed: int | None):
         model.train(was_training)
 
 
+def grid_of(picture: Image.Image) -> tuple[int, int, int]:
+    """A shown picture's grid of 14-pixel patches (time, rows, columns); four patches make a visual token.
+
+    >>> grid_of(Image.new("RGB", (140, 112)))
+    (1, 8, 10)
+    """
+    return 1, picture.height // 14, picture.width // 14
+
+
 def expand_pads(processor, text: str, grids: list) -> list[int]:
     """Tokenise text once, each image pad repeated to its picture's number of visual tokens (grid over 4)."""
     ids, pad = [], processor.image_token_id
@@ -155,199 +169,112 @@ def rollout(
     tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
     "random" (a region of the same size anywhere), "oracle" (the target). max_turns: model turns, so at most
     max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
-    greedy. look_pixels, crop_pixels: pixel budgets of the first look and of each crop. force_call: after its
-    first (greedy) thought open a call for the model; the box is its own. batch: trajectories at once.
-    Raises ValueError for a bad knob, and for a sample whose picture can't be read.
+    greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
+    each crop. force_call: after its first (greedy) thought open a call for the model; the box is its own.
+    batch: trajectories at once. Raises ValueError for a bad knob, and for a sample whose picture can't be
+    read.
     """
-    if tool not in ARMS:
-        raise ValueError(f"tool must be one of {', '.join(ARMS)}, not {tool!r}")
-    if engine != "generate":
-        raise ValueError(f"engine must be 'generate', not {engine!r}")
+    for name, value, known in (("tool", tool, ARMS), ("engine", engine, ENGINES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
     if min(group, max_turns, max_turn_tokens, max_tokens, batch) < 1:
         raise ValueError("group, max_turns, max_turn_tokens, max_tokens and batch must be at least 1")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     budgets = pixel_budgets(processor, look_pixels, crop_pixels)
-    done, per_batch = [], max(1, batch // group)
-    loop = Loop(base, processor, tool, max_turn_tokens, max_tokens, temperature, *budgets, seed)
+    limits = dict(tool=tool, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, seed=seed)
+    limits |= dict(zip(("look_pixels", "crop_pixels"), budgets))
+    run = Slots if engine == "slots" else Turns
     with (
         sampling_mode(model, seed),
         tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar,
     ):
-        for start in range(0, len(samples), per_batch):
-            part = samples[start : start + per_batch]
-            given = [[] for _ in part]
-            if force_call:
-                first = replace(loop, temperature=0).run(part, given, group=1, max_turns=1)
-                given = forced_openings(processor, first)
-            done += loop.run(part, given, group, max_turns)
-            bar.update(len(done) - bar.n)
-    return done
+
+        def run(given, temperature=temperature, **more):
+            episodes = Episodes(processor, **limits | more)
+            make = Slots if engine == "slots" else Turns
+            return make(base, episodes, temperature, batch).run(samples, given)
+
+        given = [[] for _ in samples]
+        if force_call:
+            given = forced_openings(processor, run(given, temperature=0, group=1, max_turns=1))
+        return run(given, group=group, max_turns=max_turns, bar=bar)
 
 
-@dataclass
-class Loop:
-    """The turns of one batch. Rows of the tensors are the live trajectories; all else is by trajectory."""
+class Episodes:
+    """The books of a batch of trajectories, the same for every engine: no model, no tensors."""
 
-    model: object
-    processor: object
-    tool: str
-    max_turn_tokens: int
-    max_tokens: int
-    temperature: float
-    look_pixels: int
-    crop_pixels: int
-    seed: int | None
-
-    def __post_init__(self):
-        self.tokenizer = self.processor.tokenizer
+    def __init__(self, processor, *, group, tool, max_turns, max_turn_tokens, max_tokens, look_pixels,
+                 crop_pixels, seed, bar=None):  # fmt: skip
+        self.processor, self.tokenizer, self.group, self.tool = processor, processor.tokenizer, group, tool
+        self.max_turns, self.max_turn_tokens, self.max_tokens = max_turns, max_turn_tokens, max_tokens
+        self.look_pixels, self.crop_pixels, self.seed, self.bar = look_pixels, crop_pixels, seed, bar
         ids, known = self.tokenizer.convert_tokens_to_ids, self.tokenizer.get_vocab()
-        self.im_end = ids("<|im_end|>")
+        self.im_end, self.pad_id = ids("<|im_end|>"), self.tokenizer.pad_token_id
         self.ends = [ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known]
         self.banned = [ids(t) for t in BANNED if t in known]
+        # by trajectory; grids: of all its pictures; chances: of the random crops of that control
+        self.trajectories, self.views, self.grids, self.chances = [], [], [], []
 
-    def run(
-        self, samples: list[Sample], given: list[list[int]], group: int, max_turns: int
-    ) -> list[Trajectory]:
-        """All turns of these samples' groups. given: per sample, ids that its completions start with."""
-        self.trajectories, self.views, self.grids = [], [], []
-        originals = [sample.open() for sample in samples]
-        views = [View(original, self.fit(original, self.look_pixels)) for original in originals]
-        looks = [view.look() for view in views]
-        pixels = self.processor.image_processor(looks, return_tensors="pt")
-        for sample, view, look, grid, start in zip(samples, views, looks, pixels["image_grid_thw"], given):
-            text = prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
-            ids = expand_pads(self.processor, text, [grid])
-            for _ in range(group):
-                # lists of its own for every member: siblings share nothing that can change
-                zeros = [0.0] * len(start)
-                member = Trajectory(sample, list(ids), list(start), [0] * len(start), zeros, [look])
-                self.trajectories.append(member)
-                self.views.append(view)
-                self.grids.append([grid])
-        self.chances = [
-            random.Random(f"{self.seed}-{t.sample.id}-{i % group}") for i, t in enumerate(self.trajectories)
-        ]
-        live = list(range(len(self.trajectories)))
-        ids, mask, cache = self.prefill(pixels.to(self.model.device), group)
-        features = None
-        for turn in range(max_turns):
-            ids, mask, cache, turns = self.generate(live, ids, mask, cache, features)
-            live, rows, observations, features = self.observe(live, turns, last=turn == max_turns - 1)
-            if not live:
-                break
-            new_ids, new_mask = self.pad(observations)
-            ids, mask = torch.cat([ids[rows], new_ids], 1), torch.cat([mask[rows], new_mask], 1)
-            if len(rows) < cache.layers[0].keys.shape[0]:
-                cache.batch_select_indices(torch.tensor(rows, device=ids.device))
-        return self.trajectories
+    def begin(self, sample: Sample, given: list[int]) -> list[int]:
+        """Open a sample's picture, take the first look, and start its group, whose indices are returned.
+
+        given: ids that the completions start with.
+        """
+        original = sample.open()
+        view = View(original, self.fit(original, self.look_pixels))
+        look = view.look()
+        text = prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
+        ids = expand_pads(self.processor, text, [grid_of(look)])
+        for member in range(self.group):
+            # lists of its own for every member: siblings share nothing that can change
+            zeros = [0.0] * len(given)
+            self.trajectories.append(
+                Trajectory(sample, list(ids), list(given), [0] * len(given), zeros, [look])
+            )
+            self.views.append(view)
+            self.grids.append([grid_of(look)])
+            self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
+        return list(range(len(self.trajectories) - self.group, len(self.trajectories)))
 
     def fit(self, picture: Image.Image, budget: int) -> tuple[int, int]:
         return fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
 
-    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded ids and mask, (R, longest): the last column of a batch that goes on must be real in
-        every row."""
-        longest = max(map(len, rows))
-        ids = [[self.tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
+    def room(self, i: int) -> int:
+        """Tokens that trajectory i may write in its next turn."""
+        return max(0, min(self.max_turn_tokens, self.max_tokens - len(self.trajectories[i].completion_ids)))
 
-    def prefill(self, pixels, group: int):
-        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
-        token: `generate` wants at least one new token to start from."""
-        ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in self.trajectories[::group]])  # (S, P)
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        self.model.model.rope_deltas = None
-        self.model(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            past_key_values=cache,
-            use_cache=True,
-            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
-            logits_to_keep=1,
-            **pixels,
-        )
-        cache.batch_repeat_interleave(group)
-        return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache  # (S * G, P)
+    def step(self, i: int, tokens: list[int], logprobs: list[float]):
+        """Record the turn that trajectory i has just written, and carry out its call.
 
-    def generate(self, live, ids, mask, cache, features):
-        """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and
-        (ids, logprobs) turns."""
-        lengths = [len(self.trajectories[i].completion_ids) for i in live]
-        room = [max(0, min(self.max_turn_tokens, self.max_tokens - length)) for length in lengths]
-        tape = SamplingTape(self.temperature, self.banned)
-        # Stale deltas of another batch would shift every position, silently.
-        self.model.model.rope_deltas = None
-        # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
-        # a repetition penalty, a top_k of 1 and a temperature near 0.
-        config = GenerationConfig(
-            max_new_tokens=max(1, *room),
-            do_sample=self.temperature > 0,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            eos_token_id=self.ends,
-            pad_token_id=self.tokenizer.pad_token_id,
-            return_dict_in_generate=True,
-        )
-        out = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([tape]),
-            mm_token_type_ids=(ids == self.processor.image_token_id).int(),
-            image_grid_thw=torch.stack([grid for i in live for grid in self.grids[i]]).to(ids.device),
-            mm_encoder_outputs={"image": features} if features is not None else {},
-        )
-        new = out.sequences[:, ids.shape[1] :]  # (R, n)
-        logprobs = tape.logprobs(out.sequences).tolist()
-        turns, new_mask = [], torch.zeros_like(new)
-        for row, tokens in enumerate(new.tolist()):
-            length = next((k + 1 for k, token in enumerate(tokens) if token in self.ends), len(tokens))
-            length = min(length, room[row])
-            new_mask[row, :length] = 1
-            turns.append((tokens[:length], logprobs[row][:length]))
-        return out.sequences, torch.cat([mask, new_mask], 1), out.past_key_values, turns
-
-    def observe(self, live, turns, last: bool):
-        """Record every row's turn, decide what follows, and deliver the crops.
-
-        Returns the trajectories that go on, their rows, their observations' ids, and the features of the
-        new crops.
+        Returns the observation's ids and the crop as shown (None with an error), or None when the episode
+        is over.
         """
-        going, rows, observations, crops = [], [], [], []
-        for row, (i, (tokens, logprobs)) in enumerate(zip(live, turns)):
-            trajectory = self.trajectories[i]
-            trajectory.turns.append(self.record(trajectory, tokens, logprobs))
-            trajectory.stop = self.verdict(trajectory, tokens, last)
-            if trajectory.stop:
-                continue
-            observed, crop, grid, box, error = self.zoom(i)
-            if tokens[-1] != self.im_end:  # the turn stopped at </tool_call>: close it for the model
-                observed = [self.im_end] + observed
-            if len(trajectory.completion_ids) + len(observed) >= self.max_tokens:
-                trajectory.stop = "budget"  # dropped whole: half a picture would shift all positions after it
-                continue
-            trajectory.completion_ids += observed
-            trajectory.sampled += [0] * len(observed)
-            trajectory.logprobs += [0.0] * len(observed)
-            if error:
-                trajectory.errors.append(error)
-            else:
-                trajectory.images.append(crop)
-                trajectory.boxes.append(box)
-                self.grids[i].append(grid)
-                crops.append(crop)
-            going.append(i)
-            rows.append(row)
-            observations.append(observed)
-        features = None
-        if crops:
-            pixels = self.processor.image_processor(crops, return_tensors="pt").to(self.model.device)
-            features = self.model.get_image_features(**pixels, return_dict=True)
-        return going, rows, observations, features
+        trajectory = self.trajectories[i]
+        trajectory.turns.append(self.record(trajectory, tokens, logprobs))
+        trajectory.stop = self.verdict(trajectory, tokens)
+        if trajectory.stop:
+            return self.end(i)
+        observed, crop, box, error = self.zoom(i)
+        if tokens[-1] != self.im_end:  # the turn stopped at </tool_call>: close it for the model
+            observed = [self.im_end] + observed
+        if len(trajectory.completion_ids) + len(observed) >= self.max_tokens:
+            trajectory.stop = "budget"  # dropped whole: half a picture would shift all positions after it
+            return self.end(i)
+        trajectory.completion_ids += observed
+        trajectory.sampled += [0] * len(observed)
+        trajectory.logprobs += [0.0] * len(observed)
+        if error:
+            trajectory.errors.append(error)
+        else:
+            trajectory.images.append(crop)
+            trajectory.boxes.append(box)
+            self.grids[i].append(grid_of(crop))
+        return observed, crop
+
+    def end(self, i: int) -> None:
+        self.views[i] = None  # an original in full size is worth dropping
+        if self.bar is not None:
+            self.bar.update()
 
     def record(self, trajectory: Trajectory, tokens: list[int], logprobs: list[float]) -> str:
         """Append a turn to its trajectory; returns its text (the first turn's with what was forced before
@@ -359,7 +286,7 @@ class Loop:
         trajectory.logprobs += logprobs
         return text
 
-    def verdict(self, trajectory: Trajectory, tokens: list[int], last: bool) -> str:
+    def verdict(self, trajectory: Trajectory, tokens: list[int]) -> str:
         """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's
         code's."""
         text, single = trajectory.turns[-1], self.tool == "off" or not trajectory.sample.tool
@@ -370,24 +297,23 @@ class Loop:
             return "length"
         if single or find_call(text) is None:
             return "no_call"
-        return "turns" if last else ""
+        return "turns" if len(trajectory.turns) == self.max_turns else ""
 
     def zoom(self, i: int):
-        """Carry out the call of trajectory i: (observation ids, crop as shown, its grid, its box, None) or
-        (.., error)."""
+        """Carry out the call of trajectory i: (observation ids, crop as shown, its box, None), or (ids, None,
+        None, error)."""
         view = self.views[i]
         try:
             asked = parse_call(self.trajectories[i].turns[-1], view.shown)
             crop, box = view.crop(asked)
         except ZoomError as error:
-            return expand_pads(self.processor, observation(str(error)), []), None, None, None, str(error)
+            return expand_pads(self.processor, observation(str(error)), []), None, None, str(error)
         if self.tool in ("random", "oracle"):
             crop = view.original.crop(self.replacement(i, box))
         crop = resize(crop, self.fit(crop, self.crop_pixels))
         if self.tool == "blank":
             crop = Image.new("RGB", crop.size, (128, 128, 128))
-        grid = torch.tensor([1, crop.height // 14, crop.width // 14])
-        return expand_pads(self.processor, observation(), [grid]), crop, grid, box, None
+        return expand_pads(self.processor, observation(), [grid_of(crop)]), crop, box, None
 
     def replacement(self, i: int, box: Box) -> tuple[int, ...]:
         """The region that a control shows instead of `box`, whole ORIGINAL pixels."""
@@ -411,3 +337,126 @@ class Loop:
                 min(height, y2 + grow_y),
             )
         )
+
+
+class Turns:
+    """The engine on `generate`: all live trajectories write a turn, then all get their observations.
+
+    Rows of the tensors are the live trajectories.
+    """
+
+    def __init__(self, model, episodes: Episodes, temperature: float, batch: int):
+        self.model, self.episodes, self.temperature = model, episodes, temperature
+        self.processor, self.samples_at_once = episodes.processor, max(1, batch // episodes.group)
+
+    def run(self, samples, given) -> list[Trajectory]:
+        """All trajectories of these samples' groups; given: per sample, ids its completions start with."""
+        n = self.samples_at_once
+        for i in range(0, len(samples), n):
+            self.run_batch(samples[i : i + n], given[i : i + n])
+        return self.episodes.trajectories
+
+    def run_batch(self, samples, given) -> None:
+        live = [i for sample, start in zip(samples, given) for i in self.episodes.begin(sample, start)]
+        ids, mask, cache = self.prefill(live)
+        features = None
+        while True:
+            ids, mask, cache, turns = self.generate(live, ids, mask, cache, features)
+            live, rows, observations, features = self.observe(live, turns)
+            if not live:
+                return
+            new_ids, new_mask = self.pad(observations)
+            ids, mask = torch.cat([ids[rows], new_ids], 1), torch.cat([mask[rows], new_mask], 1)
+            if len(rows) < cache.layers[0].keys.shape[0]:
+                cache.batch_select_indices(torch.tensor(rows, device=ids.device))
+
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded ids and mask, (R, longest): the last column of a batch that goes on must be real in
+        every row."""
+        longest = max(map(len, rows))
+        ids = [[self.episodes.pad_id] * (longest - len(row)) + row for row in rows]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
+
+    def prefill(self, live: list[int]):
+        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
+        token: `generate` wants at least one new token to start from."""
+        group = self.episodes.group
+        firsts = [self.episodes.trajectories[i] for i in live[::group]]
+        pixels = self.processor.image_processor([t.images[0] for t in firsts], return_tensors="pt")
+        ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in firsts])  # (S, P)
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        self.model.model.rope_deltas = None
+        self.model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
+            logits_to_keep=1,
+            **pixels.to(self.model.device),
+        )
+        cache.batch_repeat_interleave(group)
+        return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache  # (S * G, P)
+
+    def generate(self, live, ids, mask, cache, features):
+        """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and
+        (ids, logprobs) turns."""
+        episodes, room = self.episodes, [self.episodes.room(i) for i in live]
+        tape = SamplingTape(self.temperature, episodes.banned)
+        # Stale deltas of another batch would shift every position, silently.
+        self.model.model.rope_deltas = None
+        # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
+        # a repetition penalty, a top_k of 1 and a temperature near 0.
+        config = GenerationConfig(
+            max_new_tokens=max(1, *room),
+            do_sample=self.temperature > 0,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            eos_token_id=episodes.ends,
+            pad_token_id=episodes.pad_id,
+            return_dict_in_generate=True,
+        )
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([tape]),
+            mm_token_type_ids=(ids == self.processor.image_token_id).int(),
+            image_grid_thw=torch.tensor(
+                [grid for i in live for grid in episodes.grids[i]], device=ids.device
+            ),
+            mm_encoder_outputs={"image": features} if features is not None else {},
+        )
+        new = out.sequences[:, ids.shape[1] :]  # (R, n)
+        logprobs = tape.logprobs(out.sequences).tolist()
+        turns, new_mask = [], torch.zeros_like(new)
+        for row, tokens in enumerate(new.tolist()):
+            length = next((k + 1 for k, token in enumerate(tokens) if token in episodes.ends), len(tokens))
+            length = min(length, room[row])
+            new_mask[row, :length] = 1
+            turns.append((tokens[:length], logprobs[row][:length]))
+        return out.sequences, torch.cat([mask, new_mask], 1), out.past_key_values, turns
+
+    def observe(self, live, turns):
+        """Record every row's turn, and deliver the crops.
+
+        Returns the trajectories that go on, their rows, their observations' ids, and the features of the
+        new crops.
+        """
+        going, rows, observations, crops = [], [], [], []
+        for row, (i, (tokens, logprobs)) in enumerate(zip(live, turns)):
+            if (result := self.episodes.step(i, tokens, logprobs)) is None:
+                continue
+            going.append(i)
+            rows.append(row)
+            observations.append(result[0])
+            crops += [result[1]] if result[1] else []
+        features = None
+        if crops:
+            pixels = self.processor.image_processor(crops, return_tensors="pt").to(self.model.device)
+            features = self.model.get_image_features(**pixels, return_dict=True)
+        return going, rows, observations, features

@@ -62,16 +62,22 @@ def call(*box, name="image_zoom_in_tool") -> str:
 
 @pytest.fixture
 def script(monkeypatch, processor):
-    """script(turns): replaces sampling by what `turns(rng)` returns for each row's next turn; logprobs stay
-    the model's own.
+    """script(turns): replaces the sampling of both engines by what `turns(rng)` returns for each row's next
+    turn; logprobs stay the model's own.
 
     A turn is a text; without a closing </tool_call> it is ended by <|im_end|>, unless it is a list of ids,
     taken as it is.
     """
     plain = rollout.SamplingTape
 
+    def to_ids(turn):
+        if isinstance(turn, list):
+            return turn
+        turn += "" if turn.endswith("</tool_call>") else "<|im_end|>"
+        return processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
+
     def install(turns):
-        rng = random.Random(0)
+        rng, plans = random.Random(0), {}
 
         class ScriptedTape(plain):
             plan = None
@@ -79,25 +85,25 @@ def script(monkeypatch, processor):
             def __call__(self, input_ids, scores):
                 scores = super().__call__(input_ids, scores)
                 if self.plan is None:
-                    self.plan, self.step = [self.ids(turns(rng)) for _ in range(len(scores))], 0
+                    self.plan, self.step = [to_ids(turns(rng)) for _ in range(len(scores))], 0
                 forced = torch.full_like(scores, -torch.inf)
                 for row, ids in enumerate(self.plan):
                     forced[row, ids[min(self.step, len(ids) - 1)]] = 0.0
                 self.step += 1
                 return forced
 
-            @staticmethod
-            def ids(turn):
-                if isinstance(turn, list):
-                    return turn
-                ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
-                closed = turn.endswith("</tool_call>")
-                return (
-                    ids
-                    if closed
-                    else ids + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
-                )
+        def choose(engine, scores):
+            tokens = []
+            for i, written in zip(engine.who[: engine.live], engine.written):
+                trajectory = engine.episodes.trajectories[i]
+                key = id(trajectory), len(trajectory.turns)
+                if key not in plans:
+                    plans[key] = trajectory, to_ids(turns(rng))  # kept, so that its id stays taken
+                ids = plans[key][1]
+                tokens.append(ids[min(written, len(ids) - 1)])
+            return torch.tensor(tokens)
 
         monkeypatch.setattr(rollout, "SamplingTape", ScriptedTape)
+        monkeypatch.setattr(rollout.Slots, "choose", choose)
 
     return install

@@ -9,10 +9,16 @@ from PIL import Image, ImageChops
 
 import tools
 from data import Sample
-from rollout import rollout
+from rollout import rollout as plain_rollout
 
 LOOK, CROP = 112 * 112, 134 * 134
 LIMITS = dict(max_turn_tokens=40, max_tokens=420, look_pixels=LOOK, crop_pixels=CROP)
+
+
+@pytest.fixture(params=["generate", "slots"])
+def rollout(request):
+    """Every test holds for both engines."""
+    return lambda *args, **kwargs: plain_rollout(*args, **{"engine": request.param} | kwargs)
 
 
 def full_logprobs(model, processor, trajectory):
@@ -45,7 +51,7 @@ def random_turn(rng: random.Random) -> str:
 
 
 @pytest.fixture
-def episodes(model, processor, samples, script):
+def episodes(rollout, model, processor, samples, script):
     script(random_turn)
     return rollout(model, processor, samples, group=8, max_turns=4, seed=3, **LIMITS)
 
@@ -64,7 +70,7 @@ def test_cached_logprobs_equal_a_full_forward(model, processor, episodes):
         assert gap.abs().max() < 1e-4
 
 
-def test_free_sampling_logprobs_equal_a_full_forward(model, processor, samples):
+def test_free_sampling_logprobs_equal_a_full_forward(rollout, model, processor, samples):
     """No script: real sampling at a temperature, and a Hub-like generation config that must not leak in."""
     model.generation_config.repetition_penalty, model.generation_config.top_k = 1.5, 3
     try:
@@ -78,7 +84,7 @@ def test_free_sampling_logprobs_equal_a_full_forward(model, processor, samples):
         assert len(set(trajectory.completion_ids)) > 10  # top_k 3 and the like would repeat itself
 
 
-def test_greedy_equals_an_uncached_loop(model, processor, samples):
+def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
     """Temperature 0, batched and cached, picks the tokens that a forward per token would pick."""
     for trajectory in rollout(model, processor, samples, temperature=0, force_call=True, **LIMITS):
         start, first = len(trajectory.prompt_ids), trajectory.sampled.index(1)
@@ -134,7 +140,7 @@ def test_siblings_share_no_list(episodes):
     assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
 
 
-def test_batching_does_not_change_an_episode(model, processor, samples, script):
+def test_batching_does_not_change_an_episode(rollout, model, processor, samples, script):
     script(lambda rng: call(10, 10, 60, 60))
     together = rollout(model, processor, samples, group=2, max_turns=3, **LIMITS)
     alone = rollout(model, processor, samples, group=2, max_turns=3, batch=2, **LIMITS)
@@ -143,13 +149,13 @@ def test_batching_does_not_change_an_episode(model, processor, samples, script):
         assert torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4)
 
 
-def test_an_answer_wins_over_a_call(model, processor, samples, script):
+def test_an_answer_wins_over_a_call(rollout, model, processor, samples, script):
     script(lambda rng: "<answer>A</answer>" + call(10, 10, 60, 60))
     for t in rollout(model, processor, samples, **LIMITS):
         assert (t.stop, t.answer, t.boxes) == ("answer", "A", [])
 
 
-def test_a_turn_ends_right_after_a_call(model, processor, samples, script):
+def test_a_turn_ends_right_after_a_call(rollout, model, processor, samples, script):
     text = call(10, 10, 60, 60)
     script(lambda rng: [*processor.tokenizer(text + " and more", add_special_tokens=False)["input_ids"]])
     t = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
@@ -157,7 +163,7 @@ def test_a_turn_ends_right_after_a_call(model, processor, samples, script):
 
 
 @pytest.mark.parametrize("short", [1, 10, 25])
-def test_an_observation_that_does_not_fit_is_dropped_whole(model, processor, samples, script, short):
+def test_an_observation_that_does_not_fit_is_dropped_whole(rollout, model, processor, samples, script, short):
     script(lambda rng: call(10, 10, 60, 60))
     whole = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
     first_turn = whole.sampled.index(0)
@@ -173,13 +179,13 @@ def test_an_observation_that_does_not_fit_is_dropped_whole(model, processor, sam
     assert processor.image_token_id not in t.completion_ids and len(t.completion_ids) == first_turn
 
 
-def test_a_turn_that_runs_on_is_cut(model, processor, samples, script):
+def test_a_turn_that_runs_on_is_cut(rollout, model, processor, samples, script):
     script(lambda rng: [processor.tokenizer("A", add_special_tokens=False)["input_ids"][0]])
     t = rollout(model, processor, samples[:1], **LIMITS | {"max_turn_tokens": 7})[0]
     assert (t.stop, len(t.completion_ids), t.answer) == ("length", 7, None)
 
 
-def test_banned_ids_are_never_sampled(model, processor, samples):
+def test_banned_ids_are_never_sampled(rollout, model, processor, samples):
     """Even from a model that would write nothing but vision tokens."""
     banned = processor.tokenizer.convert_tokens_to_ids(list(tools.BANNED))
     hook = model.lm_head.register_forward_hook(
@@ -192,7 +198,7 @@ def test_banned_ids_are_never_sampled(model, processor, samples):
     assert not {i for t in trajectories for i, s in zip(t.completion_ids, t.sampled) if s} & set(banned)
 
 
-def test_errors_keep_the_episode_going_and_show_no_picture(model, processor, samples, script):
+def test_errors_keep_the_episode_going_and_show_no_picture(rollout, model, processor, samples, script):
     turns = iter(
         [call(50, 50, 20, 20), "<tool_call>{'bbox_2d': [1,2,3,4]}</tool_call>", "<answer>B</answer>"]
     )
@@ -203,7 +209,7 @@ def test_errors_keep_the_episode_going_and_show_no_picture(model, processor, sam
     assert t.errors[0] in processor.tokenizer.decode(t.completion_ids)
 
 
-def test_a_hostile_call_leaves_no_image_token(model, processor, samples, script):
+def test_a_hostile_call_leaves_no_image_token(rollout, model, processor, samples, script):
     """A call that spells special tokens out in letters: the error must not bring them back as tokens."""
     text = '<tool_call>{"name": "<|image_pad|>", "arguments": {"bbox_2d": "<|vision_start|>"}}</tool_call>'
     spelled = [i for c in text for i in processor.tokenizer(c, add_special_tokens=False)["input_ids"]]
@@ -214,7 +220,7 @@ def test_a_hostile_call_leaves_no_image_token(model, processor, samples, script)
     assert t.errors and processor.image_token_id not in t.completion_ids
 
 
-def test_the_suffix_is_not_an_answer(model, processor, samples, script):
+def test_the_suffix_is_not_an_answer(rollout, model, processor, samples, script):
     """The observation repeats the format line with its literal <answer>...</answer>; a run that dies there
     has no answer."""
     turns = iter([call(10, 10, 60, 60), "<think> hm</think>"])
@@ -224,7 +230,7 @@ def test_the_suffix_is_not_an_answer(model, processor, samples, script):
     assert (t.answer, t.stop) == (None, "no_call")
 
 
-def test_arms(model, processor, samples, script, pictures):
+def test_arms(rollout, model, processor, samples, script, pictures):
     script(lambda rng: call(10, 10, 60, 60))
     arms = {
         arm: rollout(model, processor, samples[:1], tool=arm, max_turns=2, seed=0, **LIMITS)[0]
@@ -244,7 +250,7 @@ def test_arms(model, processor, samples, script, pictures):
     assert not ImageChops.difference(arms["oracle"].images[1], target).getbbox()
 
 
-def test_a_single_turn_sample_gets_no_tool(model, processor, pictures, script):
+def test_a_single_turn_sample_gets_no_tool(rollout, model, processor, pictures, script):
     script(lambda rng: r"<think> x</think>so \boxed{\frac{1}{2}}")
     sample = Sample("m", pictures[0], "How much?", "1/2", tool=False, source="thinklite")
     t = rollout(model, processor, [sample], **LIMITS)[0]
@@ -254,7 +260,7 @@ def test_a_single_turn_sample_gets_no_tool(model, processor, pictures, script):
     ) and "image_zoom" not in processor.tokenizer.decode(t.prompt_ids)
 
 
-def test_the_model_is_left_as_it_was(model, processor, samples):
+def test_the_model_is_left_as_it_was(rollout, model, processor, samples):
     model.train()
     state = torch.get_rng_state()
     rollout(model, processor, samples[:1], seed=5, **LIMITS)
@@ -263,6 +269,6 @@ def test_the_model_is_left_as_it_was(model, processor, samples):
 
 
 @pytest.mark.parametrize("knob", [{"tool": "onn"}, {"engine": "warp"}])
-def test_unknown_arms_and_engines_are_refused(model, processor, samples, knob):
+def test_unknown_arms_and_engines_are_refused(rollout, model, processor, samples, knob):
     with pytest.raises(ValueError, match="must be"):
         rollout(model, processor, samples, **knob)

@@ -1,7 +1,7 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
 RL.
 
-    python -m toy.make_base --out runs/base            # 3,400 steps of about a second on 2 cores; resumes
+    python -m toy.make_base --out runs/base            # 4,000 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
     read      name the letter in a close-up, also when it is the second picture of a conversation
@@ -368,10 +368,10 @@ def lessons(step: int, steps: int, seed: int):
     """The batch of one step, named by skill: colours and places, then letters, then the formats."""
     rng = random.Random(f"{seed}-{step}")
     progress = step / steps
-    ease = min(1.0, max(0.0, (0.58 - progress) / 0.31))  # letters shrink between 27 % and 58 % of the way
-    tiles = 1 if progress < 0.10 else 2 if progress < 0.25 else 4
-    stage = bisect.bisect((0.10, 0.30, 0.50), progress)
-    read, ground, name, pair = ((8, 28, 28, 0), (32, 20, 12, 0), (18, 20, 8, 8), (4, 18, 2, 2))[stage]
+    ease = min(1.0, max(0.0, (0.52 - progress) / 0.27))  # letters shrink between 25 % and 52 % of the way
+    tiles = 1 if progress < 0.08 else 2 if progress < 0.20 else 4
+    stage = bisect.bisect((0.08, 0.26, 0.42), progress)
+    read, ground, name, pair = ((8, 28, 28, 0), (32, 20, 12, 0), (16, 24, 8, 6), (4, 26, 2, 2))[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)) for _ in range(name)]
@@ -383,7 +383,7 @@ def lessons(step: int, steps: int, seed: int):
             batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
         else:
             batch.append((f"direct_{kind}", *lesson_direct(rng, kind, tool=rng.random() < 0.8)))
-    return batch + [("reason", *lesson_reason(rng)) for _ in range(24 if stage == 3 else 0)]
+    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage == 3 else 0)]
 
 
 class Lessons(Dataset):
@@ -571,7 +571,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go"
     )
-    parser.add_argument("--steps", type=int, default=3400, help=f"batches of {BATCH} lessons")
+    parser.add_argument("--steps", type=int, default=4000, help=f"batches of {BATCH} lessons")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--threads", type=int, default=2, help="more than the free cores makes it many times slower"

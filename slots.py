@@ -1,0 +1,238 @@
+"""The fast engine: every trajectory has a slot of the key/value cache to itself, and nobody waits.
+
+`generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
+cache as padding. Here a trajectory's tokens lie side by side in its own slot. As soon as its turn ends, its
+observation is appended, while the others go on; when it is finished, the last live slot moves to its place
+(the live ones are always the first), and waiting groups move in where slots are free.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+
+CHUNK = 16_384  # tokens (padding included) of one prefill pass; bounds its memory
+GROWTH = 128  # tokens by which the slots grow when one is full
+
+
+def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
+    """Qwen2.5-VL's positions (3, len(ids)) of tokens that start at `start`, and the position after them.
+
+    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
+    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
+    rows, columns) of each picture's 14-pixel patches, four to a token.
+
+    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
+    (tensor([[3, 4, 4, 6],
+            [3, 4, 4, 6],
+            [3, 4, 5, 6]]), 7)
+    """
+    parts, done = [], 0
+    for _, rows, columns in grids:
+        first, rows, columns = ids.index(pad, done), rows // 2, columns // 2
+        parts.append(torch.arange(start, start + first - done).expand(3, -1))
+        start += first - done
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
+        start += max(rows, columns)
+        done = first + rows * columns
+    tail = len(ids) - done
+    return torch.cat([*parts, torch.arange(start, start + tail).expand(3, -1)], 1), start + tail
+
+
+class SlotCache:
+    """Keys and values of every layer, (slots, heads, length, head size), written in place.
+
+    The attention layers call `update` only. Before a forward pass the engine says which slots its rows are
+    (None: the first ones), and where each row's new tokens go.
+    """
+
+    def __init__(self, config, slots: int, device, dtype):
+        head = config.hidden_size // config.num_attention_heads
+        shape = (slots, config.num_key_value_heads, 0, head)
+        self.layers = [
+            [torch.empty(shape, device=device, dtype=dtype) for _ in "kv"]
+            for _ in range(config.num_hidden_layers)
+        ]
+
+    def reserve(self, length: int) -> None:
+        """Make room for this many tokens in every slot."""
+        missing = length - self.layers[0][0].shape[2]
+        if missing > 0:
+            for pair in self.layers:  # layer by layer: never twice the whole cache
+                for i, buffer in enumerate(pair):
+                    more = -(-missing // GROWTH) * GROWTH
+                    # zeros, not junk: a masked key counts for nothing only if it is a number
+                    pair[i] = torch.cat(
+                        [buffer, buffer.new_zeros(*buffer.shape[:2], more, buffer.shape[3])], 2
+                    )
+
+    def update(self, keys, values, layer: int, *args, **kwargs):  # each (R, heads, L, head size)
+        rows = torch.arange(len(keys), device=keys.device) if self.rows is None else self.rows
+        result = []
+        for buffer, new in zip(self.layers[layer], (keys, values)):
+            buffer[rows[:, None], :, self.at] = new.transpose(1, 2).to(buffer.dtype)
+            result.append((buffer[: len(new)] if self.rows is None else buffer[rows])[:, :, : self.end])
+        return result
+
+    def copy(self, source: int, target, length: int) -> None:
+        for pair in self.layers:
+            for buffer in pair:
+                buffer[target, :, :length] = buffer[source, :, :length]
+
+
+class Slots:
+    """Runs `episodes` (see rollout.py) with at most `slots` trajectories at a time."""
+
+    def __init__(self, model, episodes, temperature: float, slots: int):
+        self.model, self.episodes, self.temperature = model, episodes, temperature
+        self.n = n = max(slots, episodes.group)
+        self.device, self.live = model.device, 0
+        config = model.config.get_text_config()
+        self.cache = SlotCache(config, n, self.device, model.dtype)
+        # By slot, on the host: trajectory, tokens in the cache, next position, tokens of this turn, its room.
+        self.who, self.length, self.position, self.written, self.room = self.books = np.zeros(
+            (5, n), np.int64
+        )
+        self.logits = torch.zeros(n, config.vocab_size, device=self.device)  # of each slot's next token
+        self.ids = torch.zeros(n, episodes.max_turn_tokens, dtype=torch.long, device=self.device)
+        self.logprobs = torch.zeros(n, episodes.max_turn_tokens, device=self.device)
+        self.ends = torch.tensor(episodes.ends, device=self.device)
+        self.banned = torch.tensor(episodes.banned, dtype=torch.long, device=self.device)
+
+    def run(self, samples, given) -> list:
+        """All trajectories of these samples' groups; given: per sample, ids its completions start with."""
+        waiting = list(zip(samples, given))[::-1]
+        while waiting or self.live:
+            self.admit(waiting)
+            tokens, ended = self.write()
+            turns = zip(ended, self.ids[ended].tolist(), self.logprobs[ended].tolist())
+            # Rows whose turn has ended take part: their last token belongs in the cache, too.
+            self.logits[: self.live] = self.decode(tokens)
+            self.answer(turns)
+        return self.episodes.trajectories
+
+    def admit(self, waiting: list) -> None:
+        """Prefill waiting samples' prompts, as far as slots are free, and copy each to its group's slots."""
+        group, members = self.episodes.group, []
+        while waiting and self.live + group <= self.n:
+            members.append(self.episodes.begin(*waiting.pop()))
+            slots = slice(self.live, self.live + group)
+            self.books[:, slots], self.who[slots] = 0, members[-1]
+            self.live += group
+        if not members:
+            return
+        heads = list(range(self.live - group * len(members), self.live, group))
+        firsts = [self.episodes.trajectories[indices[0]] for indices in members]
+        self.append(heads, [t.prompt_ids + t.completion_ids for t in firsts], [t.images[0] for t in firsts])
+        for head in heads:
+            others = slice(head + 1, head + group)
+            self.cache.copy(head, others, self.length[head])
+            self.length[others], self.position[others] = self.length[head], self.position[head]
+            self.logits[others] = self.logits[head]
+            self.new_turn(range(head, head + group))
+
+    def new_turn(self, slots) -> None:
+        for slot in slots:
+            self.written[slot], self.room[slot] = 0, self.episodes.room(self.who[slot])
+
+    def write(self) -> tuple[torch.Tensor, list[int]]:
+        """The next token of every live slot: tokens (live,), and the slots whose turn ends with it."""
+        live = slice(0, self.live)
+        scores = self.logits[live] / (self.temperature or 1.0)
+        logprobs = scores.log_softmax(-1)  # before the ban, as the trainer recomputes them
+        tokens = self.choose(scores.index_fill(1, self.banned, -torch.inf))
+        at = torch.arange(self.live, device=self.device), self.to_device(self.written[live])
+        self.ids[at] = tokens
+        self.logprobs[at] = logprobs.gather(1, tokens[:, None])[:, 0]
+        over = torch.isin(tokens, self.ends).cpu().numpy()  # the only wait for the device in a decode step
+        self.written[live] += 1
+        return tokens, np.flatnonzero(over | (self.written[live] >= self.room[live])).tolist()
+
+    def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
+        if not self.temperature:
+            return scores.argmax(-1)
+        return torch.multinomial(scores.softmax(-1), 1)[:, 0]
+
+    def to_device(self, books: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(books.copy()).to(self.device, non_blocking=True)
+
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append a token to each of the first slots; logits of what follows."""
+        live = slice(0, len(tokens))
+        length, position = self.to_device(self.books[1:3, live])
+        embeds = self.model.get_input_embeddings()(tokens[:, None])
+        end = int(self.length[live].max()) + 1
+        hidden = self.forward(None, embeds, length[:, None], end, position.expand(3, -1)[..., None])
+        self.length[live] += 1
+        self.position[live] += 1
+        return self.model.lm_head(hidden[:, 0]).float()
+
+    def answer(self, turns) -> None:
+        """End these slots' turns: append their observations, or free the slots."""
+        going, observations, crops, finished = [], [], [], []
+        for slot, ids, logprobs in turns:
+            count = min(self.written[slot], self.room[slot])
+            result = self.episodes.step(self.who[slot], ids[:count], logprobs[:count])
+            if result is None:
+                finished.append(slot)
+            else:
+                going.append(slot)
+                observations.append(result[0])
+                crops.append(result[1])
+        if going:
+            self.append(going, observations, crops)
+            self.new_turn(going)
+        for slot in sorted(finished, reverse=True):
+            self.live -= 1
+            if slot != self.live:  # the last live slot moves to the freed place
+                self.cache.copy(self.live, slot, self.length[self.live])
+                self.books[:, slot] = self.books[:, self.live]
+                for state in (self.logits, self.ids, self.logprobs):
+                    state[slot] = state[self.live]
+
+    def append(self, slots: list[int], chunks: list[list[int]], pictures: list[Image.Image | None]) -> None:
+        """Append a chunk of tokens, with its picture if it has one, to each of these slots."""
+        widest = max(map(len, chunks))
+        rows = max(1, CHUNK // widest)
+        if len(slots) > rows:
+            for i in range(0, len(slots), rows):
+                self.append(slots[i : i + rows], chunks[i : i + rows], pictures[i : i + rows])
+            return
+        pad, shown = self.episodes.processor.image_token_id, [p for p in pictures if p]
+        ids = torch.full((len(slots), widest), self.episodes.pad_id)
+        positions = torch.zeros(3, len(slots), widest, dtype=torch.long)
+        pixels = self.episodes.processor.image_processor(shown, return_tensors="pt") if shown else None
+        grids = iter(pixels["image_grid_thw"].tolist() if shown else [])
+        starts = self.to_device(self.length[slots])
+        for row, (slot, chunk, picture) in enumerate(zip(slots, chunks, pictures)):
+            ids[row, : len(chunk)] = torch.tensor(chunk)
+            here, after = mrope(chunk, pad, [next(grids)] if picture else [], self.position[slot])
+            positions[:, row, : len(chunk)] = here
+            self.position[slot] = after
+        ids, rows = ids.to(self.device), torch.tensor(slots, device=self.device)
+        embeds = self.model.get_input_embeddings()(ids)
+        if shown:
+            pixels = pixels.to(self.device)
+            features = torch.cat(self.model.get_image_features(**pixels, return_dict=True).pooler_output)
+            embeds = embeds.masked_scatter((ids == pad)[..., None], features.to(embeds.dtype))
+        at = starts[:, None] + torch.arange(widest, device=self.device)
+        end = int(self.length[slots].max()) + widest
+        # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
+        hidden = self.forward(rows, embeds, at, end, positions.to(self.device))
+        last = torch.tensor([len(chunk) - 1 for chunk in chunks], device=self.device)
+        self.logits[rows] = self.model.lm_head(hidden[torch.arange(len(slots)), last]).float()
+        self.length[slots] += [len(chunk) for chunk in chunks]
+
+    def forward(self, rows, embeds, at, end: int, positions) -> torch.Tensor:
+        """The language model over embeds (R, L, H) at places `at` (R, L) of slots `rows`: (R, L, H)."""
+        self.cache.reserve(end)
+        self.cache.rows, self.cache.at, self.cache.end = rows, at, end
+        mask = torch.arange(end, device=self.device) <= at[:, None, :, None]  # (R, 1, L, end)
+        # A mask in a dict is taken as it is, and explicit positions need no rope_deltas.
+        return self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask={"full_attention": mask},
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
