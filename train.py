@@ -55,6 +55,8 @@ class Knobs:
     loss_type: str = knob(
         "dapo", "TRL's loss: dapo is the mean over all sampled tokens of a step | grpo | dr_grpo | bnpo"
     )
+    pack_groups: bool = knob(True, "update: compute a group's prompt once (False: TRL's own forward pass)")
+    engine: str = knob("slots", "rollout: slots (a cache slot for each trajectory) | generate (turn by turn)")
     micro_batch: int = knob(64, "trajectories per forward and backward pass; must divide prompts * group")
     seed: int = knob(0, "of pictures, order and sampling")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
@@ -116,6 +118,8 @@ def check_knobs(knobs: Knobs) -> None:
         fail(f"--bonus must be conditional, unconditional or none, not {knobs.bonus!r}")
     if knobs.loss_type not in ("dapo", "grpo", "dr_grpo", "bnpo"):
         fail(f"--loss_type must be dapo, grpo, dr_grpo or bnpo, not {knobs.loss_type!r}")
+    if knobs.engine not in ("slots", "generate"):
+        fail(f"--engine must be slots or generate, not {knobs.engine!r}")
     if knobs.lr_schedule not in ("linear", "constant"):
         fail(f"--lr_schedule must be linear or constant, not {knobs.lr_schedule!r}")
     if not knobs.temperature > 0:
@@ -137,6 +141,7 @@ if KNOBS:
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+import trl.trainer.utils as trl_utils  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
@@ -144,6 +149,7 @@ from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from data import load  # noqa: E402
 from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, mean, stored_scores, table, write_json  # noqa: E402
 from model import load_model, lora_config, resolve  # noqa: E402
+from pack import packed_logprobs  # noqa: E402
 from report import draw_curves, rewind  # noqa: E402
 from reward import score  # noqa: E402
 from rollout import pixel_budgets, rollout  # noqa: E402
@@ -179,7 +185,10 @@ class ZoomGRPOTrainer(GRPOTrainer):
         kwargs |= {"reward_funcs": self.reward, "rollout_func": lambda prompts, trainer: trainer.roll()}
         super().__init__(processing_class=own, **kwargs)
         self.samples, self.knobs, self.run = samples, knobs, run
-        visual = self.model.get_base_model().model.visual
+        inner = self.model.get_base_model().model
+        if knobs.pack_groups:
+            inner.language_model.set_attn_implementation("shared_prompt")
+        visual = inner.visual
         # The vision tower is frozen, but TRL would send a backward pass through it all the same.
         visual.forward = torch.no_grad()(visual.forward)
         self.stats, self.gaps, self.began = {}, [], time.time()
@@ -203,6 +212,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.processing_class.image_processor.memo.clear()
         chosen = [self.readable(row["index"]) for row in self.rows[:: knobs.group]]
         limits = rollout_knobs(knobs) | {"group": knobs.group, "temperature": knobs.temperature}
+        limits["engine"] = knobs.engine
         trajectories = rollout(self.model, self.processing_class, chosen, **limits)
         rewards = [score(t, bonus=knobs.bonus) for t in trajectories]
         self.stats = step_stats(trajectories, rewards, knobs.group) | {"sec_rollout": time.time() - began}
@@ -232,10 +242,39 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def reward(prompts, completions, total, **kwargs):
         return total
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _prepare_inputs(self, generation_batch):
+        """TRL's own, but for its shuffle, which tears the groups apart."""
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            batches = trl_utils.split_tensor_dict(trl_utils.split_pixel_values_by_grid(batch), parts)
+            self._buffered_inputs = [trl_utils.unsplit_pixel_values_by_grid(batch) for batch in batches]
+        return self._buffered_inputs[self._step % parts]
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, kept, *args, **kwargs):
+        if self.knobs.pack_groups:
+            output = self.packed(model, input_ids, attention_mask, kept, **kwargs)
+        else:
+            output = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, kept, *args, **kwargs
+            )
         self.logps = output[0].detach()
         return output
+
+    def packed(self, model, ids, mask, kept, *, batch_size=None, num_images, **kwargs):
+        """TRL's method with the prompts computed once; batch_size: rows at a time."""
+        size, results = batch_size or len(ids), []
+        base = self.accelerator.unwrap_model(model).get_base_model()
+        pixels, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]
+        patches = pixels.split(grids.prod(-1).tolist())  # by picture
+        fixed = self.processing_class.image_token_id, self.temperature
+        for start in range(0, len(ids), size):
+            rows = slice(start, start + size)
+            shown = slice(sum(num_images[:start]), sum(num_images[: start + size]))
+            pictures = patches[shown], grids[shown].tolist(), num_images[rows]
+            with self.accelerator.autocast():
+                results.append(packed_logprobs(base, ids[rows], mask[rows], kept, *pictures, *fixed))
+        return (*map(torch.cat, zip(*results)), None)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """TRL pads each micro-batch to the longest row of the whole step: cut what is padding in all of its
@@ -385,10 +424,10 @@ def last_checkpoint(run: Path) -> Path | None:
     return max(complete)[1] if complete else None
 
 
-def build_trainer(knobs: Knobs, model, processor, samples, run: Path):
-    """TRL's trainer with the knobs of the paper where they make sense."""
+def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
+    """TRL's trainer with the knobs of the paper where they make sense; more: further settings of TRL."""
     on_cpu = model.device.type == "cpu"
-    config = GRPOConfig(
+    settings = dict(
         output_dir=str(run),
         max_steps=knobs.steps,
         per_device_train_batch_size=knobs.micro_batch,
@@ -418,7 +457,7 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path):
     rows = Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))])
     return ZoomGRPOTrainer(
         model=model,
-        args=config,
+        args=GRPOConfig(**settings | more),
         train_dataset=rows,
         processing_class=processor,
         peft_config=lora_config(knobs.lora),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,19 @@ def random_turn(rng: random.Random) -> str:
 def build(processor, tmp_path):
     """build(knob=value, ...): a trainer on a fresh random tiny model."""
 
-    def make(**knobs):
+    def make(more=None, **knobs):
         torch.manual_seed(0)
         defaults = dict(
             prompts=3, group=4, micro_batch=6, steps=2, lr=1e-2, seed=1, max_turns=4, save_every=100
         )
         knobs = train.Knobs(**defaults | knobs)
         return train.build_trainer(
-            knobs, make_model(processor.tokenizer), copy.copy(processor), load("toy", limit=6), tmp_path
+            knobs,
+            make_model(processor.tokenizer),
+            copy.copy(processor),
+            load("toy", limit=6),
+            tmp_path,
+            **more or {},
         )
 
     return make
@@ -56,14 +62,15 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize(
     "knobs", [{}, {"micro_batch": 12}, {"micro_batch": 1}, {"beta": 0.04}, {"loss_type": "dr_grpo"}]
 )
-def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
+def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs, pack):
     """Recomputed by TRL over padded micro-batches with all pictures, at step 2 with LoRA weights that are
     not zero."""
     script(random_turn)
-    trainer = build(**knobs)
+    trainer = build(**knobs, pack_groups=pack)
     trainer.train()
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
@@ -75,35 +82,75 @@ def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
     )
 
 
-def one_step(build, monkeypatch, trim):
-    """Gradients and the widths of the micro-batches of one step with this `trim`."""
-    monkeypatch.setattr(train, "trim", trim)
-    trainer = build(steps=1, seed=4, lr=0.0)
-    widths, gradients = [], Counter()
-    inner = trainer._get_per_token_logps_and_entropies
-
-    def spy(*args, **kwargs):
-        widths.append(args[1].shape[1])
-        return inner(*args, **kwargs)
-
-    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", spy)
+def gradients(trainer, steps: int = 1) -> dict[str, torch.Tensor]:
+    """Every LoRA tensor's gradient, summed over the steps of a run that starts from LoRA weights that are not
+    zero."""
+    total, random = Counter(), torch.Generator().manual_seed(5)
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
-            parameter.register_hook(lambda g, name=name: gradients.update({name: g}))
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
+            parameter.register_hook(lambda g, name=name: total.update({name: g}))
     trainer.train()
-    return gradients, widths
+    return total
 
 
-def test_loss_and_gradients_are_those_of_the_untrimmed_batch(build, script, monkeypatch):
-    plain = train.trim
-    script(random_turn)
-    trimmed, narrow = one_step(build, monkeypatch, plain)
-    script(random_turn)
-    whole, wide = one_step(build, monkeypatch, dict)
-    assert sum(narrow) < sum(wide) and len(narrow) == len(wide)
-    assert max(g.abs().max() for g in whole.values()) > 0
-    for name, gradient in whole.items():
-        assert torch.allclose(trimmed[name], gradient, rtol=1e-4, atol=1e-7), name
+def assert_equal(some: dict, others: dict, tolerance: float):
+    assert set(some) == set(others) and all(g.norm() > 0 for g in others.values())
+    for name, gradient in others.items():
+        assert (some[name] - gradient).norm() < tolerance * gradient.norm(), name
+
+
+def test_gradients_are_those_of_the_untrimmed_batch(build, script, monkeypatch):
+    results, widths = [], []
+
+    def measured(trim):
+        return lambda inputs: widths[-1].append((cut := trim(inputs))["completion_ids"].shape[1]) or cut
+
+    for trim in (train.trim, dict):
+        script(random_turn)
+        widths.append([])
+        monkeypatch.setattr(train, "trim", measured(trim))
+        results.append(gradients(build(steps=1, lr=0.0, pack_groups=False)))
+    assert sum(widths[0]) < sum(widths[1])
+    assert_equal(*results, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"micro_batch": 12},  # all groups in one micro-batch
+        {"micro_batch": 2},  # parts of groups
+        {"beta": 0.04, "loss_type": "grpo"},
+        {"loss_type": "dr_grpo", "temperature": 0.7},
+        {"loss_type": "bnpo", "more": {"gradient_checkpointing": True}},
+        {"steps": 4, "more": {"num_iterations": 2, "steps_per_generation": 4}},
+    ],
+)
+def test_gradients_of_packed_groups_are_trls(build, script, monkeypatch, knobs):
+    """Against TRL's own forward pass on the same trajectories: groups of unequal lengths, members with and
+    without zooms."""
+    results, losses = [], []
+    for pack in (True, False):
+        script(random_turn)
+        # lr: above zero where the second iteration must differ from the first
+        trainer = build(**{"steps": 1, "lr": 1e-4 if "steps" in knobs else 0.0, "pack_groups": pack} | knobs)
+        results.append(gradients(trainer))
+        losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
+    assert_equal(*results, 1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
+
+
+def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch):
+    """The same prompt ids, but another picture: not one group."""
+    same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
+    results = []
+    for pack in (True, False):
+        script(random_turn)
+        trainer = build(steps=1, lr=0.0, pack_groups=pack)
+        trainer.samples = same
+        results.append(gradients(trainer))
+    assert_equal(*results, 1e-5)
 
 
 def test_only_sampled_tokens_move_the_policy(build, script):

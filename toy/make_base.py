@@ -365,25 +365,26 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
 
 
 def lessons(step: int, steps: int, seed: int):
-    """The batch of one step, named by skill: colours and places, then letters, then the formats."""
+    """The batch of one step, named by skill: letters, then colours and places, the formats last."""
     rng = random.Random(f"{seed}-{step}")
     progress = step / steps
-    ease = min(1.0, max(0.0, (0.52 - progress) / 0.27))  # letters shrink between 25 % and 52 % of the way
-    tiles = 1 if progress < 0.08 else 2 if progress < 0.20 else 4
-    stage = bisect.bisect((0.08, 0.26, 0.42), progress)
-    read, ground, name, pair = ((8, 28, 28, 0), (32, 20, 12, 0), (16, 24, 8, 6), (4, 26, 2, 2))[stage]
+    ease = min(1.0, max(0.0, (0.46 - progress) / 0.30))  # letters shrink between 16 % and 46 % of the way
+    tiles = 1 if progress < 0.20 else 2 if progress < 0.31 else 4
+    stage = bisect.bisect((0.13, 0.20, 0.31, 0.44), progress)
+    mixtures = ((56, 4, 4, 0), (8, 28, 28, 0), (20, 24, 16, 0), (16, 24, 8, 6), (4, 26, 2, 2))
+    read, ground, name, pair = mixtures[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
     batch += [("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)) for _ in range(name)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
     while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
         kind = rng.choices(("read", "compare", "glance", "legible"), (0.35, 0.27, 0.33, 0.05))[0]
-        called = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}[kind] if stage == 3 else 0.3
+        called = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}[kind] if stage == 4 else 0.3
         if kind != "legible" and rng.random() < called:
             batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
         else:
             batch.append((f"direct_{kind}", *lesson_direct(rng, kind, tool=rng.random() < 0.8)))
-    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage == 3 else 0)]
+    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage == 4 else 0)]
 
 
 class Lessons(Dataset):
