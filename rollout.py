@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -40,6 +41,26 @@ from tools import (
 ENGINES = ("generate", "slots")
 ARMS = ("on", "off", "blank", "random", "oracle")
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
+
+
+@contextmanager
+def merged(model):
+    """Fold a float32 model's LoRA into its weights for a while: nearly half of a small model's layers are LoRA.
+
+    In float32 the outputs change by rounding alone (a test holds them to the trainer's). The weights are put
+    back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 the merged
+    weights would be other weights, so there nothing is merged.
+    """
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)] if model.dtype == torch.float32 else []
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, kept):
+            layer.unmerge()
+            layer.get_base_layer().weight.data.copy_(weight)
 
 
 @dataclass
@@ -186,6 +207,7 @@ def rollout(
     run = Slots if engine == "slots" else Turns
     with (
         sampling_mode(model, seed),
+        merged(model),
         tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar,
     ):
 

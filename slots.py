@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 CHUNK = 16_384  # tokens (padding included) of one prefill pass; bounds its memory
-GROWTH = 128  # tokens by which the slots grow when one is full
+GROWTH = 256  # tokens by which the slots grow when one is full
 
 
 def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
