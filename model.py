@@ -60,13 +60,15 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     random_weights: bool = False,
+    layers: int = 0,
 ):
     """Load a model and its processor.
 
     name: a preset ("tiny"), a folder in Hub layout, or a folder with a LoRA adapter (which names its base).
     lora: rank of a fresh LoRA on the language model; None leaves the model as it is, all frozen or not.
     dtype: default float32 on a CPU, bfloat16 on a GPU. random_weights: the shapes of `name` with fresh
-    weights. Returns (model, processor), the model in eval mode. Raises ValueError for an unknown name.
+    weights; layers: then only so many in the language model and in the vision tower. Returns (model,
+    processor), the model in eval mode. Raises ValueError for an unknown name.
     """
     if quantize:
         raise ValueError("quantize is not supported yet")
@@ -79,6 +81,10 @@ def load_model(
         path = resolve(base)
     if random_weights:
         config = Qwen2_5_VLConfig.from_pretrained(path)
+        if layers:
+            text, vision = config.text_config, config.vision_config
+            text.num_hidden_layers = vision.depth = layers
+            text.layer_types, vision.fullatt_block_indexes = text.layer_types[:layers], [layers - 1]
         model = Qwen2_5_VLForConditionalGeneration._from_config(
             config, dtype=dtype, attn_implementation="sdpa"
         )

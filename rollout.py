@@ -20,23 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+import tools
 from data import Sample
 from slots import Slots
-from tools import (
-    BANNED,
-    CALL_OPENING,
-    MIN_SIDE,
-    Box,
-    View,
-    ZoomError,
-    find_answer,
-    find_call,
-    fit,
-    observation,
-    parse_call,
-    prompt,
-    resize,
-)
 
 ENGINES = ("generate", "slots")
 ARMS = ("on", "off", "blank", "random", "oracle")
@@ -45,7 +31,7 @@ MARGIN = 0.15  # an oracle crop shows the target and this share of its size arou
 
 @contextmanager
 def merged(model):
-    """Fold a float32 model's LoRA into its weights for a while: nearly half of a small model's layers are LoRA.
+    """Fold a float32 model's LoRA into its weights for a while: two matrix products of three less.
 
     In float32 the outputs change by rounding alone (a test holds them to the trainer's). The weights are put
     back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 the merged
@@ -76,7 +62,7 @@ class Trajectory:
     logprobs: list[float] = field(default_factory=list)  # of sampled tokens under the policy, 0.0 elsewhere
     images: list[Image.Image] = field(default_factory=list)  # as shown: first look, then each delivered crop
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
-    boxes: list[Box] = field(default_factory=list)  # of the delivered crops, ORIGINAL pixels, as asked for
+    boxes: list[tools.Box] = field(default_factory=list)  # of the crops, ORIGINAL pixels, as asked for
     errors: list[str] = field(default_factory=list)  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
@@ -157,12 +143,13 @@ def pixel_budgets(processor, look_pixels: int | None, crop_pixels: int | None) -
 
 def forced_openings(processor, first_turns: list[Trajectory]) -> list[list[int]]:
     """For each sample the ids of its first thought (if it had one) and of an opened call, up to the box."""
-    decode, opening = processor.tokenizer.decode, processor.tokenizer(CALL_OPENING, add_special_tokens=False)
+    decode, call = processor.tokenizer.decode, tools.CALL_OPENING
+    opening = processor.tokenizer(call, add_special_tokens=False)["input_ids"]
     result = []
     for trajectory in first_turns:
         ids = trajectory.completion_ids
         ends = (k for k in range(1, len(ids) + 1) if "</think>" in decode(ids[:k]))
-        result.append(ids[: next(ends, 0)] + opening["input_ids"] if trajectory.sample.tool else [])
+        result.append(ids[: next(ends, 0)] + opening if trajectory.sample.tool else [])
     return result
 
 
@@ -214,7 +201,8 @@ def rollout(
         def run(given, temperature=temperature, **more):
             episodes = Episodes(processor, **limits | more)
             make = Slots if engine == "slots" else Turns
-            return make(base, episodes, temperature, batch).run(samples, given)
+            at_once = min(batch, len(samples) * episodes.group)
+            return make(base, episodes, temperature, at_once).run(samples, given)
 
         given = [[] for _ in samples]
         if force_call:
@@ -233,7 +221,7 @@ class Episodes:
         ids, known = self.tokenizer.convert_tokens_to_ids, self.tokenizer.get_vocab()
         self.im_end, self.pad_id = ids("<|im_end|>"), self.tokenizer.pad_token_id
         self.ends = [ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known]
-        self.banned = [ids(t) for t in BANNED if t in known]
+        self.banned = [ids(t) for t in tools.BANNED if t in known]
         # by trajectory; grids: of all its pictures; chances: of the random crops of that control
         self.trajectories, self.views, self.grids, self.chances = [], [], [], []
 
@@ -243,9 +231,9 @@ class Episodes:
         given: ids that the completions start with.
         """
         original = sample.open()
-        view = View(original, self.fit(original, self.look_pixels))
+        view = tools.View(original, self.fit(original, self.look_pixels))
         look = view.look()
-        text = prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
+        text = tools.prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
         ids = expand_pads(self.processor, text, [grid_of(look)])
         for member in range(self.group):
             # lists of its own for every member: siblings share nothing that can change
@@ -259,7 +247,7 @@ class Episodes:
         return list(range(len(self.trajectories) - self.group, len(self.trajectories)))
 
     def fit(self, picture: Image.Image, budget: int) -> tuple[int, int]:
-        return fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
+        return tools.fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
 
     def room(self, i: int) -> int:
         """Tokens that trajectory i may write in its next turn."""
@@ -312,12 +300,12 @@ class Episodes:
         """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's
         code's."""
         text, single = trajectory.turns[-1], self.tool == "off" or not trajectory.sample.tool
-        trajectory.answer = find_answer(text, boxed=not trajectory.sample.tool)
+        trajectory.answer = tools.find_answer(text, boxed=not trajectory.sample.tool)
         if trajectory.answer is not None:
             return "answer"  # an answer wins over a call in the same turn
         if not tokens or tokens[-1] not in self.ends:
             return "length"
-        if single or find_call(text) is None:
+        if single or tools.find_call(text) is None:
             return "no_call"
         return "turns" if len(trajectory.turns) == self.max_turns else ""
 
@@ -326,18 +314,18 @@ class Episodes:
         None, error)."""
         view = self.views[i]
         try:
-            asked = parse_call(self.trajectories[i].turns[-1], view.shown)
+            asked = tools.parse_call(self.trajectories[i].turns[-1], view.shown)
             crop, box = view.crop(asked)
-        except ZoomError as error:
-            return expand_pads(self.processor, observation(str(error)), []), None, None, str(error)
+        except tools.ZoomError as error:
+            return expand_pads(self.processor, tools.observation(str(error)), []), None, None, str(error)
         if self.tool in ("random", "oracle"):
             crop = view.original.crop(self.replacement(i, box))
-        crop = resize(crop, self.fit(crop, self.crop_pixels))
+        crop = tools.resize(crop, self.fit(crop, self.crop_pixels))
         if self.tool == "blank":
             crop = Image.new("RGB", crop.size, (128, 128, 128))
-        return expand_pads(self.processor, observation(), [grid_of(crop)]), crop, box, None
+        return expand_pads(self.processor, tools.observation(), [grid_of(crop)]), crop, box, None
 
-    def replacement(self, i: int, box: Box) -> tuple[int, ...]:
+    def replacement(self, i: int, box: tools.Box) -> tuple[int, ...]:
         """The region that a control shows instead of `box`, whole ORIGINAL pixels."""
         trajectory, (width, height) = self.trajectories[i], self.views[i].original.size
         if self.tool == "random":
@@ -348,8 +336,8 @@ class Episodes:
         if not targets:  # nothing to show: the model's own crop
             return tuple(int(v) for v in box)
         x1, y1, x2, y2 = targets[len(trajectory.boxes) % len(targets)]
-        grow_x = max(MARGIN * (x2 - x1), (MIN_SIDE - x2 + x1) / 2)
-        grow_y = max(MARGIN * (y2 - y1), (MIN_SIDE - y2 + y1) / 2)
+        grow_x = max(MARGIN * (x2 - x1), (tools.MIN_SIDE - x2 + x1) / 2)
+        grow_y = max(MARGIN * (y2 - y1), (tools.MIN_SIDE - y2 + y1) / 2)
         return tuple(
             int(v)
             for v in (

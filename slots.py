@@ -9,6 +9,8 @@ observation is appended, while the others go on; when it is finished, the last l
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 CHUNK = 16_384  # tokens (padding included) of one prefill pass; bounds its memory
 GROWTH = 256  # tokens by which the slots grow when one is full
@@ -40,11 +42,7 @@ def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor
 
 
 class SlotCache:
-    """Keys and values of every layer, (slots, heads, length, head size), written in place.
-
-    The attention layers call `update` only. Before a forward pass the engine says which slots its rows are
-    (None: the first ones), and where each row's new tokens go.
-    """
+    """Keys and values of every layer, (slots, heads, length, head size), written in place."""
 
     def __init__(self, config, slots: int, device, dtype):
         head = config.hidden_size // config.num_attention_heads
@@ -60,18 +58,19 @@ class SlotCache:
         if missing > 0:
             for pair in self.layers:  # layer by layer: never twice the whole cache
                 for i, buffer in enumerate(pair):
+                    slots, heads, _, size = buffer.shape
                     more = -(-missing // GROWTH) * GROWTH
-                    # zeros, not junk: a masked key counts for nothing only if it is a number
-                    pair[i] = torch.cat(
-                        [buffer, buffer.new_zeros(*buffer.shape[:2], more, buffer.shape[3])], 2
-                    )
+                    # zeros, not junk: a masked value counts for nothing only if it is a number
+                    pair[i] = torch.cat([buffer, buffer.new_zeros(slots, heads, more, size)], 2)
 
-    def update(self, keys, values, layer: int, *args, **kwargs):  # each (R, heads, L, head size)
-        rows = torch.arange(len(keys), device=keys.device) if self.rows is None else self.rows
+    def write(self, layer: int, rows, at, new, end: int) -> list[torch.Tensor]:
+        """Put new keys and values (R, heads, L, head size) at places `at` (R, L) of slots `rows` (None: the
+        first ones); returns those slots' first `end` keys and values."""
         result = []
-        for buffer, new in zip(self.layers[layer], (keys, values)):
-            buffer[rows[:, None], :, self.at] = new.transpose(1, 2).to(buffer.dtype)
-            result.append((buffer[: len(new)] if self.rows is None else buffer[rows])[:, :, : self.end])
+        slots = torch.arange(len(at), device=at.device) if rows is None else rows
+        for buffer, part in zip(self.layers[layer], new):
+            buffer[slots[:, None], :, at] = part.transpose(1, 2)
+            result.append((buffer[: len(at)] if rows is None else buffer[rows])[:, :, :end])
         return result
 
     def copy(self, source: int, target, length: int) -> None:
@@ -223,16 +222,27 @@ class Slots:
         self.logits[rows] = self.model.lm_head(hidden[torch.arange(len(slots)), last]).float()
         self.length[slots] += [len(chunk) for chunk in chunks]
 
-    def forward(self, rows, embeds, at, end: int, positions) -> torch.Tensor:
-        """The language model over embeds (R, L, H) at places `at` (R, L) of slots `rows`: (R, L, H)."""
+    def forward(self, rows, x, at, end: int, positions) -> torch.Tensor:
+        """The language model over embeddings x (R, L, H) at places `at` (R, L) of slots `rows`: (R, L, H).
+
+        Its layers, called one by one: for a small model that is several times faster than the class's own
+        forward, and it is all that the class does.
+        """
+        text = self.model.model.language_model
         self.cache.reserve(end)
-        self.cache.rows, self.cache.at, self.cache.end = rows, at, end
-        mask = torch.arange(end, device=self.device) <= at[:, None, :, None]  # (R, 1, L, end)
-        # A mask in a dict is taken as it is, and explicit positions need no rope_deltas.
-        return self.model.model.language_model(
-            inputs_embeds=embeds,
-            position_ids=positions,
-            attention_mask={"full_attention": mask},
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        cos, sin = text.rotary_emb(x, positions)
+        for i, layer in enumerate(text.layers):
+            attention, h = layer.self_attn, layer.input_layernorm(x)
+            projections = attention.q_proj, attention.k_proj, attention.v_proj
+            q, k, v = (p(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in projections)
+            q, k = apply_rotary_pos_emb(q, k, cos, sin)  # (R, heads, L, head size)
+            k, v = self.cache.write(i, rows, at, (k, v), end)
+            if i == 0:  # query heads that share a key head become its rows: no key is copied
+                shared = attention.num_key_value_groups
+                sees = torch.arange(end, device=self.device) <= at[:, None, :, None]  # (R, 1, L, end)
+                sees = sees.repeat(1, 1, shared, 1)
+            h = scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, k.shape[3]), k, v, sees)
+            h = h.reshape(q.shape).transpose(1, 2).flatten(2)
+            x = x + attention.o_proj(h)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return text.norm(x)

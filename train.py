@@ -277,9 +277,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         return (*map(torch.cat, zip(*results)), None)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """TRL pads each micro-batch to the longest row of the whole step: cut what is padding in all of its
-        rows."""
-        inputs = trim(inputs)
+        """TRL's, with a note of how far its logprobs are from the sampler's."""
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
         self.gaps.append((self.logps - inputs["sampling_per_token_logps"]).abs()[mask].max().item())
@@ -330,24 +328,6 @@ class ZoomGRPOTrainer(GRPOTrainer):
 
     def create_model_card(self, *args, **kwargs):
         pass  # TRL would write one into the run folder at every checkpoint
-
-
-def trim(inputs: dict) -> dict:
-    """Drop the columns that are padding in every row of a micro-batch: prompts are padded left, completions
-    right."""
-    width, start = inputs["prompt_ids"].shape[1], int(inputs["prompt_mask"].any(0).int().argmax())
-    length = max(1, int(inputs["completion_mask"].any(0).sum()))
-    whole = width + inputs["completion_ids"].shape[1]
-    trimmed = dict(inputs)
-    for key, value in inputs.items():
-        if key in ("prompt_ids", "prompt_mask"):
-            trimmed[key] = value[:, start:]
-        elif key == "mm_token_type_ids":  # covers prompt and completion: (B, P + C)
-            trimmed[key] = value[:, start : width + length]
-        elif key in ("completion_ids", "completion_mask", "tool_mask") or key.endswith("per_token_logps"):
-            trimmed[key] = value[:, :length]
-    assert "mm_token_type_ids" not in inputs or inputs["mm_token_type_ids"].shape[1] == whole
-    return trimmed
 
 
 def step_stats(trajectories, rewards, group: int) -> dict:

@@ -13,7 +13,20 @@ from conftest import ROOT
 import train
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
-ORDER = ["train", "eval", "select_data", "bench", "report", "reward", "rollout", "model", "tools", "data"]
+ORDER = [
+    "bench",
+    "train",
+    "eval",
+    "select_data",
+    "report",
+    "reward",
+    "rollout",
+    "pack",
+    "slots",
+    "model",
+    "tools",
+    "data",
+]
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "toy.world", "toy.make_base"])

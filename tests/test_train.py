@@ -100,21 +100,6 @@ def assert_equal(some: dict, others: dict, tolerance: float):
         assert (some[name] - gradient).norm() < tolerance * gradient.norm(), name
 
 
-def test_gradients_are_those_of_the_untrimmed_batch(build, script, monkeypatch):
-    results, widths = [], []
-
-    def measured(trim):
-        return lambda inputs: widths[-1].append((cut := trim(inputs))["completion_ids"].shape[1]) or cut
-
-    for trim in (train.trim, dict):
-        script(random_turn)
-        widths.append([])
-        monkeypatch.setattr(train, "trim", measured(trim))
-        results.append(gradients(build(steps=1, lr=0.0, pack_groups=False)))
-    assert sum(widths[0]) < sum(widths[1])
-    assert_equal(*results, 1e-5)
-
-
 @pytest.mark.parametrize(
     "knobs",
     [

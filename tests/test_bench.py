@@ -1,0 +1,31 @@
+"""The benchmark: it runs, and its arms do the same work."""
+
+import json
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def test_arms_do_the_same_work(tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ["--prompts", "2", "--group", "4", "--micro_batch", "4", "--repeats", "1", "--threads", "1"]
+    result = subprocess.run(
+        [sys.executable, "bench.py", *arguments, "--json", str(out)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(out.read_text())
+    assert set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0
+    rollouts, updates = figures["figures"]["rollout"], figures["figures"]["update"]
+    # Each picture once against once a member a turn; each prompt once against once a member.
+    distinct = 2 + figures["crops"]
+    assert rollouts["slots"]["pictures"] == rollouts["generate"]["pictures"] == distinct
+    assert (
+        rollouts["trl"]["pictures"] > 8 + figures["crops"]
+        and updates["trl"]["pictures"] == 8 + figures["crops"]
+    )
+    assert updates["ours"]["pictures"] <= distinct + 2
+    assert rollouts["slots"]["prefill_tokens"] <= rollouts["generate"]["prefill_tokens"]
+    assert rollouts["generate"]["prefill_tokens"] < rollouts["trl"]["prefill_tokens"] / 2
+    assert updates["ours"]["prefill_tokens"] < updates["trl"]["prefill_tokens"]
+    assert "| slots |" in result.stdout and result.stdout.count("| trl |") == 2
