@@ -27,7 +27,7 @@ import torch
 import transformers
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
-from transformers import HfArgumentParser, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
@@ -35,8 +35,8 @@ import rollout
 import tools
 import train
 from data import load
+from knobs import fail, knob, parse
 from model import load_model, lora_config
-from train import knob
 
 
 @dataclass
@@ -371,15 +371,13 @@ def report(result: dict) -> str:
 
 
 def main() -> None:
-    (knobs,) = HfArgumentParser(
-        Knobs, description=__doc__, formatter_class=train.Help
-    ).parse_args_into_dataclasses()
+    knobs, _ = parse(Knobs, sys.argv[1:], __doc__)
     tiny = knobs.model == "tiny"
     for name, small, large in (("thought", 12, 100), ("look_tokens", 16, 1000), ("crop_tokens", 16, 500)):
         setattr(knobs, name, getattr(knobs, name) or (small if tiny else large))
     knobs.micro_batch = knobs.micro_batch or (min(64, knobs.prompts * knobs.group) if tiny else knobs.group)
     if knobs.prompts * knobs.group % knobs.micro_batch:
-        sys.exit(f"bench.py: error: --micro_batch {knobs.micro_batch} must divide prompts * group")
+        fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group")
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:

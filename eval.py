@@ -4,17 +4,15 @@ random or perfect.
 python eval.py --model runs/tiny-toy/checkpoint-150 --data toy --arms on,off,blank,random,oracle
 """
 
-import argparse
 import json
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from transformers import HfArgumentParser
-
 from data import Sample, load
+from knobs import fail, knob, parse
 from reward import is_correct
 from rollout import ARMS, Trajectory, rollout
 
@@ -127,14 +125,6 @@ def write_json(file: Path, content: dict) -> None:
     file.with_suffix(".tmp").rename(file)
 
 
-def knob(default, text: str):
-    return field(default=default, metadata={"help": text})
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults shown, and the commands above left as they are written."""
-
-
 @dataclass
 class Knobs:
     model: str = knob(
@@ -154,19 +144,10 @@ class Knobs:
     threads: int = knob(2, "CPU threads")
 
 
-def fail(message: str):
-    print(f"eval.py: error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs. A checkpoint's limits are those of its run, where none are given."""
-    parser = HfArgumentParser(Knobs, description=__doc__, formatter_class=Help)
-    knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    if unknown:
-        fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+    knobs, given = parse(Knobs, argv, __doc__)
     run = stored_scores(Path(knobs.model).parent / "args.json")
-    given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     for name in set(LIMITS) - given:
         setattr(knobs, name, run.get(name, getattr(knobs, name)))
     if unknown := set(knobs.arms.split(",")) - set(ALL_ARMS):

@@ -9,27 +9,18 @@ model (beta 0) and no clipping at work (the update is on-policy). What is ours i
 reward; TRL does the rest.
 """
 
-import argparse
 import copy
 import json
 import os
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from transformers import HfArgumentParser  # noqa: E402  (the rest of the heavy imports wait for valid knobs)
-
-
-def knob(default, text: str):
-    return field(default=default, metadata={"help": text})
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults shown, and the commands above left as they are written."""
+from knobs import fail, knob, parse  # noqa: E402  (the heavy imports wait for valid knobs)
 
 
 @dataclass
@@ -71,19 +62,10 @@ class Knobs:
 TOY_SIZE = 4096  # questions of the toy set; the order of a run must not depend on its number of steps
 
 
-def fail(message: str):
-    print(f"train.py: error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
-    parser = HfArgumentParser(Knobs, description=__doc__, formatter_class=Help)
-    knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    if unknown:
-        fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+    knobs, given = parse(Knobs, argv, __doc__)
     if knobs.resume:
-        given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
         if extra := given - {"resume", "out", "steps"}:
             fail(
                 f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"

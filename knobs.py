@@ -1,0 +1,31 @@
+"""Knobs of a script: a dataclass of defaults and help texts, read from the command line."""
+
+import argparse
+import sys
+from dataclasses import field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+
+def knob(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults shown, and the commands of a script's docstring left as they are written."""
+
+
+def fail(message: str):
+    """One clear line, exit code 2: for mistakes of the user, before anything long starts."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(kind, argv: list[str], doc: str):
+    """Read the knobs of a dataclass; returns them, and the names of those that were given."""
+    parser = HfArgumentParser(kind, description=doc, formatter_class=Help)
+    knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+    return knobs, {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
