@@ -13,20 +13,7 @@ from conftest import ROOT
 import train
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
-ORDER = [
-    "bench",
-    "train",
-    "eval",
-    "select_data",
-    "report",
-    "reward",
-    "rollout",
-    "pack",
-    "slots",
-    "model",
-    "tools",
-    "data",
-]
+ORDER = "bench train eval select_data report reward rollout pack slots model tools data knobs".split()
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "toy.world", "toy.make_base"])
