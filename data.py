@@ -1,11 +1,20 @@
 """`Sample`, and the loaders of every data set."""
 
 import io
+import json
+import random
+import zlib
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import datasets
+from huggingface_hub import snapshot_download
 from PIL import Image, ImageOps
+
+Image.MAX_IMAGE_PIXELS = 300_000_000  # scans and panoramas of 200 megapixels are no attack
 
 Box = tuple[float, float, float, float]
 
@@ -33,6 +42,10 @@ class Sample:
                 picture = self.image
             else:
                 picture = Image.open(io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image)
+            if picture.mode.startswith(
+                "I"
+            ):  # 16 bits a pixel: a plain conversion would clip them all to white
+                picture = picture.convert("I").point(lambda v: v / 256).convert("L")
             return ImageOps.exif_transpose(picture).convert("RGB")
         except Exception as error:  # PIL raises half a dozen kinds; which one does not matter to the user
             raise ValueError(
@@ -52,25 +65,228 @@ class Sample:
         )
 
 
-DATASETS = ("toy", "toy-mixture")  # Hub data sets and folders follow in `load`
+DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
+DEEPEYES, SEAL = "ChenShawn/DeepEyes-Datasets-47k", "craigwu/seal_vqa_data"
+SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
+TEST_SHARE = 20  # one in so many rows is held out of training
 
 
 def load(
     name: str, *, split: str | None = None, limit: int | None = None, seed: int = 0, root: str | None = None
 ) -> list[Sample]:
-    """The samples of a data set.
+    """The samples of a data set; pictures are read when they are opened.
 
-    name: "toy" or "toy-mixture". split: "train" (default) or "test": no picture is in both. limit: how many
-    samples (the toy world has no end: default 1,000). seed: picks other pictures. root: unused by the toy
-    sets. Raises ValueError for an unknown name.
+    name: "toy", "toy-mixture", "deepeyes" (47k rows of the paper), "seal" (V* with target boxes), or a folder
+    with .jsonl files, or parquet files of select_data.py. split: "train", "test", or None for all (toy:
+    train); for files, every 20th row by a hash of its id is "test". limit: how many, picked by the seed (the
+    toy has no end: default 1,000). root: the folder of "deepeyes" (else from the Hub) or of "seal" (with its
+    .json files and pictures). Bad rows are left out, counted, and named in runs/bad-rows-NAME.jsonl. Raises
+    ValueError for what can't be read at all.
     """
-    if name not in DATASETS:
-        hint = " (a folder of your own is not supported yet)" if Path(name).exists() else ""
-        raise ValueError(f"unknown data set {name!r}{hint}; known: {', '.join(DATASETS)}")
-    from toy.world import samples  # here, because the toy builds on this module
-
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")
-    return samples(
-        1000 if limit is None else limit, seed=seed, split=split or "train", mixture=name == "toy-mixture"
-    )
+    if name in ("toy", "toy-mixture"):
+        from toy.world import samples  # here, because the toy builds on this module
+
+        limit = 1000 if limit is None else limit
+        return samples(limit, seed=seed, split=split or "train", mixture=name == "toy-mixture")
+    if name == "deepeyes":
+        rows = deepeyes(find_folder(root, DEEPEYES))
+    elif name == "seal":
+        rows = seal(find_folder(root, SEAL))
+    elif Path(name).is_dir():
+        rows = folder_rows(Path(name))
+    else:
+        raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
+    kept, bad = [], []
+    for place, make in rows:
+        try:
+            sample = make()
+            check(sample)
+            held_out = zlib.crc32(sample.id.encode()) % TEST_SHARE == 0
+            if split is None or held_out == (split == "test"):
+                kept.append(sample)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            bad.append({"row": place, "reason": f"{type(error).__name__}: {error}"})
+    if bad:
+        report = Path("runs") / f"bad-rows-{Path(name).name}.jsonl"
+        report.parent.mkdir(exist_ok=True)
+        report.write_text("".join(json.dumps(row) + "\n" for row in bad))
+        print(f"{name}: {len(bad)} bad rows left out, named in {report}; {len(kept)} kept")
+    if not kept:
+        raise ValueError(f"data set {name!r} has no usable row" + (f"; see {report}" if bad else ""))
+    if limit is not None:
+        kept = random.Random(seed).sample(kept, min(limit, len(kept)))
+    return kept
+
+
+def check(sample: Sample) -> None:
+    """Raise ValueError for a row that can't be asked or scored."""
+    if not isinstance(sample.question, str) or not sample.question.strip():
+        raise ValueError("no question")
+    if not isinstance(sample.answer, str) or not sample.answer.strip():
+        raise ValueError("no answer")
+    if "<|" in sample.text():  # it would be read as a special token, a picture's for instance
+        raise ValueError("the question holds special tokens")
+    for box in sample.boxes:
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError(f"not a box x1, y1, x2, y2: {box}")
+
+
+def find_folder(root: str | None, repository: str) -> Path:
+    """The given folder, or the Hub's copy of the data set."""
+    if root is not None:
+        if not Path(root).is_dir():
+            raise ValueError(f"no such folder: {root}")
+        return Path(root)
+    try:
+        return Path(snapshot_download(repository, repo_type="dataset"))
+    except Exception as error:
+        raise ValueError(
+            f"{repository} is not on this machine and can't be fetched here ({type(error).__name__}); "
+            f"where there is a connection: hf download --repo-type dataset {repository}"
+        ) from error
+
+
+def parquet(file: Path, columns: tuple[str, ...]):
+    """A parquet file, memory-mapped; ValueError that names the file if it is broken or lacks a column."""
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.Dataset.from_parquet(str(file))
+    except Exception as error:
+        raise ValueError(f"{file} can't be read as parquet ({type(error).__name__})") from error
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    return rows
+
+
+def cell_picture(rows, number: int, column: str):
+    """The (first) picture of a parquet row, undecoded where possible."""
+    cell = rows[number][column]
+    cell = cell[0] if isinstance(cell, list) else cell
+    if isinstance(cell, dict):
+        return Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
+    return Image.open(io.BytesIO(cell)) if isinstance(cell, bytes) else cell
+
+
+def deepeyes(folder: Path):
+    """The paper's training files (verl's layout): each row's prompt is stripped to the plain question."""
+    files = sorted(folder.glob("**/*.parquet"))
+    if not files:
+        raise ValueError(f"{folder} holds no parquet files")
+    for file in files:
+        rows = parquet(file, ("prompt", "images", "reward_model", "extra_info", "data_source"))
+        texts = rows.select_columns(["prompt", "reward_model", "data_source"])
+
+        def make(number, file=file, rows=rows, texts=texts):
+            row = texts[number]
+            question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
+            tool = row["data_source"] != "thinklite_eureka"
+            question = question.replace("<image>", "")
+            question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
+            return Sample(
+                id=f"{file.stem}-{number}",
+                image=partial(cell_picture, rows, number, "images"),
+                question=question.strip().removeprefix("Question:").strip(),
+                answer=row["reward_model"]["ground_truth"],
+                source=row["data_source"],
+                tool=tool,
+            )
+
+        yield from ((f"{file.name}, row {number}", partial(make, number)) for number in range(len(rows)))
+
+
+def seal(folder: Path):
+    """The four files of V*'s training data that have target boxes: x, y, width, height, original pixels."""
+    files = [folder / f"{name}.json" for name in SEAL_FILES]
+    if missing := [file.name for file in files if not file.exists()]:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}")
+
+    def make(row, name):
+        question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
+        corners = [target["bbox"] for target in row["target_instances"]]
+        picture = folder / row["image"]
+        if not picture.exists():
+            raise ValueError(f"no picture {picture}")
+        return Sample(
+            id=name,
+            image=str(picture),
+            question=question,
+            answer=row["conversations"][1]["value"],
+            boxes=tuple((x, y, x + width, y + height) for x, y, width, height in corners),
+            source="vstar",
+        )
+
+    for file in files:
+        try:
+            rows = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        for number, row in enumerate(rows):
+            yield f"{file.name}, row {number}", partial(make, row, f"{file.stem}-{number}")
+
+
+FIELDS = ("id", "question", "answer", "source", "tool", "meta")
+
+
+def folder_rows(folder: Path):
+    """Rows of one's own: .jsonl lines, or the parquet files that select_data.py writes.
+
+    A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
+    (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta".
+    """
+
+    def make(row, image, name):
+        given = {key: row[key] for key in FIELDS if row.get(key) is not None}
+        if isinstance(given.get("meta"), str):
+            given["meta"] = json.loads(given["meta"])
+        options = tuple(map(str, row.get("options") or ()))
+        boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
+        missing = [key for key in ("question", "answer") if key not in given]
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        return Sample(**{"id": name} | given, image=image, options=options, boxes=boxes)
+
+    def make_line(line, name):
+        row = json.loads(line)
+        picture = folder / row["image"]
+        if not picture.exists():
+            raise ValueError(f"no picture {picture}")
+        return make(row, str(picture), name)
+
+    lines, tables = sorted(folder.glob("*.jsonl")), sorted(folder.glob("selected*.parquet"))
+    if not lines and not tables:
+        raise ValueError(f"{folder} holds neither .jsonl files nor a selected.parquet")
+    for file in tables:
+        rows = parquet(file, ("image", "question", "answer"))
+        texts = rows.remove_columns("image")
+        for number in range(len(rows)):
+            image = partial(cell_picture, rows, number, "image")
+            yield f"{file.name}, row {number}", lambda n=number, i=image, t=texts: make(t[n], i, f"{n}")
+    for file in lines if not tables else ():
+        for number, line in enumerate(file.read_text().splitlines()):
+            if line.strip():
+                yield f"{file.name}, line {number + 1}", partial(make_line, line, f"{file.stem}-{number}")
+
+
+def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:
+    """As many samples as there are with sources in this ratio, in random order.
+
+    >>> toys = [Sample(str(i), b"", "?", "A", source="ab"[i % 3 > 0]) for i in range(30)]
+    >>> "".join(sorted(s.source for s in mix(toys, "a:1,b:1")))
+    'aaaaaaaaaabbbbbbbbbb'
+    """
+    try:
+        wanted = {name: float(share) for name, share in (part.split(":") for part in ratio.split(","))}
+    except ValueError:
+        raise ValueError(f"a ratio between sources looks like vstar:47,chart:30, not {ratio!r}") from None
+    by_source = defaultdict(list)
+    for sample in samples:
+        by_source[sample.source].append(sample)
+    if unknown := set(wanted) - set(by_source):
+        raise ValueError(f"no samples of source {', '.join(sorted(unknown))}, only of {', '.join(by_source)}")
+    scale = min(len(by_source[name]) / share for name, share in wanted.items() if share)
+    rng = random.Random(seed)
+    result = [s for name, share in wanted.items() for s in rng.sample(by_source[name], int(scale * share))]
+    rng.shuffle(result)
+    return result

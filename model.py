@@ -1,12 +1,16 @@
-"""Names -> (model, processor): the embedded tiny model, local folders, and the place for Hub names."""
+"""Names -> (model, processor): the embedded tiny model, Qwen2.5-VL from the Hub, folders, checkpoints."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoTokenizer,
+    BitsAndBytesConfig,
     ProcessorMixin,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -15,9 +19,21 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 TINY = Path(__file__).parent / "toy" / "base"
-PRESETS = {"tiny": TINY}  # Hub ids join here: "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct", ...
+PRESETS = {
+    "tiny": str(TINY),
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen2.5-vl-32b": "Qwen/Qwen2.5-VL-32B-Instruct",
+}
+# width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision tower
+SHAPES = {
+    "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, 151936, True, 3420),
+    "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, 152064, False, 3420),
+    "qwen2.5-vl-32b": (5120, 27648, 64, 40, 8, 152064, False, 3456),
+}
 # The language model's projections only: the vision MLP has gate/up/down_proj of its own, which stay frozen.
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+QUANTIZED = ("4bit",)
 
 
 class ZoomProcessor(Qwen2_5_VLProcessor):
@@ -34,10 +50,21 @@ class ZoomProcessor(Qwen2_5_VLProcessor):
 
 
 def resolve(name: str) -> Path:
-    """A preset or a local folder -> the folder. Raises ValueError, cheaply, before anything is loaded."""
-    path = Path(PRESETS.get(name, name)).expanduser()
+    """A preset, a folder or a Hub name -> the folder; what is missing is fetched. Raises ValueError."""
+    place = PRESETS.get(name, name)
+    path = Path(place).expanduser()
+    if not path.is_dir() and place.count("/") == 1 and not place.startswith((".", "~", "/")):
+        try:
+            files = ["*.json", "*.safetensors", "merges.txt"]
+            path = Path(snapshot_download(place, allow_patterns=files))
+        except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
+            raise ValueError(
+                f"{place} is not on this machine and can't be fetched here ({type(error).__name__}); "
+                f"where there is a connection: hf download {place}"
+            ) from error
     if not path.is_dir():
-        raise ValueError(f"unknown model {name!r}: neither a preset ({', '.join(PRESETS)}) nor a folder")
+        known = ", ".join(PRESETS)
+        raise ValueError(f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL")
     if not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         raise ValueError(f"{path} holds no model: neither config.json nor adapter_config.json is there")
     return path
@@ -52,6 +79,30 @@ def load_processor(path: str | Path) -> ZoomProcessor:
     return ZoomProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
+def config_of(name: str, layers: int = 0) -> Qwen2_5_VLConfig:
+    """A model's configuration; that of a preset needs no download. layers: cut both towers to so many."""
+    if name in SHAPES:
+        width, mlp, depth, heads, key_heads, vocabulary, tied, vision_mlp = SHAPES[name]
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+        text = dict(
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth,
+            num_attention_heads=heads, num_key_value_heads=key_heads, rope_parameters=rope, rms_norm_eps=1e-6,
+            max_position_embeddings=128000, tie_word_embeddings=tied, eos_token_id=151645,
+        )  # fmt: skip
+        vision = dict(
+            depth=32, hidden_size=1280, intermediate_size=vision_mlp, num_heads=16, out_hidden_size=width,
+            fullatt_block_indexes=[7, 15, 23, 31], window_size=112,
+        )  # fmt: skip
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+    else:
+        config = Qwen2_5_VLConfig.from_pretrained(resolve(name))
+    if layers:
+        text, vision = config.text_config, config.vision_config
+        text.num_hidden_layers = vision.depth = layers
+        text.layer_types, vision.fullatt_block_indexes = text.layer_types[:layers], [layers - 1]
+    return config
+
+
 def load_model(
     name: str,
     *,
@@ -64,37 +115,30 @@ def load_model(
 ):
     """Load a model and its processor.
 
-    name: a preset ("tiny"), a folder in Hub layout, or a folder with a LoRA adapter (which names its base).
-    lora: rank of a fresh LoRA on the language model; None leaves the model as it is, all frozen or not.
-    dtype: default float32 on a CPU, bfloat16 on a GPU. random_weights: the shapes of `name` with fresh
-    weights; layers: then only so many in the language model and in the vision tower. Returns (model,
-    processor), the model in eval mode. Raises ValueError for an unknown name.
+    name: a preset, a folder in Hub layout, a Hub name, or a folder with a LoRA adapter (which names its
+    base). quantize: "4bit" (NF4; vision tower and head stay as they are). lora: rank of a fresh LoRA on the
+    language model. dtype: default float32 on a CPU, bfloat16 on a GPU. random_weights: the shapes of `name`
+    with fresh weights and, for the big presets, the tiny model's tokenizer, so that nothing is fetched;
+    layers: then only so many in each tower. Returns (model, processor), the model in eval mode. Raises
+    ValueError.
     """
-    if quantize:
-        raise ValueError("quantize is not supported yet")
-    path = resolve(name)
+    if quantize and quantize not in QUANTIZED:
+        raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, not {quantize!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    adapter = path if (path / "adapter_config.json").exists() else None
-    if adapter:  # checkpoints keep the base's name, so that a moved folder still works
-        base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-        path = resolve(base)
     if random_weights:
-        config = Qwen2_5_VLConfig.from_pretrained(path)
-        if layers:
-            text, vision = config.text_config, config.vision_config
-            text.num_hidden_layers = vision.depth = layers
-            text.layer_types, vision.fullatt_block_indexes = text.layer_types[:layers], [layers - 1]
-        model = Qwen2_5_VLForConditionalGeneration._from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
+        path, adapter = TINY if name in SHAPES else resolve(name), None
+        model = make_random(config_of(name, layers), dtype, device, quantize, load_processor(path))
     else:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa"
-        )
+        path = resolve(name)
+        adapter = path if (path / "adapter_config.json").exists() else None
+        if adapter:  # checkpoints keep the base's name, so that a moved folder still works
+            name = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+            path = resolve(name)
+        model = from_folder(path, dtype, device, quantize)
+    preset = next((preset for preset, place in PRESETS.items() if Path(place) == path), None)
+    model.name_or_path = name if name in PRESETS or not Path(name).is_dir() else preset or str(path)
     unfold_patches(model.model.visual.patch_embed)
-    model.name_or_path = next((preset for preset, place in PRESETS.items() if Path(place) == path), str(path))
-    model.to(device)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter)
     elif lora:
@@ -102,11 +146,56 @@ def load_model(
     return model.eval(), load_processor(path)
 
 
+def from_folder(path: Path, dtype, device: str, quantize: str | None):
+    """The weights of a folder, on their device, perhaps in 4 bits."""
+    settings = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
+    if quantize:
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=["model.visual", "lm_head"],  # "visual" alone would match nothing
+        )
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, **settings)
+    for module in model.modules():  # on a CPU its fast path has no backward
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def make_random(config, dtype, device: str, quantize: str | None, processor):
+    """A model of this configuration with fresh weights, whose special tokens are the processor's."""
+    ids = processor.tokenizer.convert_tokens_to_ids
+    config.image_token_id, config.video_token_id = ids("<|image_pad|>"), ids("<|video_pad|>")
+    config.vision_start_token_id, config.vision_end_token_id = ids("<|vision_start|>"), ids("<|vision_end|>")
+    with torch.device(device):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(
+            config, dtype=dtype, attn_implementation="sdpa"
+        )
+    if quantize:  # weights are quantised as they are read
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            model = from_folder(Path(folder), dtype, device, quantize)
+    return model
+
+
+def merge(adapter: str, out: Path) -> None:
+    """Write base and adapter as one plain checkpoint in Hub layout, in the base's own precision."""
+    model, processor = load_model(adapter, device="cpu", dtype="auto")
+    model.merge_and_unload().save_pretrained(out)
+    base = json.loads((Path(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    for file in resolve(base).iterdir():  # tokenizer and processor as they came: other programs know these
+        wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith("index.json")
+        if wanted and not (out / file.name).exists():
+            shutil.copy(file, out)
+
+
 def unfold_patches(embed) -> None:
     """The patch embedding as the matrix product that it is: as a 3-D convolution it is many times slower."""
-    kernel = embed.proj.weight
 
     def forward(patches):  # (patches, channels * time * rows * columns) -> (patches, width)
+        kernel = embed.proj.weight
         return torch.nn.functional.linear(patches.to(kernel.dtype), kernel.flatten(1))
 
     embed.forward = forward

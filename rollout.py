@@ -34,10 +34,11 @@ def merged(model):
     """Fold a float32 model's LoRA into its weights for a while: two matrix products of three less.
 
     In float32 the outputs change by rounding alone (a test holds them to the trainer's). The weights are put
-    back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 the merged
-    weights would be other weights, so there nothing is merged.
+    back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 or 4 bits
+    the merged weights would be other weights, so these are left alone.
     """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer)] if model.dtype == torch.float32 else []
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [layer for layer in layers if layer.get_base_layer().weight.dtype == torch.float32]
     kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     try:
         for layer in layers:

@@ -1,13 +1,16 @@
 """Samples and the toy world."""
 
 import io
+import json
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 from conftest import call
 from PIL import Image
 
+import data
 import tools
 from data import Sample, load
 from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
@@ -117,3 +120,185 @@ def test_unknown_names_and_splits_are_refused():
         load("nothing")
     with pytest.raises(ValueError, match="splits"):
         load("toy", split="validation")
+
+
+# --------------------------------------------------------------------------------------------------
+# The public layouts, on small files written here.
+
+
+def encoded(size=(64, 48), kind="PNG", **settings) -> bytes:
+    return saved(Image.new("RGB", size, (200, 30, 30)), kind, **settings)
+
+
+def saved(picture, kind, **settings) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def deepeyes_rows(n: int, source: str = "vstar") -> dict:
+    """verl's columns, as in ChenShawn/DeepEyes-Datasets-47k."""
+    if source == "thinklite_eureka":
+        user = "<image>You FIRST think, then answer in \\boxed{}.\nQuestion:\nHow much is %d + 1?"
+    else:
+        user = "<image>\nWhat colour is cup %d?\nThink first, call **image_zoom_in_tool** if needed, ..."
+    return {
+        "prompt": [
+            [{"role": "system", "content": "You are ..."}, {"role": "user", "content": user % i}]
+            for i in range(n)
+        ],
+        "images": [[{"bytes": encoded((60 + i, 40)), "path": None}] for i in range(n)],
+        "reward_model": [{"ground_truth": f"answer {i}", "style": "model"} for i in range(n)],
+        "extra_info": [{"question": user % i, "answer": f"answer {i}", "index": i} for i in range(n)],
+        "data_source": [source] * n,
+        "ability": ["vqa"] * n,
+        "env_name": ["visual_toolbox_v2"] * n,
+    }
+
+
+def write_parquet(file, columns: dict) -> None:
+    datasets.Dataset.from_dict(columns).to_parquet(str(file))
+
+
+def test_deepeyes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_parquet(tmp_path / "data_0.1.2_visual_toolbox_v2.parquet", deepeyes_rows(6))
+    write_parquet(tmp_path / "data_thinklite.parquet", deepeyes_rows(4, "thinklite_eureka"))
+    samples = load("deepeyes", root=str(tmp_path))
+    assert Counter(s.source for s in samples) == {"vstar": 6, "thinklite_eureka": 4}
+    visual, maths = samples[2], samples[8]
+    assert (visual.question, visual.answer, visual.tool) == ("What colour is cup 2?", "answer 2", True)
+    assert (maths.question, maths.tool) == ("How much is 2 + 1?", False)
+    assert visual.open().size == (62, 40) and visual.open().getpixel((3, 3)) == (200, 30, 30)
+    picked = load("deepeyes", root=str(tmp_path), limit=3, seed=1)
+    assert [s.id for s in picked] == [s.id for s in load("deepeyes", root=str(tmp_path), limit=3, seed=1)]
+
+
+def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encoded())
+    rows = [{"image": "a.png", "question": f"{i}?", "answer": "A"} for i in range(300)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, test = ({s.id for s in load(str(tmp_path), split=part)} for part in ("train", "test"))
+    assert not train & test and len(train | test) == 300 and 5 <= len(test) <= 30
+
+
+def test_seal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = {
+        "conversations": [
+            {"from": "human", "value": "<image>\nAdditional visual information: cup <object>.\nWhat is it?"},
+            {"from": "gpt", "value": "It is a red cup."},
+        ],
+        "image": "coco2017/train2017/1.jpg",
+        "target_instances": [{"name": "cup", "bbox": [10, 20, 30, 40]}],
+    }
+    (tmp_path / "coco2017/train2017").mkdir(parents=True)
+    (tmp_path / "coco2017/train2017/1.jpg").write_bytes(encoded((640, 480), kind="JPEG"))
+    lost = record | {"image": "coco2017/train2017/2.jpg"}
+    for name in ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([record, lost, {"image": "x"}]))
+    samples = load("seal", root=str(tmp_path))
+    assert len(samples) == 4 and samples[0].boxes == ((10, 20, 40, 60),)
+    assert (samples[0].question, samples[0].answer) == ("What is it?", "It is a red cup.")
+    bad = [json.loads(line) for line in (tmp_path / "runs/bad-rows-seal.jsonl").read_text().splitlines()]
+    assert len(bad) == 8 and bad[0]["row"] == "GQA_data.json, row 1" and "no picture" in bad[0]["reason"]
+    (tmp_path / "GQA_data.json").unlink()
+    with pytest.raises(ValueError, match="lacks GQA_data.json"):
+        load("seal", root=str(tmp_path))
+
+
+def test_a_folder_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encoded())
+    good = {"image": "a.png", "question": "Which?", "answer": "a dog", "options": ["a cat", "a dog"]}
+    rows = [
+        good | {"boxes": [[1, 2, 30, 40]]},
+        {"image": "a.png", "question": "Which?"},
+        good | {"image": "b.png"},
+        good | {"boxes": [[5, 5, 1, 1]]},
+        good | {"question": "What does <|image_pad|> show?"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + "{broken\n"
+    (tmp_path / "mine.jsonl").write_text(text)
+    samples = load(str(tmp_path))
+    assert len(samples) == 1 and samples[0].boxes == ((1.0, 2.0, 30.0, 40.0),)
+    assert samples[0].options == ("a cat", "a dog") and samples[0].open().size == (64, 48)
+    bad = (tmp_path / f"runs/bad-rows-{tmp_path.name}.jsonl").read_text()
+    assert len(bad.splitlines()) == 5
+    for reason in ("lacks answer", "no picture", "not a box", "special tokens", "JSONDecodeError"):
+        assert reason in bad
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda d: (d / "x.parquet").write_bytes(b"not parquet"), "x.parquet can't be read"),
+        (lambda d: write_parquet(d / "x.parquet", {"prompt": ["a"]}), "lacks the columns images"),
+        (lambda d: None, "holds no parquet"),
+    ],
+)
+def test_what_cannot_be_read_at_all_is_one_clear_line(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load("deepeyes", root=str(tmp_path))
+
+
+def test_missing_places(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no such folder"):
+        load("seal", root=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="neither .jsonl files nor"):
+        load(str(tmp_path))
+    with pytest.raises(ValueError, match="unknown data set"):
+        load("toyz")
+    monkeypatch.setattr(data, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
+    with pytest.raises(ValueError, match="hf download --repo-type dataset ChenShawn"):
+        load("deepeyes")
+
+
+def test_mix_refuses_what_it_cannot_do():
+    toys = load("toy", limit=4)
+    for ratio in ("toy", "toy:x", "vstar:1"):
+        with pytest.raises(ValueError):
+            data.mix(toys, ratio)
+
+
+def odd_picture(name):
+    """Encoded bytes, and the size and a pixel at (5, 5) that open() must give."""
+    red, blue = (Image.new("RGB", (64, 48), colour) for colour in ((200, 30, 30), (0, 0, 255)))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    if name == "small":
+        return saved(red.resize((20, 9)), "PNG"), (20, 9), (200, 30, 30)
+    if name == "cmyk":
+        return saved(red.convert("CMYK"), "JPEG", quality=95), (64, 48), (200, 30, 30)
+    if name == "palette":
+        return saved(red.quantize(8), "PNG"), (64, 48), (200, 30, 30)
+    if name == "alpha":
+        return saved(red.convert("RGBA"), "PNG"), (64, 48), (200, 30, 30)
+    if name == "sixteen":
+        return saved(Image.fromarray(np.full((48, 64), 100 * 256, np.uint16)), "PNG"), (64, 48), (100,) * 3
+    if name == "animated":
+        frames = {"save_all": True, "append_images": [blue], "lossless": True}
+        return saved(red, "WEBP", **frames), (64, 48), (200, 30, 30)
+    if name == "rotated":
+        return saved(red, "JPEG", exif=exif, quality=95), (48, 64), (200, 30, 30)
+    return saved(Image.new("L", (20000, 10000), 90), "PNG"), (20000, 10000), (90, 90, 90)
+
+
+@pytest.mark.parametrize(
+    "name", ["small", "cmyk", "palette", "alpha", "sixteen", "animated", "rotated", "huge"]
+)
+def test_odd_pictures_open(name):
+    content, size, pixel = odd_picture(name)
+    picture = Sample("x", content, "?", "A").open()
+    assert picture.mode == "RGB" and picture.size == size
+    assert max(abs(a - b) for a, b in zip(picture.getpixel((5, 5)), pixel)) <= 6
+    shown = tools.fit(size, 112 * 112)
+    assert tools.View(picture, shown).look().size == shown
+
+
+def test_a_truncated_picture_names_its_sample():
+    content = odd_picture("rotated")[0]
+    with pytest.raises(ValueError, match="sample x: its picture can't be read"):
+        Sample("x", content[: len(content) // 2], "?", "A").open()

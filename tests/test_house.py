@@ -13,7 +13,8 @@ from conftest import ROOT
 import train
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
-ORDER = "bench train eval select_data report reward rollout pack slots model tools data knobs".split()
+ORDER = ["bench", "train", "eval", "select_data", "report", "reward", "rollout", "pack", "slots"]
+ORDER += ["model", "tools", "data", "knobs"]
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "toy.world", "toy.make_base"])

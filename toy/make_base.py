@@ -1,7 +1,7 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
 RL.
 
-    python -m toy.make_base --out runs/base            # 4,000 steps of about a second on 2 cores; resumes
+    python -m toy.make_base --out runs/base            # 4,400 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
     read      name the letter in a close-up, also when it is the second picture of a conversation
@@ -43,6 +43,17 @@ from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, glance, random_s
 LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 BATCH = 64
+STEPS = 4400
+# Lessons of each kind in a batch (read, ground, name, pair), stage by stage; answers and calls fill it up
+MIXTURES = (
+    (56, 4, 4, 0),
+    (8, 28, 28, 0),
+    (20, 24, 16, 0),
+    (16, 24, 8, 6),
+    (4, 26, 2, 2),
+    (6, 40, 16, 0),  # which tile is which
+    (4, 26, 2, 2),
+)
 SPECIAL = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -270,20 +281,21 @@ def lesson_name(rng: random.Random, tiles: int, close: bool):
     return [*parts, ("</answer>" + END, 1)], [picture]
 
 
-def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool):
+def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool, where: bool = False):
     """Where is a tile of a first look, on which side; zoom in on it! Then, perhaps, an unrelated close-up.
 
     Tiles are asked for with repetition: where each comes once, the last is known without looking. Told to
     zoom, it does so with a good box, and that is the end of it: no crop comes back, no answer is asked for.
     """
-    scene = random_scene(rng, tiles=rng.randint(1, tiles))
+    scene = random_scene(rng, tiles=rng.randint(2 if where else 1, tiles))
+    sides, calls = (0.15, 0.3) if where else (0.35, 0.75)
     tool, turns = rng.random() < 0.6, []  # the skill must not depend on the prompt it comes with
     for _ in range(1 if second_picture else 3):
         tile, choice = rng.choice(scene.tiles), rng.random()
-        if choice < 0.35:
+        if choice < sides:
             question, answer, _ = glance(rng, scene)
             turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
-        elif tool and choice < 0.75:
+        elif tool and choice < calls:
             reply = [(f"<think> {tile.colour}</think>", 1), *call_parts(shown_box(tile), 1), (END, 1)]
             turns.append((f"Zoom in on the {tile.colour} tile.", reply))
         else:
@@ -367,24 +379,25 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
 def lessons(step: int, steps: int, seed: int):
     """The batch of one step, named by skill: letters, then colours and places, the formats last."""
     rng = random.Random(f"{seed}-{step}")
-    progress = step / steps
-    ease = min(1.0, max(0.0, (0.46 - progress) / 0.30))  # letters shrink between 16 % and 46 % of the way
-    tiles = 1 if progress < 0.20 else 2 if progress < 0.31 else 4
-    stage = bisect.bisect((0.13, 0.20, 0.31, 0.44), progress)
-    mixtures = ((56, 4, 4, 0), (8, 28, 28, 0), (20, 24, 16, 0), (16, 24, 8, 6), (4, 26, 2, 2))
-    read, ground, name, pair = mixtures[stage]
+    now = step * STEPS / steps  # the schedule is written for so many steps
+    ease = min(1.0, max(0.0, (1840 - now) / 1200))  # letters shrink from step 640 on
+    tiles = 1 if now < 800 else 2 if now < 1240 or 2100 <= now < 2350 else 4
+    stage = bisect.bisect((520, 800, 1240, 1760, 2100, 2700), now)
+    read, ground, name, pair = MIXTURES[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
-    batch += [("ground", *lesson_ground(rng, tiles, ease, False)) for _ in range(ground)]
+    batch += [("ground", *lesson_ground(rng, tiles, ease, False, where=stage == 5)) for _ in range(ground)]
     batch += [("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)) for _ in range(name)]
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
     while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
         kind = rng.choices(("read", "compare", "glance", "legible"), (0.35, 0.27, 0.33, 0.05))[0]
-        called = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}[kind] if stage == 4 else 0.3
+        called = (
+            {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}[kind] if stage in (4, 6) else 0.3
+        )
         if kind != "legible" and rng.random() < called:
             batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
         else:
             batch.append((f"direct_{kind}", *lesson_direct(rng, kind, tool=rng.random() < 0.8)))
-    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage == 4 else 0)]
+    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage in (4, 6) else 0)]
 
 
 class Lessons(Dataset):
@@ -572,7 +585,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go"
     )
-    parser.add_argument("--steps", type=int, default=4000, help=f"batches of {BATCH} lessons")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of {BATCH} lessons")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--threads", type=int, default=2, help="more than the free cores makes it many times slower"

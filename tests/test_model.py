@@ -1,0 +1,111 @@
+"""Loading: presets at their real widths with random weights, 4 bits, Hub layouts, adapters, merging."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+import model as models
+from data import load
+from model import add_lora, config_of, load_model, merge, resolve
+from rollout import rollout
+
+LIMITS = dict(max_turns=2, max_turn_tokens=6, max_tokens=200, look_pixels=112 * 112, crop_pixels=112 * 112)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen2.5-vl-3b", 3.75), ("qwen2.5-vl-7b", 8.29), ("qwen2.5-vl-32b", 33.45)]
+)
+def test_presets_have_the_published_size(name, billions):
+    """Parameters as counted on the Hub's pages."""
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(config_of(name))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(billions * 1e9, rel=0.01)
+
+
+def test_a_preset_at_its_real_widths_rolls_out():
+    model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.bfloat16)
+    assert model.lm_head.weight.shape == (151936, 2048)
+    trajectory = rollout(model, processor, load("toy", limit=1), engine="slots", **LIMITS)[0]
+    assert trajectory.completion_ids and trajectory.stop
+
+
+def test_the_unfolded_patch_embedding_is_the_convolution():
+    model, _ = load_model("tiny")
+    embed, patches = model.model.visual.patch_embed, torch.randn(8, 3 * 2 * 14 * 14)
+    assert torch.allclose(embed.forward(patches), type(embed).forward(embed, patches), atol=1e-5)
+
+
+def test_four_bits(tmp_path):
+    """The language model is quantised, vision tower and head are not; LoRA on it gets gradients."""
+    model, processor = load_model("tiny", quantize="4bit")
+    kinds = {
+        name: type(module).__name__ for name, module in model.named_modules() if "Linear" in str(type(module))
+    }
+    assert {kind for name, kind in kinds.items() if "language_model" in name} == {"Linear4bit"}
+    assert {kind for name, kind in kinds.items() if "visual" in name or "lm_head" in name} == {"Linear"}
+    model = add_lora(model, 4)
+    trajectory = rollout(model, processor, load("toy", limit=1), **LIMITS)[0]
+    ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
+    pixels = processor.image_processor(trajectory.images, return_tensors="pt")
+    mm = (ids == processor.image_token_id).int()
+    model(input_ids=ids, labels=ids, mm_token_type_ids=mm, **pixels).loss.backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "lora_A" in name)
+
+
+def test_a_hub_layout_with_legacy_sizes_and_a_video_processor(tmp_path):
+    """preprocessor_config.json as the Qwen2.5-VL repositories have it: loads, with or without torchvision."""
+    folder = tmp_path / "Qwen2.5-VL-Test"
+    shutil.copytree(models.TINY, folder)
+    (folder / "processor_config.json").unlink(missing_ok=True)
+    legacy = {
+        "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(legacy))
+    (folder / "video_preprocessor_config.json").write_text(
+        '{"video_processor_type": "Qwen2VLVideoProcessor"}'
+    )
+    model, processor = load_model(str(folder))
+    assert processor.image_processor.size["longest_edge"] == 12845056
+    assert type(processor.image_processor).__name__ == "Qwen2VLImageProcessorPil"
+    plain = load_model("tiny")[1]
+    look = load("toy", limit=1)[0].open().resize((112, 112))
+    pixels = [p.image_processor([look], return_tensors="pt")["pixel_values"] for p in (processor, plain)]
+    assert torch.equal(*pixels)
+
+
+def test_adapter_and_merged_checkpoint_say_the_same(tmp_path):
+    model, processor = load_model("tiny", lora=4)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    merge(str(tmp_path / "adapter"), tmp_path / "merged")
+    ids = torch.tensor([processor.tokenizer("What letter is on the red tile?")["input_ids"]])
+    with torch.no_grad():
+        logits = [m(input_ids=ids).logits for m in (model, load_model(str(tmp_path / "adapter"))[0])]
+        merged = load_model(str(tmp_path / "merged"))
+        logits.append(merged[0](input_ids=ids).logits)
+    assert torch.equal(logits[0], logits[1])
+    assert (logits[0] - logits[2]).abs().max() < 0.3  # merged weights are stored in the base's bfloat16
+    assert not list(Path(tmp_path / "merged").glob("adapter*"))
+    assert merged[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+
+
+def test_a_hub_name_without_a_connection_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(models, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
+    with pytest.raises(ValueError, match="hf download Qwen/Qwen2.5-VL-3B-Instruct"):
+        resolve("qwen2.5-vl-3b")
+    with pytest.raises(ValueError, match="unknown model"):
+        resolve("qwen9")
+
+
+def test_unknown_quantisation_is_refused():
+    with pytest.raises(ValueError, match="must be one of 4bit"):
+        load_model("tiny", quantize="3bit")
