@@ -58,11 +58,11 @@ def mean(values) -> float | None:
     return fmean(values) if values else None
 
 
-def summary(trajectories: list[Trajectory]) -> dict:
+def summary(trajectories: list[Trajectory], judge=None) -> dict:
     """Accuracy, share that zoomed, delivered crops, IoU and share of whole glyphs, over some trajectories."""
     return {
         "n": len(trajectories),
-        "accuracy": mean(is_correct(t.answer, t.sample) for t in trajectories),
+        "accuracy": mean(is_correct(t.answer, t.sample, judge) for t in trajectories),
         "tool_rate": mean(bool(t.boxes) for t in trajectories),
         "crops": mean(len(t.boxes) for t in trajectories),
         "iou": mean(map(best_iou, trajectories)),
@@ -71,7 +71,7 @@ def summary(trajectories: list[Trajectory]) -> dict:
 
 
 def evaluate(
-    model, processor, samples: list[Sample], arms, *, seed: int = 0, progress: bool = False, **rollout_knobs
+    model, processor, samples: list[Sample], arms, *, seed: int = 0, judge=None, **rollout_knobs
 ) -> dict:
     """Greedy answers of every arm: {arm: {"all": summary, kind: summary, ...}}, kinds being
     `meta["kind"]`."""
@@ -86,7 +86,6 @@ def evaluate(
             force_call=forced,
             temperature=0,
             seed=seed,
-            progress=progress,
             **rollout_knobs,
         )
         kinds = defaultdict(list)
@@ -94,7 +93,7 @@ def evaluate(
             kinds["all"].append(trajectory)
             if kind := trajectory.sample.meta.get("kind"):
                 kinds[kind].append(trajectory)
-        result[arm] = {kind: summary(members) for kind, members in sorted(kinds.items())}
+        result[arm] = {kind: summary(members, judge) for kind, members in sorted(kinds.items())}
     return result
 
 
@@ -140,6 +139,7 @@ class Knobs:
     max_turns: int = knob(4, "model turns per question")
     max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
     max_tokens: int = knob(320, "tokens of a whole completion, observations included")
+    engine: str = knob("slots", "rollout: slots | generate")
     batch: int = knob(256, "questions at once")
     threads: int = knob(2, "CPU threads")
 

@@ -22,6 +22,54 @@ PANELS = {
 }
 
 
+# trouble -> what it looks like in a step's row, and what to do. It counts when it lasts for `LASTING` steps.
+LASTING = 5
+TROUBLES = {
+    "collapse": (
+        lambda row: row["tool_rate"] is not None and row["tool_rate"] < 0.05,
+        "fewer than 5 % of the trajectories zoom: raise --group or --prompts, or try --curiosity 0.5",
+    ),
+    "spam": (
+        lambda row: row["repeats"] > 0.3,
+        "more than 30 % of the trajectories zoom on one box again: --bonus conditional, fewer --max_turns",
+    ),
+    "fake zoom": (
+        lambda row: row["blind_luck"] is not None and row["blind_luck"] > 0.5,
+        "more than half of the right answers after a zoom never touched the target: lower --look_pixels",
+    ),
+    "dead groups": (
+        lambda row: row["dead_groups"] > 0.8,
+        "more than 80 % of the groups teach nothing (all right or all wrong): select the data, or --refill",
+    ),
+    "entropy": (
+        lambda row: row["entropy"] is not None and row["entropy"] < 0.02,
+        "the entropy is below 0.02: the policy has stopped exploring; lower --lr",
+    ),
+    "garbage": (
+        lambda row: row["garbage"] > 0.2,
+        "more than 20 % of the trajectories repeat one token: the policy is breaking down; lower --lr",
+    ),
+    "logprob gap": (
+        lambda row: row["logp_gap"] > 2.0,
+        "sampler and trainer disagree by more than 2 nats on a token: a bug, or weights gone astray",
+    ),
+}
+
+
+def health(rows: list[dict]) -> list[tuple[str, str]]:
+    """The troubles of a run that the last steps show: (name, what it is and what to try).
+
+    >>> fine = dict(tool_rate=1.0, repeats=0.0, blind_luck=None, dead_groups=0.1, entropy=0.3, garbage=0.0,
+    ...             logp_gap=0.0)
+    >>> health([fine] * 9), [name for name, _ in health([fine] + [fine | {"tool_rate": 0.01}] * 5)]
+    ([], ['collapse'])
+    """
+    last = rows[-LASTING:]
+    if len(last) < LASTING:
+        return []
+    return [(name, text) for name, (seen, text) in TROUBLES.items() if all(map(seen, last))]
+
+
 def read_rows(file: Path) -> list[dict]:
     """The rows of a .jsonl file; a last line cut short by a kill is left out."""
     rows = []

@@ -3,6 +3,8 @@ arXiv 2505.14362).
 
     python train.py                                   # the embedded tiny model on a laptop CPU, in minutes
     python train.py --out runs/mine --resume          # go on after a kill, with the knobs of the run
+    python train.py --model qwen2.5-vl-3b --plan      # will it fit? Then the same without --plan
+    torchrun --nproc-per-node 2 train.py ...          # two GPUs
 
 One step is: sample a group of trajectories for each prompt, score them, update once. There is no reference
 model (beta 0) and no clipping at work (the update is on-policy). What is ours is the rollout and the
@@ -12,10 +14,13 @@ reward; TRL does the rest.
 import copy
 import json
 import os
+import random
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -25,8 +30,11 @@ from knobs import fail, knob, parse  # noqa: E402  (the heavy imports wait for v
 
 @dataclass
 class Knobs:
-    model: str = knob("tiny", "preset or folder of a Qwen2.5-VL")
-    data: str = knob("toy", "data set")
+    model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name of a Qwen2.5-VL")
+    quantize: str = knob("", "4bit: the language model in NF4")
+    data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
+    root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
+    mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
     steps: int = knob(120, "optimiser steps, each on fresh trajectories")
     prompts: int = knob(16, "questions per step")
     group: int = knob(8, "trajectories per question, compared with one another")
@@ -42,6 +50,15 @@ class Knobs:
     lr: float = knob(2e-3, "learning rate of the LoRA weights")
     lr_schedule: str = knob("linear", "of the learning rate: linear (down to zero) | constant (the paper's)")
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
+    optim: str = knob("adamw_torch", "adamw_torch | paged_adamw_32bit | paged_adamw_8bit")
+    iterations: int = knob(1, "updates on the same trajectories; above 1 the clipping matters")
+    clip_high: float = knob(0.2, "upper clip of the ratio (0.28: clip-higher)")
+    advantage: str = knob("std", "within the group: std (divided by the deviation) | mean (not divided)")
+    curiosity: float = knob(0.0, "bonus for a crop while fewer than 30 %% of a step's trajectories zoom")
+    mask_overlong: bool = knob(False, "trajectories that ran out of turns or tokens teach nothing")
+    refill: bool = knob(False, "sample other questions once for groups without a gradient")
+    guard: str = knob("warn", "when the run falls ill: warn | stop | off")
+    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
     beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
     loss_type: str = knob(
         "dapo", "TRL's loss: dapo is the mean over all sampled tokens of a step | grpo | dr_grpo | bnpo"
@@ -57,6 +74,28 @@ class Knobs:
     batch: int = knob(256, "trajectories sampled at once; lower it where memory is short")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out")
+    plan: bool = knob(False, "print the memory that these knobs need, and stop")
+    merge: bool = knob(False, "at the end write base and adapter as one plain checkpoint, OUT/merged")
+
+
+# What other models start from instead, where nothing else is given
+BIG = {
+    "data": "deepeyes", "steps": 80, "prompts": 16, "look_pixels": 1000 * 784, "crop_pixels": 400 * 784,
+    "max_turns": 5, "max_turn_tokens": 384, "max_tokens": 2048, "lr": 2e-5, "lr_schedule": "constant",
+    "lora": 32, "micro_batch": 8, "batch": 64, "save_every": 5, "eval_size": 200, "threads": 8,
+}  # fmt: skip
+CHOICES = {
+    "bonus": ("conditional", "unconditional", "none"),
+    "loss_type": ("dapo", "grpo", "dr_grpo", "bnpo"),
+    "engine": ("slots", "generate"),
+    "lr_schedule": ("linear", "constant"),
+    "quantize": ("", "4bit"),
+    "optim": ("adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"),
+    "advantage": ("std", "mean"),
+    "guard": ("warn", "stop", "off"),
+}
+WORLD = int(os.environ.get("WORLD_SIZE", 1))
+CURIOUS_BELOW = 0.3  # share of trajectories that zoom
 
 
 TOY_SIZE = 4096  # questions of the toy set; the order of a run must not depend on its number of steps
@@ -78,6 +117,11 @@ def read_knobs(argv: list[str]) -> Knobs:
         knobs = Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
     elif knobs.out and (Path(knobs.out) / "args.json").exists():
         fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
+    if knobs.model != "tiny" and not knobs.resume:
+        for name in set(BIG) - given:
+            setattr(knobs, name, BIG[name])
+        if knobs.model in ("qwen2.5-vl-7b", "qwen2.5-vl-32b") and "quantize" not in given:
+            knobs.quantize = "4bit"
     check_knobs(knobs)
     return knobs
 
@@ -86,30 +130,30 @@ def check_knobs(knobs: Knobs) -> None:
     positive = (
         "steps prompts look_pixels crop_pixels max_turns max_turn_tokens max_tokens lora micro_batch batch"
     )
-    for name in (positive + " save_every show_every threads").split():
+    for name in (positive + " save_every show_every threads iterations").split():
         if getattr(knobs, name) < 1:
             fail(f"--{name} must be at least 1")
-    for name in ("lr", "beta", "seed", "eval_size"):
+    for name in ("lr", "beta", "seed", "eval_size", "clip_high", "curiosity"):
         if not 0 <= getattr(knobs, name) < 2**32:  # false for nan, too
             fail(f"--{name} must be a number of at least 0")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
-    if knobs.prompts * knobs.group % knobs.micro_batch:
-        fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group = {knobs.prompts * knobs.group}")
-    if knobs.bonus not in ("conditional", "unconditional", "none"):
-        fail(f"--bonus must be conditional, unconditional or none, not {knobs.bonus!r}")
-    if knobs.loss_type not in ("dapo", "grpo", "dr_grpo", "bnpo"):
-        fail(f"--loss_type must be dapo, grpo, dr_grpo or bnpo, not {knobs.loss_type!r}")
-    if knobs.engine not in ("slots", "generate"):
-        fail(f"--engine must be slots or generate, not {knobs.engine!r}")
-    if knobs.lr_schedule not in ("linear", "constant"):
-        fail(f"--lr_schedule must be linear or constant, not {knobs.lr_schedule!r}")
+    if knobs.prompts % WORLD:
+        fail(f"--prompts {knobs.prompts} must be a multiple of the {WORLD} processes: groups stay whole")
+    if knobs.prompts * knobs.group // WORLD % knobs.micro_batch:
+        share = "" if WORLD == 1 else f" over {WORLD} processes"
+        many = knobs.prompts * knobs.group // WORLD
+        fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group{share} = {many}")
+    for name, known in CHOICES.items():
+        if getattr(knobs, name) not in known:
+            choices = ", ".join(known).strip(", ")
+            fail(f"--{name} must be one of {choices}, not {getattr(knobs, name)!r}")
+    if knobs.save_every % knobs.iterations:
+        fail("--save_every must be a multiple of --iterations: trajectories are not saved")
     if not knobs.temperature > 0:
         fail("--temperature must be above 0: a group of equal trajectories teaches nothing")
     if (Path(knobs.model) / "adapter_config.json").exists():
         fail(f"{knobs.model} is a LoRA checkpoint; start from a whole model, or go on with --resume")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        fail("several processes are not supported yet; run it as plain python train.py")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -119,20 +163,25 @@ KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take the cores from one another
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, one GPU
+    if WORLD == 1:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, one GPU
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import trl.trainer.utils as trl_utils  # noqa: E402
+from accelerate import PartialState  # noqa: E402
+from accelerate.utils import broadcast_object_list, gather_object  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
-from data import load  # noqa: E402
-from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, mean, stored_scores, table, write_json  # noqa: E402
-from model import load_model, lora_config, resolve  # noqa: E402
+import plan  # noqa: E402
+from data import load, mix  # noqa: E402
+from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table, write_json  # noqa: E402  # noqa: E402
+from judge import Judge  # noqa: E402
+from model import load_model, lora_config, merge, resolve  # noqa: E402
 from pack import packed_logprobs  # noqa: E402
-from report import draw_curves, rewind  # noqa: E402
+from report import draw_curves, health, read_rows, rewind  # noqa: E402
 from reward import score  # noqa: E402
 from rollout import pixel_budgets, rollout  # noqa: E402
 
@@ -167,13 +216,19 @@ class ZoomGRPOTrainer(GRPOTrainer):
         kwargs |= {"reward_funcs": self.reward, "rollout_func": lambda prompts, trainer: trainer.roll()}
         super().__init__(processing_class=own, **kwargs)
         self.samples, self.knobs, self.run = samples, knobs, run
-        inner = self.model.get_base_model().model
+        base = self.model.get_base_model()
         if knobs.pack_groups:
-            inner.language_model.set_attn_implementation("shared_prompt")
-        visual = inner.visual
+            base.model.language_model.set_attn_implementation("shared_prompt")
+        plain = base.forward
+
+        def forward(*args, packed=None, **kwargs):  # by the front door: DDP has to see every pass
+            return packed_logprobs(base, *packed) if packed else plain(*args, **kwargs)
+
+        base.forward, visual = forward, base.model.visual
         # The vision tower is frozen, but TRL would send a backward pass through it all the same.
         visual.forward = torch.no_grad()(visual.forward)
-        self.stats, self.gaps, self.began = {}, [], time.time()
+        self.stats, self.gaps, self.began, self.ill = {}, [], time.time(), set()
+        self.judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
     def _generate_and_score_completions(self, inputs):
@@ -190,16 +245,16 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def roll(self) -> dict:
         """Sample a group for every question of this step, and score it. Equal rows stand next to each
         other."""
-        began, knobs = time.time(), self.knobs
+        began, knobs, group = time.time(), self.knobs, self.knobs.group
         self.processing_class.image_processor.memo.clear()
-        chosen = [self.readable(row["index"]) for row in self.rows[:: knobs.group]]
-        limits = rollout_knobs(knobs) | {"group": knobs.group, "temperature": knobs.temperature}
-        limits["engine"] = knobs.engine
-        trajectories = rollout(self.model, self.processing_class, chosen, **limits)
-        rewards = [score(t, bonus=knobs.bonus) for t in trajectories]
-        self.stats = step_stats(trajectories, rewards, knobs.group) | {"sec_rollout": time.time() - began}
-        if self.state.global_step % knobs.show_every == 0:
-            show_group(self.run, self.state.global_step + 1, trajectories[: knobs.group], rewards)
+        chosen = [self.readable(row["index"]) for row in self.rows[::group]]
+        trajectories, rewards = self.sample(chosen)
+        if knobs.refill:
+            self.replace_dead_groups(trajectories, rewards)
+        self.stats = step_stats(trajectories, rewards, group) | {"sec_rollout": time.time() - began}
+        main = self.accelerator.is_main_process
+        if main and self.state.global_step % knobs.show_every == 0:
+            show_group(self.run, self.state.global_step + 1, trajectories[:group], rewards)
         self.began = time.time()
         return {
             "prompt_ids": [t.prompt_ids for t in trajectories],
@@ -207,8 +262,29 @@ class ZoomGRPOTrainer(GRPOTrainer):
             "logprobs": [t.logprobs for t in trajectories],
             "env_mask": [t.sampled for t in trajectories],
             "images": [t.images for t in trajectories],
-            "total": [r.total for r in rewards],
+            "total": training_rewards(trajectories, [r.total for r in rewards], knobs),
         }
+
+    def sample(self, chosen):
+        """Trajectories of these samples' groups, and their rewards."""
+        knobs = self.knobs
+        limits = rollout_knobs(knobs) | {"group": knobs.group, "temperature": knobs.temperature}
+        trajectories = rollout(self.model, self.processing_class, chosen, engine=knobs.engine, **limits)
+        with ThreadPoolExecutor(16 if self.judge else 1) as pool:  # a judge answers many at once
+            return trajectories, list(
+                pool.map(lambda t: score(t, bonus=knobs.bonus, judge=self.judge), trajectories)
+            )
+
+    def replace_dead_groups(self, trajectories, rewards) -> None:
+        """Other questions in place of those whose group has one reward throughout, if they do better."""
+        group = self.knobs.group
+        starts = [i for i in range(0, len(rewards), group) if dead(rewards[i : i + group])]
+        rng = random.Random(f"{self.knobs.seed}-{self.state.global_step}-{self.accelerator.process_index}")
+        fresh, scores = self.sample([self.readable(rng.randrange(len(self.samples))) for _ in starts])
+        for k, i in enumerate(starts):
+            part = slice(k * group, (k + 1) * group)
+            if not dead(scores[part]):
+                trajectories[i : i + group], rewards[i : i + group] = fresh[part], scores[part]
 
     def readable(self, index: int):
         """Sample `index`, its picture opened; one that can't be read is reported, and the next one serves."""
@@ -246,7 +322,6 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def packed(self, model, ids, mask, kept, *, batch_size=None, num_images, **kwargs):
         """TRL's method with the prompts computed once; batch_size: rows at a time."""
         size, results = batch_size or len(ids), []
-        base = self.accelerator.unwrap_model(model).get_base_model()
         pixels, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]
         patches = pixels.split(grids.prod(-1).tolist())  # by picture
         fixed = self.processing_class.image_token_id, self.temperature
@@ -255,7 +330,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             shown = slice(sum(num_images[:start]), sum(num_images[: start + size]))
             pictures = patches[shown], grids[shown].tolist(), num_images[rows]
             with self.accelerator.autocast():
-                results.append(packed_logprobs(base, ids[rows], mask[rows], kept, *pictures, *fixed))
+                results.append(model(packed=(ids[rows], mask[rows], kept, *pictures, *fixed)))
         return (*map(torch.cat, zip(*results)), None)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -270,16 +345,15 @@ class ZoomGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        row = {
-            "step": self.state.global_step,
-            **self.stats,
-            "entropy": logs.get("entropy"),
-            "loss": logs["loss"],
-            "grad_norm": logs["grad_norm"],
-            "logp_gap": max(self.gaps),
-            "sec_train": time.time() - self.began,
-        }
+        own = self.stats | {"logp_gap": max(self.gaps), "sec_train": time.time() - self.began}
+        own = [own] if WORLD == 1 else gather_object([own])
         self.gaps = []
+        if not self.accelerator.is_main_process:
+            return
+        row = {"step": self.state.global_step, "entropy": logs.get("entropy"), "loss": logs["loss"]}
+        row |= {"grad_norm": logs["grad_norm"]}
+        row |= {key: mean(part.get(key) for part in own) for key in sorted(set().union(*own))}
+        row["logp_gap"] = max(part["logp_gap"] for part in own)
         with (self.run / "metrics.jsonl").open("a") as file:
             file.write(
                 json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()})
@@ -303,6 +377,16 @@ class ZoomGRPOTrainer(GRPOTrainer):
             "tokens {tokens}  dead groups {dead_groups}  {sec_rollout} + {sec_train} s".format(**text),
             flush=True,
         )
+        self.check_health()
+
+    def check_health(self) -> None:
+        """Say what has gone wrong, once for each trouble; with --guard stop, stop after this step."""
+        troubles = health(read_rows(self.run / "metrics.jsonl")) if self.knobs.guard != "off" else []
+        for name, text in troubles:
+            if name not in self.ill:
+                print(f"  UNWELL: {text}", flush=True)
+                self.ill.add(name)
+                self.control.should_training_stop |= self.knobs.guard == "stop"
 
     def _save(self, output_dir=None, state_dict=None):
         """A checkpoint holds the adapter alone: it names its base, whose processor serves."""
@@ -312,10 +396,29 @@ class ZoomGRPOTrainer(GRPOTrainer):
         pass  # TRL would write one into the run folder at every checkpoint
 
 
+def dead(rewards) -> bool:
+    """A group whose members all got the same: no advantage, no gradient."""
+    return max(r.total for r in rewards) - min(r.total for r in rewards) < 1e-6
+
+
+def training_rewards(trajectories, totals: list[float], knobs: Knobs) -> list[float]:
+    """The rewards that train: with the curiosity bonus, and with overlong trajectories made neutral."""
+    zoomed, totals = [bool(t.boxes) for t in trajectories], list(totals)
+    if knobs.curiosity and sum(zoomed) < CURIOUS_BELOW * len(zoomed):
+        totals = [total + knobs.curiosity * zoom for total, zoom in zip(totals, zoomed)]
+    for start in range(0, len(totals), knobs.group) if knobs.mask_overlong else ():
+        members = range(start, start + knobs.group)
+        kept = [totals[i] for i in members if trajectories[i].stop not in ("turns", "length", "budget")]
+        for i in set(members) - {i for i in members if trajectories[i].stop in ("answer", "no_call")}:
+            totals[i] = sum(kept) / len(kept) if kept else 0.0  # the mean of the others: no advantage
+    return totals
+
+
 def step_stats(trajectories, rewards, group: int) -> dict:
     """What a step looked like, as means over its trajectories; None where there was nothing to average."""
     zoomed = [bool(t.boxes) for t in trajectories]
-    totals = torch.tensor([r.total for r in rewards]).view(-1, group)
+    groups = [rewards[i : i + group] for i in range(0, len(rewards), group)]
+    lucky = [t for t, r in zip(trajectories, rewards) if t.boxes and t.sample.boxes and r.accuracy]
     by_kind = {}
     for t, r in zip(trajectories, rewards):
         by_kind.setdefault(t.sample.meta.get("kind"), []).append(r.accuracy)
@@ -323,7 +426,7 @@ def step_stats(trajectories, rewards, group: int) -> dict:
         "reward": mean(r.total for r in rewards),
         "accuracy": mean(r.accuracy for r in rewards),
         "format": mean(r.format for r in rewards),
-        "tool_rate": mean(zoomed),
+        "tool_rate": mean(z for t, z in zip(trajectories, zoomed) if t.sample.tool),
         "calls": mean(len(t.boxes) + len(t.errors) for t in trajectories),
         "delivered": mean(len(t.boxes) for t in trajectories),
         "errors": mean(len(t.errors) for t in trajectories),
@@ -331,12 +434,33 @@ def step_stats(trajectories, rewards, group: int) -> dict:
         "acc_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if z),
         "acc_no_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if not z),
         "tokens": mean(sum(t.sampled) for t in trajectories),
-        "dead_groups": (totals.std(1) < 1e-6).float().mean().item(),
+        "dead_groups": mean(map(dead, groups)),
+        "repeats": mean(map(repeats_box, trajectories)),
+        "blind_luck": mean(best_iou(t) == 0 for t in lucky),
+        "garbage": mean(map(is_garbage, trajectories)),
+        "overlong": mean(t.stop in ("turns", "length", "budget") for t in trajectories),
         "reward_accuracy": 0.8 * mean(r.accuracy for r in rewards),
         "reward_format": 0.2 * mean(r.format for r in rewards),
         "reward_tool": 1.2 * mean(r.tool for r in rewards),
         **{f"accuracy_{kind}": mean(values) for kind, values in sorted(by_kind.items()) if kind},
     }
+
+
+def repeats_box(trajectory) -> bool:
+    """Does it zoom on (nearly) the same box again?"""
+    boxes = trajectory.boxes
+    return any(iou(a, b) > 0.9 for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def is_garbage(trajectory) -> bool:
+    """The same token eight times in a row, anywhere in what the model wrote."""
+    ids = [i for i, s in zip(trajectory.completion_ids, trajectory.sampled) if s]
+    run = 1
+    for before, token in zip(ids, ids[1:]):
+        run = run + 1 if token == before else 1
+        if run >= 8:
+            return True
+    return False
 
 
 def show_group(run: Path, step: int, trajectories, rewards) -> None:
@@ -359,20 +483,18 @@ def show_group(run: Path, step: int, trajectories, rewards) -> None:
             file.write(json.dumps(row | {"reward": asdict(reward), "pictures": names}) + "\n")
 
 
-def make_run_folder(knobs: Knobs) -> Path:
+def make_run_folder(knobs: Knobs) -> None:
     """Create the run folder and write args.json; a default name that is taken gets a number."""
     name = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
     number = 1
     while not knobs.out:
         candidate = Path(name if number == 1 else f"{name}-{number}")
         knobs.out, number = "" if candidate.exists() else str(candidate), number + 1
-    run = Path(knobs.out)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "args.json", asdict(knobs) | {"resume": False})
+        Path(knobs.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(knobs.out) / "args.json", asdict(knobs) | {"resume": False})
     except OSError as error:
-        fail(f"can't write to the run folder {run}: {error.strerror}")
-    return run
+        fail(f"can't write to the run folder {knobs.out}: {error.strerror}")
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -393,18 +515,21 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
         output_dir=str(run),
         max_steps=knobs.steps,
         per_device_train_batch_size=knobs.micro_batch,
-        gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch,
+        gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch // WORLD,
         num_generations=knobs.group,
         max_completion_length=knobs.max_tokens,
         temperature=knobs.temperature,
         beta=knobs.beta,
         loss_type=knobs.loss_type,
-        scale_rewards="group",
+        scale_rewards="group" if knobs.advantage == "std" else "none",
+        num_iterations=knobs.iterations,
+        epsilon_high=knobs.clip_high,
+        ddp_find_unused_parameters=False,
         learning_rate=knobs.lr,
         lr_scheduler_type=knobs.lr_schedule,
         weight_decay=0.01,
         max_grad_norm=1.0,
-        optim="adamw_torch",
+        optim=knobs.optim,
         seed=knobs.seed,
         bf16=not on_cpu,
         use_cpu=on_cpu,
@@ -433,57 +558,84 @@ def rollout_knobs(knobs: Knobs) -> dict:
     return {name: getattr(knobs, name) for name in LIMITS}
 
 
-def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms) -> dict:
+def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms, judge=None) -> dict:
     """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
-    samples = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED)
+    samples = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED, root=knobs.root or None)
     stored = stored_scores(run / "eval.json")
     if (
         when == "after" and stored.get("steps") != knobs.steps
     ):  # scores of a run that has been prolonged since
         stored |= {"after": {}, "steps": knobs.steps}
+    limits = rollout_knobs(knobs) | {"engine": knobs.engine, "judge": judge}
     for arm in arms:
         if arm not in stored.setdefault(when, {}):
-            print(f"  {arm}: {knobs.eval_size} questions ...", flush=True)
-            stored[when] |= evaluate(model, processor, samples, [arm], **rollout_knobs(knobs))
+            print(f"  {arm}: {len(samples)} questions ...", flush=True)
+            stored[when] |= evaluate(model, processor, samples, [arm], **limits)
             write_json(run / "eval.json", stored)
     return stored[when]
 
 
 def main(knobs: Knobs) -> None:
-    began = time.time()
-    run = make_run_folder(knobs)
+    began, state = time.time(), PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
+    if state.is_main_process:
+        make_run_folder(knobs)
+    (knobs.out,) = broadcast_object_list([knobs.out])
+    run = Path(knobs.out)
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.set_seed(knobs.seed)
-    samples = load(knobs.data, limit=TOY_SIZE if knobs.data.startswith("toy") else None, seed=knobs.seed)
-    model, processor = load_model(knobs.model)
+    toy = knobs.data.startswith("toy")
+    limit, root = TOY_SIZE if toy else None, knobs.root or None
+    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, root=root)
+    samples = mix(samples, knobs.mix, knobs.seed) if knobs.mix else samples
+    model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     checkpoint = last_checkpoint(run) if knobs.resume else None
-    going_on = f", going on from {checkpoint.name}" if checkpoint else ""
-    print(f"{knobs.model} on {knobs.data}, run folder {run}{going_on}", flush=True)
-    if knobs.eval_size:
-        print("held-out questions before training", flush=True)
-        before = held_out(knobs, model, processor, run, "before", ("on", "off", "forced"))
-        print(table(before), flush=True)
+    if state.is_main_process:
+        going_on = f", going on from {checkpoint.name}" if checkpoint else ""
+        print(
+            f"{knobs.model} on {knobs.data}: {len(samples)} questions, run folder {run}{going_on}", flush=True
+        )
+        if knobs.eval_size:
+            print("held-out questions before training", flush=True)
+            before = held_out(knobs, model, processor, run, "before", ("on", "off", "forced"))
+            print(table(before), flush=True)
+        for name in ("metrics.jsonl", "trajectories.jsonl"):
+            rewind(run / name, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
-    for name in ("metrics.jsonl", "trajectories.jsonl"):
-        rewind(run / name, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if state.is_main_process:
+        finish(knobs, trainer, processor, run)
+        print(f"{time.time() - began:.0f} s in all")
+    state.wait_for_everyone()
+
+
+def finish(knobs: Knobs, trainer, processor, run: Path) -> None:
+    """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
     if knobs.eval_size:
         print("held-out questions after training, with controls", flush=True)
-        after = held_out(knobs, trainer.model, processor, run, "after", ALL_ARMS)
-        rows = {f"before: {arm}": row for arm, row in before.items()}
-        print(table(rows | {f"after: {arm}": row for arm, row in after.items()}))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        after = held_out(knobs, model, processor, run, "after", ALL_ARMS)
+        before = {f"before: {arm}": row for arm, row in stored_scores(run / "eval.json")["before"].items()}
+        print(table(before | {f"after: {arm}": row for arm, row in after.items()}))
         print(f"scores: {run / 'eval.json'}")
-    print(f"curves: {draw_curves(run)}\nmodel:  {last_checkpoint(run)}\n{time.time() - began:.0f} s in all")
+    checkpoint = last_checkpoint(run)
+    if knobs.merge:
+        merge(str(checkpoint), run / "merged")
+        print(f"merged: {run / 'merged'}")
+    print(f"curves: {draw_curves(run)}\nmodel:  {checkpoint}")
 
 
 if __name__ == "__main__":
     try:
+        if KNOBS.plan:
+            print(plan.table(KNOBS))
+            sys.exit()
         resolve(KNOBS.model)
-        load(KNOBS.data, limit=1)
+        load(KNOBS.data, limit=1, root=KNOBS.root or None)
         main(KNOBS)
     except ValueError as error:
         fail(str(error))

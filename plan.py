@@ -1,0 +1,91 @@
+"""The memory plan of a training run, before anything is loaded: what each part takes, and whether it fits."""
+
+import torch
+
+from model import config_of
+
+GB = 2**30
+
+
+def sizes(config) -> dict[str, int]:
+    """Numbers of parameters: what can be quantised (the language model's matrices), the rest, LoRA a rank."""
+    text, vision = config.text_config, config.vision_config
+    width, mlp, depth = text.hidden_size, text.intermediate_size, text.num_hidden_layers
+    head = width // text.num_attention_heads
+    outs = [width, *(2 * [text.num_key_value_heads * head]), width, mlp, mlp, width]  # q k v o gate up down
+    ins = [width, width, width, width, width, width, mlp]
+    w, tokens = vision.hidden_size, text.vocab_size * width
+    merged = w * vision.spatial_merge_size**2
+    return {
+        "matrices": depth * sum(i * o for i, o in zip(ins, outs)),
+        "embeddings": tokens * (1 if config.tie_word_embeddings else 2),
+        "vision": vision.depth * (4 * w * w + 3 * w * vision.intermediate_size)
+        + merged * merged
+        + merged * width
+        + w * 3 * vision.temporal_patch_size * vision.patch_size**2,
+        "lora": depth * sum(i + o for i, o in zip(ins, outs)),
+    }
+
+
+def memory(knobs, config) -> dict[str, float]:
+    """GB by part. knobs: of train.py. Upper bounds where lengths vary: every trajectory at its longest.
+
+    The rollout and the update follow each other; only the larger of the two counts for the peak.
+    """
+    text, count = config.text_config, sizes(config)
+    width, depth, mlp = text.hidden_size, text.num_hidden_layers, text.intermediate_size
+    key_width = text.num_key_value_heads * width // text.num_attention_heads
+    prompt = knobs.look_pixels // 784 + 500  # the tool prompt and a question
+    small = torch.cuda.is_available() or knobs.model != "tiny"  # bfloat16 but for the tiny model on a CPU
+    size = 2 if small else 4
+    matrices = count["matrices"] * (0.516 if knobs.quantize else size)  # NF4, double quantised: 4.13 bits
+    lora = count["lora"] * knobs.lora
+    adam = 2 if "8bit" in knobs.optim else 8
+    slots = min(knobs.batch, knobs.prompts * knobs.group)
+    groups = -(-knobs.micro_batch // knobs.group)
+    row = groups * prompt + knobs.micro_batch * knobs.max_tokens  # tokens of a packed micro-batch
+    # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
+    inside = row * (10 * width + 4 * key_width + 6 * mlp) * size
+    checkpoints = row * width * depth * size if small else inside * (depth - 1)
+    logits = min(knobs.micro_batch * knobs.max_tokens * text.vocab_size, 2**26) * 4 * 4
+    chunk = min(slots // knobs.group * prompt, 16_384)
+    parts = {
+        "weights": matrices + (count["embeddings"] + count["vision"]) * size,
+        "LoRA and its gradients": lora * 8,
+        "optimiser": lora * adam,
+        "rollout: keys and values": slots * (prompt + knobs.max_tokens) * 2 * key_width * depth * size,
+        "rollout: prefill": chunk * (6 * width + 3 * mlp) * size + slots * text.vocab_size * 12,
+        "update: activations": checkpoints + inside + logits,
+    }
+    return {name: value / GB for name, value in parts.items()}
+
+
+def peak(parts: dict[str, float]) -> float:
+    rollout = sum(value for name, value in parts.items() if name.startswith("rollout"))
+    fixed = sum(value for name, value in parts.items() if ":" not in name)
+    return fixed + max(rollout, parts["update: activations"])
+
+
+LOWER = {
+    "rollout": "--batch (fewer trajectories at once) or --max_tokens",
+    "update": "--micro_batch or --max_tokens",
+    "weights": "--quantize 4bit",
+}
+
+
+def table(knobs) -> str:
+    """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
+    parts = memory(knobs, config_of(knobs.model))
+    lines = [f"{name:<28}{value:>8.2f} GB" for name, value in parts.items()]
+    most = peak(parts) + 0.6  # the CUDA context and the allocator's cuttings
+    lines.append(f"{'expected peak':<28}{most:>8.2f} GB   (rollout and update take turns)")
+    if torch.cuda.is_available():
+        has = torch.cuda.get_device_properties(0).total_memory / GB
+        verdict = "fits" if most < has else "does NOT fit"
+        lines.append(f"{torch.cuda.get_device_name()}: {has:.1f} GB, {verdict}")
+    else:
+        cards = ", ".join(f"{card} GB: {'yes' if most < card else 'no'}" for card in (16, 24, 48, 80))
+        lines.append(f"no GPU in sight; would it fit?  {cards}")
+    largest = max(("rollout", "update", "weights"), key=lambda k: sum(v for n, v in parts.items() if k in n))
+    lines.append(f"to make it smaller, lower {LOWER[largest]}".replace("lower --quantize", "use --quantize"))
+    return "\n".join(lines)
