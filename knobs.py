@@ -1,11 +1,15 @@
 """Knobs of a script: a dataclass of defaults and help texts, read from the command line."""
 
 import argparse
+import logging
 import sys
 from dataclasses import field
 from pathlib import Path
 
 from transformers import HfArgumentParser
+
+# Every script starts here. bitsandbytes complains, when imported, of CPU kernels that nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def knob(default, text: str):

@@ -1,7 +1,6 @@
 """Names -> (model, processor): the embedded tiny model, Qwen2.5-VL from the Hub, folders, checkpoints."""
 
 import json
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,7 +18,6 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses CPU kernels that nobody asked for
 TINY = Path(__file__).parent / "toy" / "base"
 PRESETS = {
     "tiny": str(TINY),

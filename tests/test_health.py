@@ -1,0 +1,258 @@
+"""Health verdicts, the judge, the switches, two processes."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from conftest import ROOT, call
+from test_train import build, metrics, random_turn  # noqa: F401  (build is a fixture)
+
+import plan
+import train
+from data import Sample
+from judge import Judge
+from report import TROUBLES, health
+from rollout import Trajectory
+
+FINE = dict(
+    tool_rate=0.9, repeats=0.0, blind_luck=0.1, dead_groups=0.1, entropy=0.3, garbage=0.0, logp_gap=0.0
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("collapse", {"tool_rate": 0.04}),
+        ("spam", {"repeats": 0.4}),
+        ("fake zoom", {"blind_luck": 0.6}),
+        ("dead groups", {"dead_groups": 0.9}),
+        ("entropy", {"entropy": 0.01}),
+        ("garbage", {"garbage": 0.3}),
+        ("logprob gap", {"logp_gap": 3.0}),
+    ],
+)
+def test_each_trouble_is_named_when_it_lasts(name, row):
+    assert [trouble for trouble, _ in health([FINE] * 3 + [FINE | row] * 5)] == [name]
+    assert health([FINE | row] * 4) == [] and health([FINE | row] * 9 + [FINE]) == []
+    assert name in TROUBLES
+
+
+@pytest.mark.parametrize("guard", ["stop", "warn", "off"])
+def test_a_policy_that_stops_zooming_trips_the_guard_within_five_steps(build, script, capsys, guard):  # noqa: F811
+    """Two steps of zooming, then none."""
+    turns = []
+
+    def policy(rng):
+        turns.append(1)
+        return call(10, 10, 60, 60) if len(turns) <= 24 else f"<answer>{rng.choice('AX')}</answer>"
+
+    script(policy)
+    trainer = build(steps=9, lr=0.0, guard=guard, max_turns=2, eval_size=0)
+    trainer.train()
+    said = capsys.readouterr().out
+    assert ("UNWELL: fewer than 5 %" in said) == (guard != "off") and said.count("fewer than 5 %") <= 1
+    steps = [row["tool_rate"] for row in metrics(trainer.run)]
+    first = next(i for i, rate in enumerate(steps) if rate < 0.05)
+    assert len(steps) == (first + 5 if guard == "stop" else 9)
+
+
+def trajectory(stop="answer", boxes=()):
+    return Trajectory(Sample("x", b"", "?", "A"), [1], stop=stop, boxes=list(boxes))
+
+
+def test_curiosity_pays_only_below_the_floor():
+    knobs = train.Knobs(group=4, curiosity=0.5)
+    one = [trajectory(boxes=[(0, 0, 9, 9)])]
+    none = [trajectory() for _ in range(3)]
+    assert train.training_rewards(one + none, [0.0] * 4, knobs) == [0.5, 0, 0, 0]
+    assert train.training_rewards(one * 3 + none[:1], [0.0] * 4, knobs) == [0.0] * 4
+
+
+def test_overlong_trajectories_get_the_mean_of_the_others():
+    knobs = train.Knobs(group=3, mask_overlong=True)
+    group = [trajectory(), trajectory("turns"), trajectory()]
+    assert train.training_rewards(group, [2.0, -0.2, 0.0], knobs) == [2.0, 1.0, 0.0]
+    assert train.training_rewards([trajectory("length")] * 3, [1.0] * 3, knobs) == [0.0] * 3
+
+
+def test_garbage_and_repeats():
+    long = trajectory()
+    long.completion_ids, long.sampled = [5] * 9, [1] * 9
+    assert train.is_garbage(long) and not train.is_garbage(trajectory())
+    long.sampled = [1, 0] * 4 + [1]  # five tokens of its own
+    assert not train.is_garbage(long)
+    assert train.repeats_box(trajectory(boxes=[(0, 0, 100, 100), (0, 0, 99, 100)]))
+    assert not train.repeats_box(trajectory(boxes=[(0, 0, 100, 100), (50, 0, 150, 100)]))
+
+
+def test_refill_replaces_dead_groups(build, script, tmp_path):  # noqa: F811
+    """Every first group is dead, the fresh ones are not: none is left."""
+    rng, asked = random.Random(3), []
+
+    def policy(_):
+        asked.append(1)
+        return "<think> hm</think>" if len(asked) <= 12 else random_turn(rng)
+
+    script(policy)
+    trainer = build(steps=1, refill=True, lr=0.0)
+    trainer.train()
+    assert metrics(tmp_path)[0]["dead_groups"] < 1
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"advantage": "mean"}, {"iterations": 2, "save_every": 2, "clip_high": 0.28}]
+)
+def test_switches_run(build, script, tmp_path, knobs):  # noqa: F811
+    script(random_turn)
+    build(steps=2, **knobs).train()
+    assert len(metrics(tmp_path)) == 2
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def endpoint():
+    """An OpenAI-compatible endpoint: yes if reference and answer share their first letter; it can fail."""
+    state = {"asked": 0, "failures": 0}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state["asked"] += 1
+            if state["failures"] > 0:
+                state["failures"] -= 1
+                self.send_error(503)
+                return
+            lines = body["messages"][0]["content"].splitlines()
+            gold, said = (line.split(": ")[1] for line in lines[1:3])
+            reply = {"choices": [{"index": 0, "finish_reason": "stop", "message": {
+                "role": "assistant", "content": "Yes" if gold[0] == said[0] else "no"}}],
+                "id": "1", "created": 1, "model": "m", "object": "chat.completion",
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}  # fmt: skip
+            content = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", state
+    server.shutdown()
+
+
+def test_the_judge_decides_retries_and_remembers(endpoint, tmp_path):
+    url, state = endpoint
+    judge = Judge(url, tmp_path / "judge.jsonl")
+    state["failures"] = 1
+    assert judge("Which?", "a dog", "a hound") and state["asked"] == 2
+    assert not judge("Which?", "a dog", "the cat") and judge("Which?", "a dog", "a hound")
+    assert state["asked"] == 3
+    again = Judge(url, tmp_path / "judge.jsonl")
+    assert again("Which?", "a dog", "a hound") and state["asked"] == 3
+
+
+def test_a_judge_that_is_down_is_said_once_and_then_left_alone(tmp_path, capsys):
+    judge = Judge("http://127.0.0.1:9/v1", tmp_path / "judge.jsonl", tries=1)
+    assert not judge("Which?", "a dog", "a hound") and not judge("Which?", "a cat", "a tomcat")
+    assert capsys.readouterr().out.count("can't be reached") == 1
+
+
+# --------------------------------------------------------------------------------------------------
+
+TWO = """
+import random, sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+import torch, rollout, train
+from conftest import call
+from data import load
+from toy.make_base import make_model, make_processor
+from accelerate import PartialState
+
+state = PartialState(cpu=True)
+processor = make_processor()
+class Tape(rollout.SamplingTape):  # what a row writes depends on its picture and turn alone
+    pass
+def choose(engine, scores):
+    tokens = []
+    for slot in range(engine.live):
+        who = engine.who[slot]
+        t = engine.episodes.trajectories[who]
+        rng = random.Random(f"{{t.sample.id}}-{{who % engine.episodes.group}}-{{len(t.turns)}}")
+        answers = ["<answer>A</answer><|im_end|>", "<answer>X</answer><|im_end|>"]
+        turn = rng.choice([call(5, 5, 60, 60), *answers])
+        ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
+        tokens.append(ids[min(engine.written[slot], len(ids) - 1)])
+    return torch.tensor(tokens)
+rollout.Slots.choose = choose
+torch.manual_seed(0)
+knobs = train.Knobs(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
+trainer = train.build_trainer(
+    knobs, make_model(processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
+)
+trainer.train()
+if state.is_main_process:
+    total = sum(p.double().abs().sum().item() for n, p in trainer.model.named_parameters() if "lora" in n)
+    open({out!r} + "/sum.txt", "w").write(repr(total))
+"""
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    """The same questions in the same order, the same loss, the same weights, within float tolerance."""
+    results = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out)))
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--master-port", str(29500 + random.randint(0, 400)), str(out / "run.py")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results[processes] = metrics(out), float((out / "sum.txt").read_text())
+    (one, weights), (two, weights_two) = results[1], results[2]
+    assert [row["step"] for row in two] == [1, 2, 3]
+    for a, b in zip(one, two):
+        for key in ("reward", "accuracy", "tool_rate", "calls"):
+            assert a[key] == pytest.approx(b[key], rel=1e-5)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert b["logp_gap"] < 1e-4
+    assert weights == pytest.approx(weights_two, rel=1e-4)
+
+
+def test_the_plan_speaks_before_anything_loads():
+    for arguments, fits in ((["--model", "qwen2.5-vl-3b"], "24 GB: yes"),
+                            (["--model", "qwen2.5-vl-3b", "--quantize", "4bit"], "16 GB: yes"),
+                            (["--model", "qwen2.5-vl-7b"], "24 GB: yes"),
+                            (["--model", "qwen2.5-vl-7b", "--quantize", ""], "80 GB: yes")):  # fmt: skip
+        command = [sys.executable, "train.py", *arguments, "--plan"]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert said.returncode == 0 and fits in said.stdout and "expected peak" in said.stdout
+
+
+def test_the_plans_sizes_are_the_models():
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from model import add_lora, config_of
+
+    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "tiny"):
+        count = plan.sizes(config_of(name))
+        with torch.device("meta"):
+            model = Qwen2_5_VLForConditionalGeneration(config_of(name))
+            total = sum(p.numel() for p in model.parameters())
+            lora = sum(p.numel() for n, p in add_lora(model, 1).named_parameters() if "lora" in n)
+        assert count["matrices"] + count["embeddings"] + count["vision"] == pytest.approx(
+            total, rel=0.006
+        )  # norms and biases are left out
+        assert count["lora"] == lora
