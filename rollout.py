@@ -171,6 +171,7 @@ def rollout(
     look_pixels: int | None = None,
     crop_pixels: int | None = None,
     force_call: bool = False,
+    show_targets: bool = False,
     batch: int = 256,
 ) -> list[Trajectory]:
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
@@ -180,8 +181,9 @@ def rollout(
     max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
     greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
     each crop. force_call: after its first (greedy) thought open a call for the model; the box is its own.
-    batch: trajectories at once. Raises ValueError for a bad knob, and for a sample whose picture can't be
-    read.
+    show_targets: begin with calls on the sample's target boxes and their crops, as if the model had made
+    them. batch: trajectories at once. Raises ValueError for a bad knob, and for a sample whose picture
+    can't be read.
     """
     for name, value, known in (("tool", tool, ARMS), ("engine", engine, ENGINES)):
         if value not in known:
@@ -191,7 +193,7 @@ def rollout(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     budgets = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = dict(tool=tool, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, seed=seed)
-    limits |= dict(zip(("look_pixels", "crop_pixels"), budgets))
+    limits |= dict(zip(("look_pixels", "crop_pixels"), budgets), show_targets=show_targets)
     run = Slots if engine == "slots" else Turns
     with (
         sampling_mode(model, seed),
@@ -215,10 +217,11 @@ class Episodes:
     """The books of a batch of trajectories, the same for every engine: no model, no tensors."""
 
     def __init__(self, processor, *, group, tool, max_turns, max_turn_tokens, max_tokens, look_pixels,
-                 crop_pixels, seed, bar=None):  # fmt: skip
+                 crop_pixels, seed, show_targets=False, bar=None):  # fmt: skip
         self.processor, self.tokenizer, self.group, self.tool = processor, processor.tokenizer, group, tool
         self.max_turns, self.max_turn_tokens, self.max_tokens = max_turns, max_turn_tokens, max_tokens
         self.look_pixels, self.crop_pixels, self.seed, self.bar = look_pixels, crop_pixels, seed, bar
+        self.show_targets = show_targets
         ids, known = self.tokenizer.convert_tokens_to_ids, self.tokenizer.get_vocab()
         self.im_end, self.pad_id = ids("<|im_end|>"), self.tokenizer.pad_token_id
         self.ends = [ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known]
@@ -245,7 +248,25 @@ class Episodes:
             self.views.append(view)
             self.grids.append([grid_of(look)])
             self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
+            for box in sample.boxes if self.show_targets else ():
+                self.show(len(self.trajectories) - 1, box)
         return list(range(len(self.trajectories) - self.group, len(self.trajectories)))
+
+    def show(self, i: int, target: tools.Box) -> None:
+        """Begin a trajectory with a call on a target and its crop, none of it the model's own."""
+        view, trajectory, region = self.views[i], self.trajectories[i], self.around(i, target)
+        sx, sy = view.shown[0] / view.original.width, view.shown[1] / view.original.height
+        box = [round(v * s) for v, s in zip(region, (sx, sy, sx, sy))]
+        call = f"{tools.CALL_OPENING}{','.join(map(str, box))}]}}}}</tool_call>"
+        crop = view.original.crop(region)
+        crop = tools.resize(crop, self.fit(crop, self.crop_pixels))
+        ids = expand_pads(self.processor, call + "<|im_end|>" + tools.observation(), [grid_of(crop)])
+        trajectory.completion_ids += ids
+        trajectory.sampled += [0] * len(ids)
+        trajectory.logprobs += [0.0] * len(ids)
+        trajectory.images.append(crop)
+        trajectory.boxes.append(tuple(map(float, region)))
+        self.grids[i].append(grid_of(crop))
 
     def fit(self, picture: Image.Image, budget: int) -> tuple[int, int]:
         return tools.fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
@@ -257,8 +278,8 @@ class Episodes:
     def step(self, i: int, tokens: list[int], logprobs: list[float]):
         """Record the turn that trajectory i has just written, and carry out its call.
 
-        Returns the observation's ids and the crop as shown (None with an error), or None when the episode
-        is over.
+        Returns the observation's ids and its pictures as shown (none with an error), or None when the
+        episode is over.
         """
         trajectory = self.trajectories[i]
         trajectory.turns.append(self.record(trajectory, tokens, logprobs))
@@ -280,7 +301,7 @@ class Episodes:
             trajectory.images.append(crop)
             trajectory.boxes.append(box)
             self.grids[i].append(grid_of(crop))
-        return observed, crop
+        return observed, [] if error else [crop]
 
     def end(self, i: int) -> None:
         self.views[i] = None  # an original in full size is worth dropping
@@ -290,7 +311,7 @@ class Episodes:
     def record(self, trajectory: Trajectory, tokens: list[int], logprobs: list[float]) -> str:
         """Append a turn to its trajectory; returns its text (the first turn's with what was forced before
         it)."""
-        forced = trajectory.completion_ids if not trajectory.turns else []
+        forced = trajectory.completion_ids if not trajectory.turns and not self.show_targets else []
         text = self.tokenizer.decode(forced + tokens, skip_special_tokens=True)
         trajectory.completion_ids = trajectory.completion_ids + tokens
         trajectory.sampled += [1] * len(tokens)
@@ -336,7 +357,11 @@ class Episodes:
         targets = trajectory.sample.boxes
         if not targets:  # nothing to show: the model's own crop
             return tuple(int(v) for v in box)
-        x1, y1, x2, y2 = targets[len(trajectory.boxes) % len(targets)]
+        return self.around(i, targets[len(trajectory.boxes) % len(targets)])
+
+    def around(self, i: int, target: tools.Box) -> tuple[int, ...]:
+        """A target with a margin and a minimum side, whole ORIGINAL pixels."""
+        (width, height), (x1, y1, x2, y2) = self.views[i].original.size, target
         grow_x = max(MARGIN * (x2 - x1), (tools.MIN_SIDE - x2 + x1) / 2)
         grow_y = max(MARGIN * (y2 - y1), (tools.MIN_SIDE - y2 + y1) / 2)
         return tuple(
@@ -394,7 +419,8 @@ class Turns:
         token: `generate` wants at least one new token to start from."""
         group = self.episodes.group
         firsts = [self.episodes.trajectories[i] for i in live[::group]]
-        pixels = self.processor.image_processor([t.images[0] for t in firsts], return_tensors="pt")
+        pictures = [picture for t in firsts for picture in t.images]
+        pixels = self.processor.image_processor(pictures, return_tensors="pt")
         ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in firsts])  # (S, P)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model.model.rope_deltas = None
@@ -465,7 +491,7 @@ class Turns:
             going.append(i)
             rows.append(row)
             observations.append(result[0])
-            crops += [result[1]] if result[1] else []
+            crops += result[1]
         features = None
         if crops:
             pixels = self.processor.image_processor(crops, return_tensors="pt").to(self.model.device)

@@ -122,7 +122,7 @@ class Slots:
             return
         heads = list(range(self.live - group * len(members), self.live, group))
         firsts = [self.episodes.trajectories[indices[0]] for indices in members]
-        self.append(heads, [t.prompt_ids + t.completion_ids for t in firsts], [t.images[0] for t in firsts])
+        self.append(heads, [t.prompt_ids + t.completion_ids for t in firsts], [t.images for t in firsts])
         for head in heads:
             others = slice(head + 1, head + group)
             self.cache.copy(head, others, self.length[head])
@@ -189,23 +189,23 @@ class Slots:
                 for state in (self.logits, self.ids, self.logprobs):
                     state[slot] = state[self.live]
 
-    def append(self, slots: list[int], chunks: list[list[int]], pictures: list[Image.Image | None]) -> None:
-        """Append a chunk of tokens, with its picture if it has one, to each of these slots."""
+    def append(self, slots: list[int], chunks: list[list[int]], pictures: list[list[Image.Image]]) -> None:
+        """Append a chunk of tokens, with its pictures, to each of these slots."""
         widest = max(map(len, chunks))
         rows = max(1, CHUNK // widest)
         if len(slots) > rows:
             for i in range(0, len(slots), rows):
                 self.append(slots[i : i + rows], chunks[i : i + rows], pictures[i : i + rows])
             return
-        pad, shown = self.episodes.processor.image_token_id, [p for p in pictures if p]
+        pad, shown = self.episodes.processor.image_token_id, sum(pictures, [])
         ids = torch.full((len(slots), widest), self.episodes.pad_id)
         positions = torch.zeros(3, len(slots), widest, dtype=torch.long)
         pixels = self.episodes.processor.image_processor(shown, return_tensors="pt") if shown else None
         grids = iter(pixels["image_grid_thw"].tolist() if shown else [])
         starts = self.to_device(self.length[slots])
-        for row, (slot, chunk, picture) in enumerate(zip(slots, chunks, pictures)):
+        for row, (slot, chunk, own) in enumerate(zip(slots, chunks, pictures)):
             ids[row, : len(chunk)] = torch.tensor(chunk)
-            here, after = mrope(chunk, pad, [next(grids)] if picture else [], self.position[slot])
+            here, after = mrope(chunk, pad, [next(grids) for _ in own], self.position[slot])
             positions[:, row, : len(chunk)] = here
             self.position[slot] = after
         ids, rows = ids.to(self.device), torch.tensor(slots, device=self.device)

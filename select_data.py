@@ -1,0 +1,332 @@
+"""Keep the questions where zooming is what helps (DeepEyes section 3.2; its authors never released the code).
+
+    python select_data.py --data toy-mixture --limit 800       # with the tiny base, on a laptop
+    python select_data.py --out selected --rescore --gain 0.5  # other thresholds, in seconds, without a model
+    python train.py --data selected
+
+Every sample is scored by what the model gets right, k times each: from one look (p_look), and with the target
+region shown (p_crop). Kept is what can be checked by rules, is not always right at first sight, and becomes
+right by the crop. Questions without target boxes pass by difficulty alone, as charts and maths do in the
+paper. Scores stay in OUT; a killed run goes on where it was; `torchrun` shares the work among GPUs.
+"""
+
+import io
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from knobs import fail, knob, parse
+
+
+@dataclass
+class Knobs:
+    data: str = knob("toy-mixture", "toy-mixture | toy | deepeyes | seal | a folder")
+    model: str = knob("tiny", "whose skill decides what is hard")
+    quantize: str = knob("", "4bit")
+    root: str = knob("", "folder of the deepeyes or seal files")
+    limit: int = knob(1000, "samples to score")
+    seed: int = knob(0, "of samples and sampling")
+    k: int = knob(8, "answers per stage")
+    own: bool = knob(False, "a fourth stage: k answers of the policy's own zooming (stored, not used)")
+    easiest: float = knob(0.99, "highest p_look that is kept")
+    solvable: float = knob(0.5, "lowest p_crop that is kept")
+    gain: float = knob(0.3, "least p_crop - p_look")
+    skip_crop: str = knob("chart,thinklite_eureka", "sources that pass by difficulty alone")
+    only_difficulty: bool = knob(False, "leave out the crop stage's verdict (for the ablation)")
+    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
+    look_pixels: int = knob(112 * 112, "pixel budget of the first look (big models: 784000)")
+    crop_pixels: int = knob(134 * 134, "pixel budget of a crop (big models: 313600)")
+    max_turn_tokens: int = knob(48, "tokens of an answer (big models: 384)")
+    batch: int = knob(256, "trajectories at once (big models: 64)")
+    chunk: int = knob(32, "samples scored and stored at once; part of the seed")
+    threads: int = knob(2, "CPU threads")
+    out: str = knob("selected", "folder of the results")
+    rescore: bool = knob(False, "apply thresholds to the stored scores of --out")
+    dry_run: bool = knob(False, "the funnel on 64 samples, nothing kept")
+    export: str = knob("", "verl: also write the parquet that verl's DeepEyes recipe reads")
+
+
+BIG = {"look_pixels": 1000 * 784, "crop_pixels": 400 * 784, "max_turn_tokens": 384, "batch": 64}
+UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
+
+
+def read_knobs(argv: list[str]) -> Knobs:
+    knobs, given = parse(Knobs, argv, __doc__)
+    if knobs.model != "tiny":
+        for name in set(BIG) - given:
+            setattr(knobs, name, BIG[name])
+    for name in ("limit", "k", "chunk", "batch", "threads"):
+        if getattr(knobs, name) < 1:
+            fail(f"--{name} must be at least 1")
+    if knobs.export not in ("", "verl"):
+        fail(f"--export can write verl's format, not {knobs.export!r}")
+    if knobs.dry_run:
+        knobs.limit = min(64, knobs.limit)
+    stored = Path(knobs.out) / "args.json"
+    if knobs.rescore and not stored.exists():
+        fail(f"nothing to rescore: {knobs.out} holds no args.json")
+    if stored.exists() and not knobs.dry_run:
+        before = json.loads(stored.read_text())
+        scored_by = (
+            "data model quantize root limit seed k own judge look_pixels crop_pixels max_turn_tokens chunk"
+        )
+        for name in scored_by.split():
+            if knobs.rescore and name not in given:
+                setattr(knobs, name, before[name])
+            elif before[name] != getattr(knobs, name):
+                fail(f"{knobs.out} was scored with --{name} {before[name]}; give another --out")
+    return knobs
+
+
+def open_ended(sample):
+    """Multiple choice without its options, where the right one says enough by itself.
+
+    >>> from data import Sample
+    >>> open_ended(Sample("1", b"", "Which colour is the cup?", "red", options=("red", "blue"))).options
+    ()
+    >>> open_ended(Sample("1", b"", "Which of these is right?", "red", options=("red", "both"))).options
+    ('red', 'both')
+    """
+    texts = " | ".join((sample.question, *sample.options)).lower()
+    safe = sample.options and sample.answer in sample.options and not any(word in texts for word in UNSAFE)
+    return replace(sample, options=()) if safe else sample
+
+
+def verifiable(sample) -> bool:
+    """Can rules check an answer? Options, numbers, yes and no, and short texts; a sentence needs a judge.
+
+    >>> from data import Sample
+    >>> [verifiable(Sample("1", b"", "?", a)) for a in ("12 cm", "a red cup", "It stands on the table.")]
+    [True, True, False]
+    """
+    return bool(sample.options) or not sample.tool or len(sample.answer.split()) <= 4
+
+
+def verdict(row: dict, knobs: Knobs) -> str:
+    """ "kept", or why not. row: p_look, p_crop (None without boxes), verifiable.
+
+    >>> row = {"p_look": 0.125, "p_crop": 1.0, "verifiable": True, "source": "toy"}
+    >>> [verdict(row | change, Knobs()) for change in ({}, {"p_look": 1.0}, {"p_crop": 0.1})]
+    ['kept', 'too easy', 'not even with the crop']
+    """
+    if not row["verifiable"]:
+        return "rules can't check it"
+    if row["p_look"] > knobs.easiest:
+        return "too easy"
+    by_crop = row["p_crop"] is not None and row["source"] not in knobs.skip_crop.split(",")
+    if not by_crop or knobs.only_difficulty:
+        return "kept" if row["p_look"] > 0 else "too hard"
+    if row["p_crop"] < knobs.solvable:
+        return "not even with the crop"
+    return "kept" if row["p_crop"] - row["p_look"] >= knobs.gain else "the crop does not help"
+
+
+def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) -> list[dict]:
+    """Every stage's answers and pass rate for some samples; the same for a seed, wherever it is run."""
+    from reward import is_correct
+    from rollout import rollout
+
+    limits = {name: getattr(knobs, name) for name in (*BIG,)} | {"group": knobs.k, "seed": seed}
+    limits |= {"engine": "slots", "max_tokens": 8192, "temperature": 1.0}
+    boxed = [sample for sample in samples if sample.boxes]
+    stages = {"look": (samples, {"tool": "off", "max_turns": 1})}
+    stages["crop"] = (boxed, {"show_targets": True, "max_turns": 1})
+    if knobs.own:
+        stages["own"] = (samples, {"max_turns": 4})
+    rows = {
+        sample.id: {
+            "id": sample.id, "source": sample.source, "kind": sample.meta.get("kind"),
+            "question": sample.question, "gold": sample.answer,
+            "verifiable": judge is not None or verifiable(sample),
+        }
+        for sample in samples
+    }  # fmt: skip
+    for stage, (asked, settings) in stages.items():
+        for row in rows.values():
+            row |= {f"p_{stage}": None, f"answers_{stage}": []}
+        trajectories = rollout(model, processor, asked, **limits | settings) if asked else []
+        for i, sample in enumerate(asked):
+            group = trajectories[i * knobs.k : (i + 1) * knobs.k]
+            rows[sample.id][f"p_{stage}"] = sum(is_correct(t.answer, sample, judge) for t in group) / knobs.k
+            rows[sample.id][f"answers_{stage}"] = [t.answer for t in group]
+    return list(rows.values())
+
+
+def readable(samples):
+    """The samples whose pictures can be opened, opened; the others are named and left out."""
+    for sample in samples:
+        try:
+            yield replace(sample, image=sample.open())
+        except ValueError as error:
+            print(f"left out: {error}", flush=True)
+
+
+def score_all(samples, knobs: Knobs, parts: Path) -> None:
+    """Score chunk by chunk, each a file of its own, written at once or not at all; a rank takes its share."""
+    import torch
+    import transformers
+    from accelerate import PartialState
+    from tqdm import tqdm
+
+    from eval import write_json
+    from judge import Judge
+    from model import load_model
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    torch.set_num_threads(knobs.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    chunks = list(range(0, len(samples), knobs.chunk))[state.process_index :: state.num_processes]
+    todo = [start for start in chunks if not (parts / f"{start:06}.json").exists()]
+    if todo:
+        model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
+    judge = Judge(knobs.judge, parts.parent / "judge.jsonl") if knobs.judge else None
+    bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
+    for start in bar if state.is_main_process else todo:
+        chunk = list(readable(samples[start : start + knobs.chunk]))
+        rows = score_chunk(model, processor, chunk, knobs, knobs.seed * 1_000_003 + start, judge)
+        write_json(parts / f"{start:06}.json", rows)
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        sys.exit()
+
+
+def picture_cell(sample) -> dict:
+    """A picture as parquet keeps it: the path of a file, the bytes of anything else."""
+    if isinstance(sample.image, str):
+        return {"path": str(Path(sample.image).resolve()), "bytes": None}
+    if isinstance(sample.image, bytes):
+        return {"path": None, "bytes": sample.image}
+    picture, buffer = sample.image() if callable(sample.image) else sample.image, io.BytesIO()
+    kind = picture.format or "PNG"
+    picture.save(buffer, kind, **{"quality": "keep"} if kind == "JPEG" else {})
+    return {"path": None, "bytes": buffer.getvalue()}
+
+
+def write_results(rows: list[dict], samples: dict, knobs: Knobs, out: Path) -> dict:
+    """scores.parquet, selected.parquet, summary.json and .png; returns the summary."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    for row in rows:
+        row["verdict"] = verdict(row, knobs)
+    kept = [samples[row["id"]] for row in rows if row["verdict"] == "kept"]
+    Dataset.from_list(rows).to_parquet(str(out / "scores.parquet"))
+    columns = {
+        name: [getattr(s, name) for s in kept] for name in ("id", "question", "answer", "source", "tool")
+    }
+    columns |= {"options": [list(s.options) for s in kept], "boxes": [list(map(list, s.boxes)) for s in kept]}
+    columns |= {"meta": [json.dumps(s.meta) for s in kept], "image": list(map(picture_cell, kept))}
+    if kept:
+        Dataset.from_dict(columns).to_parquet(str(out / "selected.parquet"))
+    else:
+        (out / "selected.parquet").unlink(missing_ok=True)
+    summary = {"scored": len(rows), "kept": len(kept)}
+    summary["verdicts"] = dict(Counter(row["verdict"] for row in rows).most_common())
+    for name in ("source", "kind"):
+        values = sorted({row[name] for row in rows if row[name]})
+        summary[f"by {name}"] = {
+            value: dict(Counter(row["verdict"] for row in rows if row[name] == value).most_common())
+            for value in values
+        }
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    draw(rows, out / "summary.png")
+    if knobs.export:
+        export_verl(kept, out / "verl.parquet")
+    return summary
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """Histograms of the pass rates and their difference, and how many fell where, by source."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2))
+    boxed = [row for row in rows if row["p_crop"] is not None]
+    panels = {"from one look (p_look)": [row["p_look"] for row in rows]}
+    panels["with the target shown (p_crop)"] = [row["p_crop"] for row in boxed]
+    panels["gain (p_crop - p_look)"] = [row["p_crop"] - row["p_look"] for row in boxed]
+    for axis, (title, values) in zip(axes, panels.items()):
+        axis.hist(values, bins=17, range=(-1 if "gain" in title else 0, 1), color="tab:blue")
+        axis.set_title(title, fontsize=10)
+        axis.set_ylabel("samples")
+    groups = sorted({row["kind"] or row["source"] for row in rows})
+    left = [0] * len(groups)
+    for reason, count in Counter(row["verdict"] for row in rows).most_common():
+        part = [sum(r["verdict"] == reason and (r["kind"] or r["source"]) == g for r in rows) for g in groups]
+        axes[3].barh(groups, part, left=left, label=f"{reason} ({count})")
+        left = [a + b for a, b in zip(left, part)]
+    axes[3].legend(fontsize=8)
+    axes[3].set_title("where they fell", fontsize=10)
+    figure.savefig(file, dpi=80)
+    plt.close(figure)
+
+
+def export_verl(samples, file: Path) -> None:
+    """The columns of verl's DeepEyes recipe."""
+    from datasets import Dataset
+
+    import tools
+
+    rows = []
+    for i, sample in enumerate(samples):
+        suffix = tools.TOOL_SUFFIX if sample.tool else tools.BOXED_SUFFIX
+        system = tools.TOOL_SYSTEM if sample.tool else tools.PLAIN_SYSTEM
+        user = {"role": "user", "content": f"<image>\n{sample.text()}{suffix}"}
+        rows.append(
+            {
+                "prompt": [{"role": "system", "content": system}, user],
+                "images": [picture_cell(sample)],
+                "reward_model": {"ground_truth": sample.answer, "style": "model"},
+                "extra_info": {
+                    "question": sample.text(),
+                    "answer": sample.answer,
+                    "index": i,
+                    "split": "train",
+                },
+                "data_source": sample.source,
+                "ability": "vl_agent" if sample.tool else "vl_reasoning",
+                "env_name": "visual_toolbox_v2" if sample.tool else "",
+            }
+        )
+    Dataset.from_list(rows).to_parquet(str(file))
+
+
+def main(knobs: Knobs) -> None:
+    from data import load
+
+    out = Path(f"{knobs.out}-dry" if knobs.dry_run else knobs.out)
+    parts = out / "parts"
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        (out / "args.json").write_text(json.dumps(asdict(knobs), indent=1) + "\n")
+    except OSError as error:
+        fail(f"can't write to {out}: {error.strerror}")
+    split = None if not knobs.data.startswith("toy") else "train"
+    samples = load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, root=knobs.root or None)
+    samples = [open_ended(sample) for sample in samples]
+    if not knobs.rescore:
+        score_all(samples, knobs, parts)
+    rows = [row for file in sorted(parts.glob("*.json")) for row in json.loads(file.read_text())]
+    summary = write_results(rows, {sample.id: sample for sample in samples}, knobs, out)
+    for reason, count in summary["verdicts"].items():
+        print(f"{count:>7}  {reason}")
+    print(f"{summary['kept']} of {summary['scored']} kept: {out / 'selected.parquet'}")
+    print(f"scores: {out / 'scores.parquet'}\npicture: {out / 'summary.png'}")
+    print(f"train: python train.py --data {out}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        main(read_knobs(sys.argv[1:]))
+    except ValueError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on")
+        sys.exit(130)

@@ -1,0 +1,154 @@
+"""The selection: verdicts, the real command, kills and resumes, shards, and what it keeps of the mixture."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import datasets
+import pytest
+from conftest import ROOT
+
+from data import Sample, load
+from select_data import Knobs, open_ended, verdict, verifiable
+
+SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
+
+
+def run(*arguments, launcher=(), **kwargs):
+    command = [sys.executable, *launcher, "select_data.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+def row(look, crop, source="toy", checked=True):
+    return {"p_look": look, "p_crop": crop, "source": source, "verifiable": checked}
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        (row(0.1, 1.0), "kept"),
+        (row(0.0, 1.0), "kept"),  # always wrong at first sight, rescued by the crop
+        (row(1.0, 1.0), "too easy"),
+        (row(0.9, 1.0), "the crop does not help"),
+        (row(0.0, 0.1), "not even with the crop"),
+        (row(0.5, None), "kept"),
+        (row(0.0, None), "too hard"),
+        (row(0.5, 0.5, "chart"), "kept"),
+        (row(0.1, 1.0, checked=False), "rules can't check it"),
+    ],
+)
+def test_verdicts(scores, expected):
+    assert verdict(scores, Knobs()) == expected
+
+
+def test_difficulty_alone():
+    knobs = Knobs(only_difficulty=True)
+    assert [verdict(row(*p), knobs) for p in ((0.1, 0.0), (0.0, 1.0), (1.0, 1.0))] == [
+        "kept",
+        "too hard",
+        "too easy",
+    ]
+
+
+def test_multiple_choice_turns_open_ended_only_where_that_is_safe():
+    question = dict(id="1", image=b"", answer="red", options=("red", "blue"))
+    assert open_ended(Sample(question="Which colour?", **question)).options == ()
+    assert open_ended(Sample(question="Which of the following is true?", **question)).options
+    assert open_ended(Sample(question="Which?", **question | {"answer": "A"})).options  # only a letter
+    assert verifiable(Sample(question="Which?", **question))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("selected") / "run"
+    result = run("--out", out, "--own", "--export", "verl", *SMALL)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def scores(out):
+    return datasets.Dataset.from_parquet(str(out / "scores.parquet")).to_list()
+
+
+def test_files_and_their_contents(undisturbed):
+    rows, summary = scores(undisturbed), json.loads((undisturbed / "summary.json").read_text())
+    assert len(rows) == 24 == summary["scored"] and summary["kept"] == sum(
+        r["verdict"] == "kept" for r in rows
+    )
+    assert all(len(r["answers_look"]) == len(r["answers_crop"]) == len(r["answers_own"]) == 2 for r in rows)
+    assert (undisturbed / "summary.png").stat().st_size > 10_000
+    selected = load(str(undisturbed))
+    source = {s.id: s for s in load("toy-mixture", split="train", limit=24)}
+    assert len(selected) == summary["kept"]
+    for sample in selected:
+        original = source[sample.id]
+        assert (sample.question, sample.answer, sample.boxes) == (
+            original.question,
+            original.answer,
+            original.boxes,
+        )
+        assert sample.open().tobytes() == original.open().tobytes()
+        assert sample.meta["kind"] == original.meta["kind"]
+    verl = datasets.Dataset.from_parquet(str(undisturbed / "verl.parquet"))
+    assert set(verl.column_names) == {
+        "prompt", "images", "reward_model", "extra_info", "data_source", "ability", "env_name",
+    }  # fmt: skip
+    assert verl[0]["prompt"][1]["content"].startswith("<image>\nWhat letter") or "tile" in str(verl[0])
+
+
+def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
+    """Five kills; the scores equal those of the undisturbed run."""
+    out, rng = tmp_path / "run", random.Random(time.time())
+    command = [sys.executable, "select_data.py", "--out", str(out), "--own", *SMALL]
+    for kill in range(5):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        began = time.time()
+        while not len(list((out / "parts").glob("*.json"))) > kill and process.poll() is None:
+            time.sleep(0.05)
+            assert time.time() - began < 120
+        time.sleep(rng.uniform(0, 0.3))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in (out / "parts").glob("*.json")}
+    result = run("--out", out, "--own", *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert scores(out) == scores(undisturbed)
+    assert all((out / "parts" / name).stat().st_mtime_ns == then for name, then in before.items())
+
+
+def test_two_shards_equal_one_run(undisturbed, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher += ["--master-port", str(29900 + random.randint(0, 90))]
+    result = run("--out", tmp_path / "run", "--own", *SMALL, launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert scores(tmp_path / "run") == scores(undisturbed)
+
+
+def test_rescoring_needs_no_model(undisturbed):
+    began = time.time()
+    result = run("--out", undisturbed, "--rescore", "--gain", "-1", "--solvable", "0", "--easiest", "1")
+    assert result.returncode == 0 and "24 of 24 kept" in result.stdout, result.stdout
+    assert time.time() - began < 30
+    kinds = Counter(s.meta["kind"] for s in load(str(undisturbed)))
+    assert kinds == Counter(s.meta["kind"] for s in load("toy-mixture", limit=24))
+
+
+def test_bad_use_is_one_clear_line(undisturbed, tmp_path):
+    for arguments, message in (
+        (["--out", undisturbed, "--k", "3"], "was scored with --"),
+        (["--out", tmp_path, "--rescore"], "nothing to rescore"),
+        (["--export", "csv"], "verl's format"),
+        (["--k", "0"], "at least 1"),
+        (["--data", "toyz", "--out", tmp_path / "x"], "unknown data set"),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr
+        assert "Traceback" not in result.stderr
