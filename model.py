@@ -1,5 +1,9 @@
-"""Names -> (model, processor): the embedded tiny model, Qwen2.5-VL from the Hub, folders, checkpoints."""
+"""Names -> (model, processor): the embedded tiny model, Qwen2.5-VL from the Hub, folders, checkpoints.
 
+python model.py runs/mine/checkpoint-80 --out merged      # base and adapter as one plain checkpoint
+"""
+
+import argparse
 import json
 import shutil
 import tempfile
@@ -211,3 +215,14 @@ def lora_config(rank: int) -> LoraConfig:
     return LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
     )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="folder of a LoRA checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the merged model")
+    arguments = parser.parse_args()
+    merge(arguments.checkpoint, arguments.out)
+    print(f"written: {arguments.out}")

@@ -15,6 +15,7 @@ import copy
 import json
 import os
 import random
+import re
 import sys
 import time
 import warnings
@@ -95,6 +96,7 @@ CHOICES = {
     "guard": ("warn", "stop", "off"),
 }
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
+PROBES = 6  # questions whose answers are stored over and over
 CURIOUS_BELOW = 0.3  # share of trajectories that zoom
 
 
@@ -181,7 +183,7 @@ from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, sto
 from judge import Judge  # noqa: E402
 from model import load_model, lora_config, merge, resolve  # noqa: E402
 from pack import packed_logprobs  # noqa: E402
-from report import draw_curves, health, read_rows, rewind  # noqa: E402
+from report import health, make_page, read_rows, rewind  # noqa: E402
 from reward import score  # noqa: E402
 from rollout import pixel_budgets, rollout  # noqa: E402
 
@@ -228,6 +230,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         # The vision tower is frozen, but TRL would send a backward pass through it all the same.
         visual.forward = torch.no_grad()(visual.forward)
         self.stats, self.gaps, self.began, self.ill = {}, [], time.time(), set()
+        self.refreshed = time.time()
+        self.probes = []  # questions that are answered again and again, greedily, to be looked at
         self.judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
@@ -254,7 +258,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.stats = step_stats(trajectories, rewards, group) | {"sec_rollout": time.time() - began}
         main = self.accelerator.is_main_process
         if main and self.state.global_step % knobs.show_every == 0:
-            show_group(self.run, self.state.global_step + 1, trajectories[:group], rewards)
+            self.show(trajectories[:group], rewards[:group])
         self.began = time.time()
         return {
             "prompt_ids": [t.prompt_ids for t in trajectories],
@@ -274,6 +278,18 @@ class ZoomGRPOTrainer(GRPOTrainer):
             return trajectories, list(
                 pool.map(lambda t: score(t, bonus=knobs.bonus, judge=self.judge), trajectories)
             )
+
+    def show(self, trajectories, rewards) -> None:
+        """Store a group, and what the probe questions get by now; refresh the page."""
+        step, tokenizer = self.state.global_step + 1, self.processing_class.tokenizer
+        show_group(self.run, step, trajectories, rewards, tokenizer)
+        if self.probes:
+            limits = rollout_knobs(self.knobs) | {"temperature": 0, "engine": self.knobs.engine}
+            answered = rollout(self.model, self.processing_class, self.probes, **limits)
+            show_group(self.run, step, answered, [score(t) for t in answered], tokenizer, probe=True)
+        if time.time() - self.refreshed > 60 and step > 1:  # drawing takes a second or two
+            make_page(self.run)
+            self.refreshed = time.time()
 
     def replace_dead_groups(self, trajectories, rewards) -> None:
         """Other questions in place of those whose group has one reward throughout, if they do better."""
@@ -463,23 +479,30 @@ def is_garbage(trajectory) -> bool:
     return False
 
 
-def show_group(run: Path, step: int, trajectories, rewards) -> None:
-    """Append one group to trajectories.jsonl; its pictures, as the model saw them, go to pictures/."""
+def observations(trajectory, tokenizer) -> list[str]:
+    """What the model was given after each turn, as text; a picture's pads are shown as [crop]."""
+    runs, before = [], 1
+    for token, own in zip(trajectory.completion_ids, trajectory.sampled):
+        if not own:
+            runs = runs[:-1] + [runs[-1] + [token]] if not before else [*runs, [token]]
+        before = own
+    return [re.sub(r"(<\|image_pad\|>)+", "[crop]", tokenizer.decode(ids)) for ids in runs]
+
+
+def show_group(run: Path, step: int, trajectories, rewards, tokenizer, probe: bool = False) -> None:
+    """Append a group (or the probe questions) to trajectories.jsonl; the pictures, as shown, to pictures/."""
     (run / "pictures").mkdir(exist_ok=True)
     with (run / "trajectories.jsonl").open("a") as file:
         for member, (t, reward) in enumerate(zip(trajectories, rewards)):
-            names = [f"pictures/{step:05}-look.png"]
-            names += [f"pictures/{step:05}-{member}-{i}.png" for i in range(1, len(t.images))]
+            look = f"probe-{member}-look" if probe else f"{step:05}-look"
+            stem = f"{step:05}-probe-{member}" if probe else f"{step:05}-{member}"
+            names = [f"pictures/{look}.png"] + [f"pictures/{stem}-{i}.png" for i in range(1, len(t.images))]
             for name, picture in zip(names, t.images):
                 picture.save(run / name)
-            row = {"step": step, "member": member, "id": t.sample.id, "question": t.sample.text()}
-            row |= {
-                "gold": t.sample.answer,
-                "meta": t.sample.meta,
-                "targets": t.sample.boxes,
-                "turns": t.turns,
-            }
-            row |= {"boxes": t.boxes, "errors": t.errors, "answer": t.answer, "stop": t.stop}
+            row = {"step": step, "member": member, "id": t.sample.id, "probe": probe, "meta": t.sample.meta}
+            row |= {"question": t.sample.text(), "gold": t.sample.answer, "targets": t.sample.boxes}
+            row |= {"size": t.sample.open().size, "turns": t.turns, "boxes": t.boxes, "errors": t.errors}
+            row |= {"observations": observations(t, tokenizer), "answer": t.answer, "stop": t.stop}
             file.write(json.dumps(row | {"reward": asdict(reward), "pictures": names}) + "\n")
 
 
@@ -606,6 +629,8 @@ def main(knobs: Knobs) -> None:
             rewind(run / name, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
+    fresh = {"split": "test", "limit": PROBES, "seed": EVAL_SEED, "root": root}
+    trainer.probes = load(knobs.data, **fresh) if toy else samples[:PROBES]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if state.is_main_process:
         finish(knobs, trainer, processor, run)
@@ -626,7 +651,8 @@ def finish(knobs: Knobs, trainer, processor, run: Path) -> None:
     if knobs.merge:
         merge(str(checkpoint), run / "merged")
         print(f"merged: {run / 'merged'}")
-    print(f"curves: {draw_curves(run)}\nmodel:  {checkpoint}")
+    page = make_page(run)
+    print(f"page:   {page}\ncurves: {page.with_name('curves.png')}\nmodel:  {checkpoint}")
 
 
 if __name__ == "__main__":
