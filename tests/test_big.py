@@ -31,8 +31,8 @@ def folder(tmp_path_factory):
 def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     out = tmp_path / "run"
     knobs = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
-    knobs += " --save_every 1 --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
-    knobs = (knobs + " --eval_size 4").split()
+    knobs += " --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
+    knobs = (knobs + " --save_every 1 --eval_size 4").split()
     planned = run("train.py", *knobs, "--plan")
     assert planned.returncode == 0 and "expected peak" in planned.stdout
     first = run("train.py", *knobs, "--steps", 1, "--out", out)
