@@ -1,0 +1,210 @@
+"""The page: patterns, advantages, hostile text, size, and in a browser its filters and slider."""
+
+import html
+import json
+import random
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+from PIL import Image
+
+import report
+from report import draw_curves, history, make_page, patterns, same_but_seed, spread_out, with_advantages
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
+LETTERS = "ACHX"
+
+
+def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", turns=None, error=False):
+    boxes = [[100 + 9 * member, 100, 300, 300]] if zoomed else []
+    turns = turns or (["<think> red</think><tool_call>..</tool_call>"] if zoomed else []) + [
+        "<answer>A</answer>"
+    ]
+    look = f"pictures/{'probe-0' if probe else f'{step:05}'}-look.png"
+    return {
+        "step": step, "member": member, "id": "probe-q" if probe else f"q{step}", "probe": probe,
+        "question": "What letter is on the red tile?", "gold": "A", "meta": {"kind": kind},
+        "size": [1008, 1008], "targets": [[120, 120, 220, 220]], "turns": turns, "boxes": boxes,
+        "errors": ["bad box"] if error else [], "answer": "A" if right else "X",
+        "observations": ["<tool_response>[crop]</tool_response>"] if zoomed else [],
+        "stop": "answer", "pictures": [look] + [f"pictures/{step:05}-{member}-1.png"] * zoomed,
+        "reward": {"accuracy": 1.0 * right, "format": 0.0, "tool": 1.0 * (right and zoomed), "total": 2.0 * right},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(rows, name="run", seed=0, steps=12, **args):
+        run = tmp_path / name
+        (run / "pictures").mkdir(parents=True)
+        rng = random.Random(seed)
+        with (run / "metrics.jsonl").open("w") as file:
+            for step in range(1, steps + 1):
+                keys = {key: rng.random() for panel in report.PANELS.values() for key in panel[0]}
+                healthy = {
+                    "tool_rate": 0.9,
+                    "repeats": 0.0,
+                    "blind_luck": None,
+                    "dead_groups": 0.1,
+                    "entropy": 0.3,
+                }
+                healthy |= {"garbage": 0.0, "logp_gap": 1e-5, "step": step}
+                file.write(json.dumps(keys | healthy) + "\n")
+        (run / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for row in rows:
+            for picture in row["pictures"]:
+                Image.new("RGB", (112, 112), (rng.randrange(255), 90, 90)).save(run / picture)
+        (run / "args.json").write_text(
+            json.dumps({"model": "tiny", "data": "toy", "seed": seed, "out": name} | args)
+        )
+        return run
+
+    return make
+
+
+def test_patterns():
+    row = {"targets": [[0, 0, 50, 50], [100, 100, 150, 150]], "turns": ["a", "b", "c"], "answer": "yes"}
+    assert patterns(row | {"boxes": [[0, 0, 50, 50], [100, 100, 150, 150]]}) == ["comparison"]
+    assert patterns(row | {"boxes": [[60, 60, 90, 90], [0, 0, 40, 40]]}) == ["search"]
+    assert patterns(row | {"boxes": [[0, 0, 50, 50], [0, 0, 48, 50]]}) == ["confirmation"]
+    one = {"targets": [[0, 0, 50, 50]], "boxes": [[0, 0, 50, 50]], "turns": ["the answer is B", "so"]}
+    assert patterns(one | {"answer": "C"}) == ["correction"] and patterns(one | {"answer": "B"}) == []
+    assert patterns(one | {"answer": None, "boxes": [], "turns": []}) == []
+
+
+def test_advantages_are_within_the_group():
+    rows = with_advantages([trajectory(1, m, right=m < 2) for m in range(4)] + [trajectory(1, 0, probe=True)])
+    assert [row["advantage"] > 0 for row in rows[:4]] == [True, True, False, False]
+    assert sum(row["advantage"] for row in rows[:4]) == pytest.approx(0) and rows[4]["advantage"] is None
+
+
+def test_many_groups_are_thinned_evenly_and_probes_kept():
+    rows = [trajectory(step, 0) for step in range(100)] + [trajectory(7, 0, probe=True)]
+    kept = spread_out(rows, 10)
+    assert len(kept) == 11 and [row["step"] for row in kept[:10]] == list(range(0, 100, 10))
+
+
+def test_a_trouble_is_told_with_its_steps(make_run):
+    rows = [{"step": s, "tool_rate": 0.01 if 3 <= s <= 9 else 0.9, "repeats": 0, "blind_luck": None,
+             "dead_groups": 0, "entropy": 1, "garbage": 0, "logp_gap": 0} for s in range(1, 13)]  # fmt: skip
+    (trouble,) = history(rows)
+    assert (trouble["name"], trouble["first"], trouble["last"]) == ("collapse", 3, 9)
+
+
+def test_runs_that_differ_only_in_their_seed_share_a_line(make_run, tmp_path):
+    runs = [
+        make_run([], f"{bonus}{seed}", seed, bonus=bonus)
+        for bonus in ("none", "conditional")
+        for seed in (0, 1)
+    ]
+    groups = same_but_seed(runs)
+    assert {name: len(members) for name, members in groups.items()} == {
+        "bonus none": 2,
+        "bonus conditional": 2,
+    }
+    assert draw_curves(runs, tmp_path / "all.png").stat().st_size > 30_000
+
+
+def test_the_page_stands_alone_and_hostile_text_stays_text(make_run):
+    turns = ["<think>" + HOSTILE, "<answer>" + HOSTILE + "x" * 100_000]
+    run = make_run([trajectory(1, m, turns=turns) for m in range(2)])
+    (run / "eval.json").write_text(json.dumps({"after": {"on": {"all": {
+        "n": 1, "accuracy": 0.5, "tool_rate": 1.0, "crops": 1.0, "iou": None, "holds": None}}}}))  # fmt: skip
+    page = make_page(run).read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page) and "http://" not in page.replace(
+        "http://www.w3.org/2000/svg", ""
+    )
+    assert page.count("<script") == 2 and "<img src=x" not in page  # the model's are escaped
+    assert len(page) < 1_000_000 and "0.500" in page
+    data = json.loads(html.unescape(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))
+    assert data["trajectories"][0]["turns"][0] == "<think>" + HOSTILE
+
+
+def test_a_run_without_trajectories_or_pictures(make_run):
+    run = make_run([trajectory(1, 0)])
+    shutil.rmtree(run / "pictures")
+    assert make_page(run).exists()
+    (run / "trajectories.jsonl").unlink()
+    assert make_page(run).exists()
+
+
+PROBE = """
+<script>
+const problems = [];
+window.addEventListener("error", (e) => problems.push(e.message));
+const seen = () => document.querySelectorAll("#groups .card").length;
+const choose = (name, value) => {
+  const f = byId("filters");
+  f.elements[name].value = value;
+  f.dispatchEvent(new Event("input"));
+  return byId("count").textContent;
+};
+const result = { opened: performance.now(), title: document.title, first: byId("count").textContent };
+result.wrong = choose("right", "wrong"); choose("right", "");
+result.zoomed = choose("zoomed", "no"); choose("zoomed", "");
+result.step = choose("step", "2"); choose("step", "");
+result.kind = choose("kind", "glance"); choose("kind", "");
+result.error = choose("error", "yes"); choose("error", "");
+result.least = choose("least", "1.5"); choose("least", "");
+result.before = byId("probe-view").textContent;
+byId("when").value = 1;
+byId("when").dispatchEvent(new Event("input"));
+result.after = byId("probe-view").textContent; result.cards = seen();
+if (!byId("more").hidden) byId("more").click();
+result.more = seen(); result.text = document.querySelector("#groups .turn").textContent;
+result.requests = performance.getEntriesByType("resource").map((e) => e.name);
+result.requests = result.requests.filter((name) => !name.startsWith("data:"));
+result.problems = problems; result.images = document.querySelectorAll("img[onerror]").length;
+document.body.setAttribute("data-result", JSON.stringify(result));
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; the page is checked as text above")
+def test_in_a_browser(make_run, tmp_path):
+    """Filters, slider, hostile text, and 2,000 trajectories that open within 2 s."""
+    rows = [
+        trajectory(s, m, zoomed=m % 4 != 0, right=m % 2 == 0, kind="glance" if s % 2 else "read",
+                   error=m == 5, turns=["<think>" + HOSTILE, "<answer>A</answer>"])
+        for s in range(1, 251) for m in range(8)
+    ]  # fmt: skip
+    rows += [trajectory(s, 0, probe=True, right=s > 1) for s in (1, 10)]
+    page = make_page(make_run(rows))
+    assert page.stat().st_size < 15_000_000
+    tested = tmp_path / "tested.html"
+    tested.write_text(page.read_text() + PROBE)
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--timeout=20000"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+    began = time.time()
+    dom = subprocess.run([*command, tested.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    result = json.loads(html.unescape(re.search(r'data-result="(.*?)"', dom, re.S)[1]))
+    assert result["problems"] == [] and result["requests"] == [] and result["images"] == 0, (
+        time.time() - began
+    )
+    assert result["title"] == "run" and result["opened"] < 2000
+    assert result["first"].startswith("2000 of 2000 trajectories in 250 groups")
+    assert result["wrong"].startswith("1000 of") and result["zoomed"].startswith("500 of")
+    assert result["step"].startswith("8 of") and result["kind"].startswith("1000 of")
+    assert result["error"].startswith("250 of") and result["least"].startswith("1000 of")
+    assert (
+        "step 1" in result["before"] and "step 10" in result["after"] and result["before"] != result["after"]
+    )
+    assert result["more"] > result["cards"] > 0
+    assert "<script>" in result["text"] and "U+202e" in result["text"] and "\u202e" not in result["text"]
+
+
+def test_the_command(make_run):
+    run = make_run([trajectory(1, m) for m in range(4)])
+    import sys
+
+    from conftest import ROOT
+
+    good = subprocess.run([sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    assert good.returncode == 0 and (run / "report.html").exists() and (run / "curves.png").exists()
+    bad = subprocess.run([sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True)
+    assert bad.returncode == 2 and "holds no metrics.jsonl" in bad.stderr
