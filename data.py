@@ -120,6 +120,19 @@ def load(
     return kept
 
 
+def readable(samples: list[Sample]) -> list[Sample]:
+    """The samples whose pictures can be read; the others are named and left out. Drawn ones always can."""
+    kept = []
+    for sample in samples:
+        try:
+            if not callable(sample.image):
+                sample.open()
+            kept.append(sample)
+        except ValueError as error:
+            print(f"left out: {error}", flush=True)
+    return kept
+
+
 def check(sample: Sample) -> None:
     """Raise ValueError for a row that can't be asked or scored."""
     if not isinstance(sample.question, str) or not sample.question.strip():

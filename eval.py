@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from data import Sample, load
+from data import Sample, load, readable
 from knobs import fail, knob, parse
 from reward import is_correct
 from rollout import ARMS, Trajectory, rollout
@@ -129,7 +129,7 @@ class Knobs:
     model: str = knob(
         "tiny", "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)"
     )
-    data: str = knob("toy", "data set")
+    data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder; its held-out part")
     arms: str = knob("on,off,blank,random,oracle,forced", "which of " + ", ".join(ALL_ARMS))
     limit: int = knob(500, "how many questions")
     seed: int = knob(EVAL_SEED, "picks the questions; the default are those that train.py holds out")
@@ -167,7 +167,7 @@ def main(knobs: Knobs) -> None:
     torch.set_num_threads(knobs.threads)
     transformers.logging.disable_progress_bar()
     limits = {name: getattr(knobs, name) for name in LIMITS}
-    samples = load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed)
+    samples = readable(load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed))
     model, processor = load_model(knobs.model)
     result = evaluate(model, processor, samples, knobs.arms.split(","), progress=True, **limits)
     print(table(result))

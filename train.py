@@ -178,7 +178,7 @@ from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 import plan  # noqa: E402
-from data import load, mix  # noqa: E402
+from data import load, mix, readable  # noqa: E402
 from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table, write_json  # noqa: E402  # noqa: E402
 from judge import Judge  # noqa: E402
 from model import load_model, lora_config, merge, resolve  # noqa: E402
@@ -583,7 +583,8 @@ def rollout_knobs(knobs: Knobs) -> dict:
 
 def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms, judge=None) -> dict:
     """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
-    samples = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED, root=knobs.root or None)
+    fresh = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED, "root": knobs.root or None}
+    samples = readable(load(knobs.data, **fresh))
     stored = stored_scores(run / "eval.json")
     if (
         when == "after" and stored.get("steps") != knobs.steps

@@ -302,3 +302,10 @@ def test_a_truncated_picture_names_its_sample():
     content = odd_picture("rotated")[0]
     with pytest.raises(ValueError, match="sample x: its picture can't be read"):
         Sample("x", content[: len(content) // 2], "?", "A").open()
+
+
+def test_unreadable_pictures_are_named_and_left_out(capsys):
+    good, bad = Sample("good", encoded(), "?", "A"), Sample("bad", b"no picture", "?", "A")
+    drawn = load("toy", limit=1)[0]
+    assert data.readable([good, bad, drawn]) == [good, drawn]
+    assert "left out: sample bad" in capsys.readouterr().out

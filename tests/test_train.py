@@ -307,3 +307,24 @@ def test_bad_knobs_end_in_one_clear_line(arguments, message):
 def test_help_explains_every_knob():
     text = run("--help").stdout
     assert all(f"--{name}" in text for name in train.Knobs.__dataclass_fields__) and "python train.py" in text
+
+
+def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
+    """The command, its file, and the limits it takes over from a checkpoint's run."""
+    knobs = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
+    run("--out", tmp_path / "run", "--steps", 1, *knobs)
+    command = [sys.executable, "eval.py", "--limit", "5", "--threads", "1", "--out", str(tmp_path)]
+    for model in ("tiny", str(tmp_path / "run" / "checkpoint-1")):
+        done = subprocess.run(
+            [*command, "--model", model, "--arms", "on,forced"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "forced" in done.stdout, done.stderr
+    stored = json.loads((tmp_path / "eval.json").read_text())
+    assert stored["knobs"]["max_turns"] == 2 and len(stored) == 3
+    assert all(row["on"]["all"]["n"] == 5 for name, row in stored.items() if name != "knobs")
+    for wrong, message in (
+        (["--arms", "on,off2"], "unknown arm off2"),
+        (["--model", "nix"], "unknown model"),
+    ):
+        bad = subprocess.run([sys.executable, "eval.py", *wrong], cwd=ROOT, capture_output=True, text=True)
+        assert bad.returncode == 2 and message in bad.stderr.splitlines()[-1]
