@@ -33,7 +33,9 @@ def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", 
         "errors": ["bad box"] if error else [], "answer": "A" if right else "X",
         "observations": ["<tool_response>[crop]</tool_response>"] if zoomed else [],
         "stop": "answer", "pictures": [look] + [f"pictures/{step:05}-{member}-1.png"] * zoomed,
-        "reward": {"accuracy": 1.0 * right, "format": 0.0, "tool": 1.0 * (right and zoomed), "total": 2.0*right},
+        "reward": {
+            "accuracy": 1.0 * right, "format": 0.0, "tool": 1.0 * (right and zoomed), "total": 2.0 * right,
+        },
     }  # fmt: skip
 
 
