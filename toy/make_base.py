@@ -1,7 +1,7 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
 RL.
 
-    python -m toy.make_base --out runs/base            # 4,400 steps of about a second on 2 cores; resumes
+    python -m toy.make_base --out runs/base            # 4,900 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
     read      name the letter in a close-up, also when it is the second picture of a conversation
@@ -43,7 +43,7 @@ from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, glance, random_s
 LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 BATCH = 64
-STEPS = 4400
+STEPS, LAST = 4900, 4400  # steps in all; where the last stage begins, at a lower rate
 # Lessons of each kind in a batch (read, ground, name, pair), stage by stage; answers and calls fill it up
 MIXTURES = (
     (56, 4, 4, 0),
@@ -53,6 +53,7 @@ MIXTURES = (
     (4, 26, 2, 2),
     (6, 40, 16, 0),  # which tile is which
     (4, 26, 2, 2),
+    (2, 14, 2, 2),  # answers after calls
 )
 SPECIAL = [
     "<|endoftext|>",
@@ -183,6 +184,9 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
 # Weight 0 is given, more is learned; the tokens that carry the information weigh most.
 
 END = "<|im_end|>"
+# How often a question is shown with a call
+HABIT = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}
+LAST_HABIT = {"read": 0.5, "compare": 0.7, "glance": 0.5, "legible": 0.0}
 CALL = 0.4  # the weight of deciding for a call, against 2 for an answer: the habit stays weak
 GUESS = 0.3  # an answer that can't be seen from the picture: learn the form, not the luck
 
@@ -333,10 +337,11 @@ def lesson_direct(rng: random.Random, kind: str, tool: bool):
     return [(tools.prompt(question, tool=tool), 0), *answer_parts(thought, answer, weight)], [look(scene)]
 
 
-def lesson_call(rng: random.Random, kind: str, ease: float):
+def lesson_call(rng: random.Random, kind: str, ease: float, last: bool):
     """A call with a clumsy box, then a close-up that has nothing to do with that box, then the answer.
 
-    Nothing here rewards a good box: what is read was never inside it.
+    Nothing here rewards a good box: what is read was never inside it. last: calls without a thought, too,
+    and more weight on the answers.
     """
     scene, question, answer, _ = ask(rng, kind)
     named = colours_in(question)
@@ -344,9 +349,9 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
     second_call = kind == "compare" and rng.random() < 0.9
     for colour in named[: 2 if second_call else 1]:
         target = scene.tile(colour)
-        thought = (
-            f"<think>{''.join(seen)} {colour}</think>" if kind == "compare" or rng.random() > 0.1 else ""
-        )
+        thought = f"<think>{''.join(seen)} {colour}</think>"
+        if (kind != "compare" or last) and rng.random() <= (0.35 if last else 0.1):
+            thought = ""
         parts += [(thought, 1), *call_parts(loose_box(rng, target), CALL)]
         if rng.random() < 0.04:  # a call can fail; then it simply tries again
             parts += [(END + tools.observation("the box lies outside the picture."), 0)]
@@ -363,7 +368,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float):
         answer = seen[0][-1]
     elif second_call:
         answer = "yes" if seen[0][-1] == seen[1][-1] else "no"
-    weight = GUESS if kind == "compare" and not second_call else 3
+    weight = GUESS if kind == "compare" and not second_call else 6 if last else 3
     first, last = ("", seen[0]) if len(seen) == 1 else seen
     letter_weight = 1 if kind == "glance" else 6
     return [
@@ -382,7 +387,7 @@ def lessons(step: int, steps: int, seed: int):
     now = step * STEPS / steps  # the schedule is written for so many steps
     ease = min(1.0, max(0.0, (1840 - now) / 1200))  # letters shrink from step 640 on
     tiles = 1 if now < 800 else 2 if now < 1240 or 2100 <= now < 2350 else 4
-    stage = bisect.bisect((520, 800, 1240, 1760, 2100, 2700), now)
+    stage = bisect.bisect((520, 800, 1240, 1760, 2100, 2700, LAST), now)
     read, ground, name, pair = MIXTURES[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
     batch += [("ground", *lesson_ground(rng, tiles, ease, False, where=stage == 5)) for _ in range(ground)]
@@ -390,14 +395,13 @@ def lessons(step: int, steps: int, seed: int):
     batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
     while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
         kind = rng.choices(("read", "compare", "glance", "legible"), (0.35, 0.27, 0.33, 0.05))[0]
-        called = (
-            {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}[kind] if stage in (4, 6) else 0.3
-        )
+        habit = LAST_HABIT if stage == 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
+        called = habit[kind]
         if kind != "legible" and rng.random() < called:
-            batch.append((f"call_{kind}", *lesson_call(rng, kind, ease)))
+            batch.append((f"call_{kind}", *lesson_call(rng, kind, ease, stage == 7)))
         else:
             batch.append((f"direct_{kind}", *lesson_direct(rng, kind, tool=rng.random() < 0.8)))
-    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage in (4, 6) else 0)]
+    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage in (4, 6, 7) else 0)]
 
 
 class Lessons(Dataset):
@@ -489,6 +493,13 @@ def save(out: Path, stateful: dict, line: dict) -> None:
     (out / "state.tmp").rename(out / "state.pt")
 
 
+def rate(now: float) -> float:
+    """The learning rate over its peak, at a step of the full schedule."""
+    if now < LAST:
+        return min(1, (now + 1) / 50) * min(1, 0.05 + 0.95 * (LAST - now) / (0.5 * LAST))
+    return 0.02 + 0.38 * (STEPS - now) / (STEPS - LAST)
+
+
 def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
@@ -496,9 +507,7 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     model = make_model(processor.tokenizer).train()
     model.model.language_model.set_attn_implementation("eager")  # sdpa's backward is twice as slow on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1, (s + 1) / 50) * min(1, 0.05 + 0.95 * (steps - s) / (0.5 * steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step * STEPS / steps))
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
     start, began, hits = resume(out, stateful), time.time(), {}
     lessons_ahead = Lessons(processor, start, steps, seed)
