@@ -229,7 +229,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         base.forward, visual = forward, base.model.visual
         # The vision tower is frozen, but TRL would send a backward pass through it all the same.
         visual.forward = torch.no_grad()(visual.forward)
-        self.stats, self.gaps, self.began, self.ill = {}, [], time.time(), set()
+        self.stats, self.gaps, self.entropies, self.began, self.ill = {}, [], [], time.time(), set()
+        self.idle = None  # rows of the micro-batch that are not worth computing
         self.refreshed = time.time()
         self.probes = []  # questions that are answered again and again, greedily, to be looked at
         self.judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
@@ -332,28 +333,45 @@ class ZoomGRPOTrainer(GRPOTrainer):
             output = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, kept, *args, **kwargs
             )
-        self.logps = output[0].detach()
+        self.logps, self.entropy = output[0].detach(), output[1].detach() if output[1] is not None else None
         return output
 
     def packed(self, model, ids, mask, kept, *, batch_size=None, num_images, **kwargs):
-        """TRL's method with the prompts computed once; batch_size: rows at a time."""
-        size, results = batch_size or len(ids), []
+        """TRL's method with the prompts computed once; batch_size: rows at a time. Zeros for idle rows."""
+        live = list(range(len(ids))) if self.idle is None else (~self.idle).nonzero()[:, 0].tolist() or [0]
         pixels, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]
         patches = pixels.split(grids.prod(-1).tolist())  # by picture
-        fixed = self.processing_class.image_token_id, self.temperature
-        for start in range(0, len(ids), size):
-            rows = slice(start, start + size)
-            shown = slice(sum(num_images[:start]), sum(num_images[: start + size]))
-            pictures = patches[shown], grids[shown].tolist(), num_images[rows]
+        first = [sum(num_images[:row]) for row in range(len(ids))]
+        fixed, results = (self.processing_class.image_token_id, self.temperature), []
+        for start in range(0, len(live), batch_size or len(live)):
+            rows = live[start : start + (batch_size or len(live))]
+            shown = [first[row] + k for row in rows for k in range(num_images[row])]
+            pictures = [patches[i] for i in shown], grids[shown].tolist(), [num_images[row] for row in rows]
             with self.accelerator.autocast():
                 results.append(model(packed=(ids[rows], mask[rows], kept, *pictures, *fixed)))
-        return (*map(torch.cat, zip(*results)), None)
+        places, blank = torch.tensor(live, device=ids.device), torch.zeros(len(ids), kept, device=ids.device)
+        return (*(blank.index_copy(0, places, torch.cat(part)) for part in zip(*results)), None)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """TRL's, with a note of how far its logprobs are from the sampler's."""
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """TRL's, with a note of the entropy and of how far its logprobs are from the sampler's.
+
+        A trajectory without an advantage moves nothing (unless there is a KL term): it is not computed.
+        """
+        advantages, idle = inputs["advantages"], None
+        if self.knobs.pack_groups and self.knobs.beta == 0:
+            idle = advantages.abs() < 1e-9
+            idle[0] &= not idle.all()  # a pass without any row has no gradient at all
+        self.idle = idle
+        try:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.idle = None
         mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-        self.gaps.append((self.logps - inputs["sampling_per_token_logps"]).abs()[mask].max().item())
+        if idle is not None:
+            mask &= ~idle[:, None]
+        gaps = (self.logps - inputs["sampling_per_token_logps"]).abs()[mask]
+        self.gaps.append(gaps.max().item() if len(gaps) else 0.0)
+        self.entropies += self.entropy[mask].tolist()
         return loss
 
     def log(self, logs, start_time=None):
@@ -361,13 +379,13 @@ class ZoomGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        own = self.stats | {"logp_gap": max(self.gaps), "sec_train": time.time() - self.began}
+        own = self.stats | {"logp_gap": max(self.gaps), "entropy": mean(self.entropies)}
+        own["sec_train"] = time.time() - self.began
         own = [own] if WORLD == 1 else gather_object([own])
-        self.gaps = []
+        self.gaps, self.entropies = [], []
         if not self.accelerator.is_main_process:
             return
-        row = {"step": self.state.global_step, "entropy": logs.get("entropy"), "loss": logs["loss"]}
-        row |= {"grad_norm": logs["grad_norm"]}
+        row = {"step": self.state.global_step, "loss": logs["loss"], "grad_norm": logs["grad_norm"]}
         row |= {key: mean(part.get(key) for part in own) for key in sorted(set().union(*own))}
         row["logp_gap"] = max(part["logp_gap"] for part in own)
         with (self.run / "metrics.jsonl").open("a") as file:

@@ -126,6 +126,29 @@ def test_gradients_of_packed_groups_are_trls(build, script, monkeypatch, knobs):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
 
 
+def test_trajectories_without_an_advantage_are_not_computed(build, script, monkeypatch):
+    """A dead group costs nothing, and its absence changes neither loss nor gradients."""
+    results, computed = [], []
+    plain = train.packed_logprobs
+
+    def spy(base, ids, *rest):
+        computed.append(len(ids))
+        return plain(base, ids, *rest)
+
+    monkeypatch.setattr(train, "packed_logprobs", spy)
+
+    def policy(rng):  # the first group always fails alike, the others differ
+        policy.asked += 1
+        return "<think> hm</think>" if policy.asked <= 4 else random_turn(rng)
+
+    for pack in (True, False):
+        policy.asked = 0
+        script(policy)
+        results.append(gradients(build(steps=1, lr=0.0, pack_groups=pack, micro_batch=4)))
+    assert_equal(*results, 1e-5)
+    assert sum(computed) <= 9  # one of the dead group's four rows, the others as they are
+
+
 def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch):
     """The same prompt ids, but another picture: not one group."""
     same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
