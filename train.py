@@ -12,6 +12,7 @@ reward; TRL does the rest.
 """
 
 import copy
+import functools
 import json
 import os
 import random
@@ -223,6 +224,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             base.model.language_model.set_attn_implementation("shared_prompt")
         plain = base.forward
 
+        @functools.wraps(plain)  # `generate` reads the signature
         def forward(*args, packed=None, **kwargs):  # by the front door: DDP has to see every pass
             return packed_logprobs(base, *packed) if packed else plain(*args, **kwargs)
 

@@ -64,7 +64,15 @@ def metrics(run: Path) -> list[dict]:
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize(
-    "knobs", [{}, {"micro_batch": 12}, {"micro_batch": 1}, {"beta": 0.04}, {"loss_type": "dr_grpo"}]
+    "knobs",
+    [
+        {},
+        {"micro_batch": 12},
+        {"micro_batch": 1},
+        {"beta": 0.04},
+        {"loss_type": "dr_grpo"},
+        {"engine": "generate"},
+    ],
 )
 def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs, pack):
     """Recomputed by TRL over padded micro-batches with all pictures, at step 2 with LoRA weights that are
