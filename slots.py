@@ -1,9 +1,9 @@
 """The fast engine: every trajectory has a slot of the key/value cache to itself, and nobody waits.
 
 `generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
-cache as padding. Here a trajectory's tokens lie side by side in its own slot. As soon as its turn ends, its
-observation is appended, while the others go on; when it is finished, the last live slot moves to its place
-(the live ones are always the first), and waiting groups move in where slots are free.
+cache as padding. Here a trajectory's tokens lie side by side in its own slot. When its turn ends, its
+observation is appended within a few steps, while the others go on; when it is finished, the last live slot
+moves to its place (the live ones are always the first), and waiting groups move in where slots are free.
 """
 
 import numpy as np
@@ -14,6 +14,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 CHUNK = 16_384  # tokens (padding included) of one prefill pass; bounds its memory
 GROWTH = 256  # tokens by which the slots grow when one is full
+CROWD, PATIENCE = (
+    1 / 8,
+    8,
+)  # observations go in together: when this share waits for one, or after so many steps
 
 
 def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
@@ -39,6 +43,11 @@ def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor
         done = first + rows * columns
     tail = len(ids) - done
     return torch.cat([*parts, torch.arange(start, start + tail).expand(3, -1)], 1), start + tail
+
+
+def plain(module):
+    """A LoRA layer whose weights are merged is its base layer, without the detour."""
+    return module.base_layer if getattr(module, "merged", False) else module
 
 
 class SlotCache:
@@ -89,25 +98,28 @@ class Slots:
         config = model.config.get_text_config()
         self.cache = SlotCache(config, n, self.device, model.dtype)
         # By slot, on the host: trajectory, tokens in the cache, next position, tokens of this turn, its room.
-        self.who, self.length, self.position, self.written, self.room = self.books = np.zeros(
-            (5, n), np.int64
-        )
+        self.books = np.zeros((6, n), np.int64)
+        self.who, self.length, self.position, self.written, self.room, self.waits = self.books
         self.logits = torch.zeros(n, config.vocab_size, device=self.device)  # of each slot's next token
-        self.ids = torch.zeros(n, episodes.max_turn_tokens, dtype=torch.long, device=self.device)
-        self.logprobs = torch.zeros(n, episodes.max_turn_tokens, device=self.device)
+        self.ids = torch.zeros(n, episodes.max_turn_tokens + 1, dtype=torch.long, device=self.device)
+        self.logprobs = torch.zeros(n, episodes.max_turn_tokens + 1, device=self.device)
         self.ends = torch.tensor(episodes.ends, device=self.device)
         self.banned = torch.tensor(episodes.banned, dtype=torch.long, device=self.device)
 
     def run(self, samples, given) -> list:
         """All trajectories of these samples' groups; given: per sample, ids its completions start with."""
-        waiting = list(zip(samples, given))[::-1]
+        waiting, steps = list(zip(samples, given))[::-1], 0
         while waiting or self.live:
             self.admit(waiting)
             tokens, ended = self.write()
-            turns = zip(ended, self.ids[ended].tolist(), self.logprobs[ended].tolist())
-            # Rows whose turn has ended take part: their last token belongs in the cache, too.
+            # Rows whose turn has just ended take part: their last token belongs in the cache, too.
             self.logits[: self.live] = self.decode(tokens)
-            self.answer(turns)
+            self.waits[ended] = 1
+            if self.waits[: self.live].any():
+                steps += 1
+                if steps >= PATIENCE or self.waits[: self.live].mean() >= CROWD:
+                    self.answer(np.flatnonzero(self.waits[: self.live]).tolist())
+                    steps = 0
         return self.episodes.trajectories
 
     def admit(self, waiting: list) -> None:
@@ -142,10 +154,12 @@ class Slots:
         tokens = self.choose(scores.index_fill(1, self.banned, -torch.inf))
         at = torch.arange(self.live, device=self.device), self.to_device(self.written[live])
         self.ids[at] = tokens
+        # A row that waits goes through the motions: what it writes lands behind its turn, and is overwritten.
         self.logprobs[at] = logprobs.gather(1, tokens[:, None])[:, 0]
         over = torch.isin(tokens, self.ends).cpu().numpy()  # the only wait for the device in a decode step
-        self.written[live] += 1
-        return tokens, np.flatnonzero(over | (self.written[live] >= self.room[live])).tolist()
+        going = self.waits[live] == 0
+        self.written[live] += going
+        return tokens, np.flatnonzero(going & (over | (self.written[live] >= self.room[live]))).tolist()
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
         if not self.temperature:
@@ -162,13 +176,16 @@ class Slots:
         embeds = self.model.get_input_embeddings()(tokens[:, None])
         end = int(self.length[live].max()) + 1
         hidden = self.forward(None, embeds, length[:, None], end, position.expand(3, -1)[..., None])
-        self.length[live] += 1
-        self.position[live] += 1
+        going = self.waits[live] == 0
+        self.length[live] += going
+        self.position[live] += going
         return self.model.lm_head(hidden[:, 0]).float()
 
-    def answer(self, turns) -> None:
+    def answer(self, slots: list[int]) -> None:
         """End these slots' turns: append their observations, or free the slots."""
         going, observations, crops, finished = [], [], [], []
+        self.waits[slots] = 0
+        turns = zip(slots, self.ids[slots].tolist(), self.logprobs[slots].tolist())
         for slot, ids, logprobs in turns:
             count = min(self.written[slot], self.room[slot])
             result = self.episodes.step(self.who[slot], ids[:count], logprobs[:count])
@@ -232,9 +249,11 @@ class Slots:
         self.cache.reserve(end)
         cos, sin = text.rotary_emb(x, positions)
         for i, layer in enumerate(text.layers):
-            attention, h = layer.self_attn, layer.input_layernorm(x)
+            attention, mlp, h = layer.self_attn, layer.mlp, layer.input_layernorm(x)
             projections = attention.q_proj, attention.k_proj, attention.v_proj
-            q, k, v = (p(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in projections)
+            q, k, v = (
+                plain(p)(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in projections
+            )
             q, k = apply_rotary_pos_emb(q, k, cos, sin)  # (R, heads, L, head size)
             k, v = self.cache.write(i, rows, at, (k, v), end)
             if i == 0:  # query heads that share a key head become its rows: no key is copied
@@ -243,6 +262,7 @@ class Slots:
                 sees = sees.repeat(1, 1, shared, 1)
             h = scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, k.shape[3]), k, v, sees)
             h = h.reshape(q.shape).transpose(1, 2).flatten(2)
-            x = x + attention.o_proj(h)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            x = x + plain(attention.o_proj)(h)
+            h = layer.post_attention_layernorm(x)
+            x = x + plain(mlp.down_proj)(mlp.act_fn(plain(mlp.gate_proj)(h)) * plain(mlp.up_proj)(h))
         return text.norm(x)
