@@ -38,25 +38,24 @@ def shared_prompt_attention(module, query, key, value, attention_mask, scaling=N
     """Attention over a `Layout`; anything else goes to the usual one. q, k, v: (1, heads, T, head size)."""
     if not isinstance(attention_mask, Layout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    layout = attention_mask
-    key, value = (repeat_kv(x, module.num_key_value_groups) for x in (key, value))
+    layout, repeat = attention_mask, module.num_key_value_groups
+    rows = torch.cat([query, key, value], 1)[0].transpose(0, 1)  # (T, all heads, head size)
+    heads = [query.shape[1], key.shape[1], value.shape[1]]
 
-    def pick(x, places):  # (1, h, T, D), (B, L) -> (B, h, L, D)
-        rows = x[0].transpose(0, 1).index_select(0, places.flatten())
-        return rows.view(*places.shape, *rows.shape[1:]).transpose(1, 2)
+    def pick(places):  # (B, L) -> q, k, v, each (B, heads, L, head size)
+        picked = rows.index_select(0, places.flatten()).view(*places.shape, *rows.shape[1:])
+        return picked.transpose(1, 2).split(heads, 1)
 
-    prompt_key, prompt_value = pick(key, layout.prompts), pick(value, layout.prompts)
+    q, *shared = pick(layout.prompts)
     # Padding is on the right, so that causality alone keeps it out of sight.
-    prompts = scaled_dot_product_attention(
-        pick(query, layout.prompts), prompt_key, prompt_value, scale=scaling, is_causal=True
+    keys, values = (repeat_kv(x, repeat) for x in shared)
+    prompts = scaled_dot_product_attention(q, keys, values, scale=scaling, is_causal=True)
+    q, *own = pick(layout.completions)
+    keys, values = (
+        repeat_kv(torch.cat([prompt.index_select(0, layout.owner), x], 2), repeat)
+        for prompt, x in zip(shared, own)
     )
-    completions = scaled_dot_product_attention(
-        pick(query, layout.completions),
-        torch.cat([prompt_key.index_select(0, layout.owner), pick(key, layout.completions)], 2),
-        torch.cat([prompt_value.index_select(0, layout.owner), pick(value, layout.completions)], 2),
-        attn_mask=layout.mask,
-        scale=scaling,
-    )
+    completions = scaled_dot_product_attention(q, keys, values, attn_mask=layout.mask, scale=scaling)
     parts = (
         prompts.transpose(1, 2)[layout.prompts_real],
         completions.transpose(1, 2)[layout.completions_real],
