@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from slots import mrope
 
-LOGITS = 2**26  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
+LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
 
 
 @dataclass
@@ -164,8 +164,10 @@ def score(head, hidden, targets, temperature: float):
     """Logprobs and entropies (N,) of targets (N,) after hidden (N, H), a part at a time."""
 
     def part(hidden, targets):
-        logprobs = (head(hidden).float() / temperature).log_softmax(-1)  # (n, V)
-        return logprobs.gather(1, targets[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1)
+        logprobs = head(hidden).float().div_(temperature).log_softmax(-1)  # (n, V)
+        with torch.no_grad():  # the entropy is only watched; its graph would double the memory
+            entropy = -logprobs.exp().mul_(logprobs).sum(-1)
+        return logprobs.gather(1, targets[:, None])[:, 0], entropy
 
     size = max(1, LOGITS // head.out_features)
     if len(hidden) <= size:

@@ -3,6 +3,7 @@
 import torch
 
 from model import config_of
+from pack import LOGITS
 
 GB = 2**30
 
@@ -44,10 +45,6 @@ def memory(knobs, config) -> dict[str, float]:
     slots = min(knobs.batch, knobs.prompts * knobs.group)
     groups = -(-knobs.micro_batch // knobs.group)
     row = groups * prompt + knobs.micro_batch * knobs.max_tokens  # tokens of a packed micro-batch
-    # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
-    inside = row * (10 * width + 4 * key_width + 6 * mlp) * size
-    checkpoints = row * width * depth * size if small else inside * (depth - 1)
-    logits = min(knobs.micro_batch * knobs.max_tokens * text.vocab_size, 2**26) * 4 * 4
     chunk = min(slots // knobs.group * prompt, 16_384)
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
@@ -55,9 +52,24 @@ def memory(knobs, config) -> dict[str, float]:
         "optimiser": lora * adam,
         "rollout: keys and values": slots * (prompt + knobs.max_tokens) * 2 * key_width * depth * size,
         "rollout: prefill": chunk * (6 * width + 3 * mlp) * size + slots * text.vocab_size * 12,
-        "update: activations": checkpoints + inside + logits,
+        "update: activations": activations(
+            config, row, knobs.micro_batch * knobs.max_tokens, size, checkpointed=small
+        ),
     }
     return {name: value / GB for name, value in parts.items()}
+
+
+def activations(config, tokens: int, scored: int, size: int, checkpointed: bool) -> float:
+    """Bytes above the weights while an update of so many tokens runs, `scored` of them with logits."""
+    text = config.text_config
+    width, depth, mlp = text.hidden_size, text.num_hidden_layers, text.intermediate_size
+    key_width = text.num_key_value_heads * width // text.num_attention_heads
+    # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
+    inside = tokens * (10 * width + 4 * key_width + 6 * mlp) * size
+    kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
+    return (
+        inside + kept + min(scored * text.vocab_size, LOGITS) * 16
+    )  # logits, their softmax, their gradients
 
 
 def peak(parts: dict[str, float]) -> float:
