@@ -67,9 +67,8 @@ def activations(config, tokens: int, scored: int, size: int, checkpointed: bool)
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
     inside = tokens * (10 * width + 4 * key_width + 6 * mlp) * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
-    return (
-        inside + kept + min(scored * text.vocab_size, LOGITS) * 16
-    )  # logits, their softmax, their gradients
+    logits = min(scored * text.vocab_size, LOGITS) * 8  # with their softmax, or its gradient
+    return inside + kept + logits
 
 
 def peak(parts: dict[str, float]) -> float:
