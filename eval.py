@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from data import Sample, load, readable
-from knobs import fail, knob, parse
+from knobs import fail, knob, parse, write_json
 from reward import is_correct
 from rollout import ARMS, Trajectory, rollout
 
@@ -116,12 +116,6 @@ def table(result: dict) -> str:
 
 def stored_scores(file: Path) -> dict:
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def write_json(file: Path, content: dict) -> None:
-    """Write at once or not at all: a kill in the middle must not cost what was there before."""
-    file.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
-    file.with_suffix(".tmp").rename(file)
 
 
 @dataclass

@@ -1,6 +1,7 @@
-"""Knobs of a script: a dataclass of defaults and help texts, read from the command line."""
+"""What every script needs: its knobs, a dataclass read from the command line; errors; files written whole."""
 
 import argparse
+import json
 import logging
 import sys
 from dataclasses import field
@@ -33,3 +34,9 @@ def parse(kind, argv: list[str], doc: str):
     if unknown:
         fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     return knobs, {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Write at once or not at all: a kill in the middle must not cost what was there before."""
+    file.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
+    file.with_suffix(".tmp").rename(file)

@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from knobs import fail, knob, parse
+from knobs import fail, knob, parse, write_json
 
 
 @dataclass
@@ -171,7 +171,6 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from eval import write_json
     from judge import Judge
     from model import load_model
 

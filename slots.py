@@ -56,10 +56,8 @@ class SlotCache:
     def __init__(self, config, slots: int, device, dtype):
         head = config.hidden_size // config.num_attention_heads
         shape = (slots, config.num_key_value_heads, 0, head)
-        self.layers = [
-            [torch.empty(shape, device=device, dtype=dtype) for _ in "kv"]
-            for _ in range(config.num_hidden_layers)
-        ]
+        empty = torch.empty(shape, device=device, dtype=dtype)
+        self.layers = [[empty, empty] for _ in range(config.num_hidden_layers)]  # `reserve` makes them real
 
     def reserve(self, length: int) -> None:
         """Make room for this many tokens in every slot."""
@@ -250,10 +248,8 @@ class Slots:
         cos, sin = text.rotary_emb(x, positions)
         for i, layer in enumerate(text.layers):
             attention, mlp, h = layer.self_attn, layer.mlp, layer.input_layernorm(x)
-            projections = attention.q_proj, attention.k_proj, attention.v_proj
-            q, k, v = (
-                plain(p)(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in projections
-            )
+            q, k, v = (plain(p)(h) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+            q, k, v = (y.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for y in (q, k, v))
             q, k = apply_rotary_pos_emb(q, k, cos, sin)  # (R, heads, L, head size)
             k, v = self.cache.write(i, rows, at, (k, v), end)
             if i == 0:  # query heads that share a key head become its rows: no key is copied

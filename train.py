@@ -27,7 +27,7 @@ from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import fail, knob, parse  # noqa: E402  (the heavy imports wait for valid knobs)
+from knobs import fail, knob, parse, write_json  # noqa: E402  (the heavy imports wait for valid knobs)
 
 
 @dataclass
@@ -180,7 +180,7 @@ from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 import plan  # noqa: E402
 from data import load, mix, readable  # noqa: E402
-from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table, write_json  # noqa: E402  # noqa: E402
+from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table  # noqa: E402
 from judge import Judge  # noqa: E402
 from model import load_model, lora_config, merge, resolve  # noqa: E402
 from pack import packed_logprobs  # noqa: E402

@@ -51,7 +51,11 @@ def code_lines(source: str) -> int:
 
 
 def test_the_scripts_stay_small():
-    assert sum(code_lines((ROOT / f"{name}.py").read_text()) for name in SCRIPTS) <= 2000
+    """What a training run is made of, to be read end to end, and all scripts together."""
+    lines = {name: code_lines((ROOT / f"{name}.py").read_text()) for name in SCRIPTS}
+    around = ("bench", "judge", "plan", "report", "select_data")
+    assert sum(count for name, count in lines.items() if name not in around) <= 2100
+    assert sum(lines.values()) <= 3100
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *(ROOT / "toy").glob("*.py")], ids=lambda p: p.name)
