@@ -114,18 +114,19 @@ def load(
         report.write_text("".join(json.dumps(row) + "\n" for row in bad))
         print(f"{name}: {len(bad)} bad rows left out, named in {report}; {len(kept)} kept")
     if not kept:
-        raise ValueError(f"data set {name!r} has no usable row" + (f"; see {report}" if bad else ""))
+        part = f" in its {split} part (--eval_size 0 needs no test part)" if split else ""
+        raise ValueError(f"data set {name!r} has no usable row{part}" + (f"; see {report}" if bad else ""))
     if limit is not None:
         kept = random.Random(seed).sample(kept, min(limit, len(kept)))
     return kept
 
 
 def readable(samples: list[Sample]) -> list[Sample]:
-    """The samples whose pictures can be read; the others are named and left out. Drawn ones always can."""
+    """The samples whose pictures can be read; the others are named and left out. The toy's always can."""
     kept = []
     for sample in samples:
         try:
-            if not callable(sample.image):
+            if getattr(getattr(sample.image, "func", None), "__module__", "") != "toy.world":
                 sample.open()
             kept.append(sample)
         except ValueError as error:
@@ -277,7 +278,7 @@ def folder_rows(folder: Path):
             image = partial(cell_picture, rows, number, "image")
             yield f"{file.name}, row {number}", lambda n=number, i=image, t=texts: make(t[n], i, f"{n}")
     for file in lines if not tables else ():
-        for number, line in enumerate(file.read_text().splitlines()):
+        for number, line in enumerate(file.read_text().split("\n")):
             if line.strip():
                 yield f"{file.name}, line {number + 1}", partial(make_line, line, f"{file.stem}-{number}")
 

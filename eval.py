@@ -1,7 +1,7 @@
 """Score a model, with controls that show whether it looks: the same questions with the crop real, blank,
 random or perfect.
 
-python eval.py --model runs/tiny-toy/checkpoint-150 --data toy --arms on,off,blank,random,oracle
+python eval.py --model runs/tiny-toy/checkpoint-160 --data toy --arms on,off,blank,random,oracle
 """
 
 import json

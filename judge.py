@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 PROMPT = """Question: {question}
 Reference answer: {gold}
@@ -37,11 +38,21 @@ class Judge:
                     file.write(json.dumps([key, verdict]) + "\n")
         return self.known.get(key, False)
 
+    def first_model(self) -> str:
+        """The model that the endpoint serves: many refuse a request that names none."""
+        try:
+            with urlopen(f"{self.url.rstrip('/')}/models", timeout=self.timeout) as reply:
+                return json.load(reply)["data"][0]["id"]
+        except Exception:  # it has no such list, or can't be reached, which `ask` will find out
+            return ""
+
     def ask(self, prompt: str) -> bool | None:
         """One verdict, retried with growing pauses; None if the judge can't be reached."""
         from huggingface_hub import InferenceClient
 
-        self.client = self.client or InferenceClient(base_url=self.url, timeout=self.timeout)
+        if self.client is None:
+            self.client = InferenceClient(base_url=self.url, timeout=self.timeout)
+            self.model = self.model or self.first_model()
         for attempt in range(self.tries):
             try:
                 reply = self.client.chat_completion(

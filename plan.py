@@ -1,5 +1,7 @@
 """The memory plan of a training run, before anything is loaded: what each part takes, and whether it fits."""
 
+import os
+
 import torch
 
 from model import config_of
@@ -28,7 +30,7 @@ def sizes(config) -> dict[str, int]:
     }
 
 
-def memory(knobs, config) -> dict[str, float]:
+def memory(knobs, config, world: int = 1) -> dict[str, float]:
     """GB by part. knobs: of train.py. Upper bounds where lengths vary: every trajectory at its longest.
 
     The rollout and the update follow each other; only the larger of the two counts for the peak.
@@ -42,7 +44,7 @@ def memory(knobs, config) -> dict[str, float]:
     matrices = count["matrices"] * (0.516 if knobs.quantize else size)  # NF4, double quantised: 4.13 bits
     lora = count["lora"] * knobs.lora
     adam = 2 if "8bit" in knobs.optim else 8
-    slots = min(knobs.batch, knobs.prompts * knobs.group)
+    slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
     groups = -(-knobs.micro_batch // knobs.group)
     row = groups * prompt + knobs.micro_batch * knobs.max_tokens  # tokens of a packed micro-batch
     chunk = min(slots // knobs.group * prompt, 16_384)
@@ -86,7 +88,7 @@ LOWER = {
 
 def table(knobs) -> str:
     """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
-    parts = memory(knobs, config_of(knobs.model))
+    parts = memory(knobs, config_of(knobs.model), int(os.environ.get("WORLD_SIZE", 1)))
     lines = [f"{name:<28}{value:>8.2f} GB" for name, value in parts.items()]
     most = peak(parts) + 0.6  # the CUDA context and the allocator's cuttings
     lines.append(f"{'expected peak':<28}{most:>8.2f} GB   (rollout and update take turns)")

@@ -1,7 +1,7 @@
 """Run folders -> `curves.png`, and `report.html`: see the model think, in one file that opens anywhere.
 
 python report.py runs/tiny-toy
-python report.py runs/none-* runs/conditional-*      # several: curves overlaid, runs that differ only in
+python report.py runs/one runs/other runs/third      # several: curves overlaid, runs that differ only in
                                                      # their seed as one line with a band
 """
 
@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
+from itertools import cycle
 from pathlib import Path
 
 from knobs import Help, fail
@@ -266,7 +267,7 @@ def draw_curves(runs, out: Path | None = None) -> Path:
     for axis, (title, (keys, healthy, _)) in zip(axes.flat, PANELS.items()):
         lines = [(name, members, key) for name, members in groups.items() for key in keys]
         lines = lines if len(groups) == 1 else [line for line in lines if line[2] == keys[0]]
-        for color, (name, members, key) in zip(colors, lines):
+        for color, (name, members, key) in zip(cycle(colors), lines):
             label = key if len(groups) == 1 else name
             rows = [series(run) for run in members]
             length = min(map(len, rows))

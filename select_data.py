@@ -13,9 +13,11 @@ paper. Scores stay in OUT; a killed run goes on where it was; `torchrun` shares 
 import io
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 from knobs import fail, knob, parse, write_json
@@ -45,7 +47,7 @@ class Knobs:
     threads: int = knob(2, "CPU threads")
     out: str = knob("selected", "folder of the results")
     rescore: bool = knob(False, "apply thresholds to the stored scores of --out")
-    dry_run: bool = knob(False, "the funnel on 64 samples, nothing kept")
+    dry_run: bool = knob(False, "the funnel on 64 samples, in OUT-dry")
     export: str = knob("", "verl: also write the parquet that verl's DeepEyes recipe reads")
 
 
@@ -174,7 +176,7 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
     from judge import Judge
     from model import load_model
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -301,6 +303,8 @@ def main(knobs: Knobs) -> None:
 
     out = Path(f"{knobs.out}-dry" if knobs.dry_run else knobs.out)
     parts = out / "parts"
+    if knobs.dry_run and os.environ.get("RANK", "0") == "0":
+        shutil.rmtree(out, ignore_errors=True)
     try:
         parts.mkdir(parents=True, exist_ok=True)
         (out / "args.json").write_text(json.dumps(asdict(knobs), indent=1) + "\n")

@@ -385,8 +385,14 @@ class ZoomGRPOTrainer(GRPOTrainer):
         own["sec_train"] = time.time() - self.began
         own = [own] if WORLD == 1 else gather_object([own])
         self.gaps, self.entropies = [], []
-        if not self.accelerator.is_main_process:
-            return
+        stop = [self.accelerator.is_main_process and self.write_row(logs, own)]
+        if WORLD > 1:  # all processes stop together, or the others wait for ever
+            broadcast_object_list(stop)
+        self.control.should_training_stop |= stop[0]
+        self.control.should_save |= stop[0]
+
+    def write_row(self, logs, own: list[dict]) -> bool:
+        """The line of a step, from what each process has seen; should the run stop here?"""
         row = {"step": self.state.global_step, "loss": logs["loss"], "grad_norm": logs["grad_norm"]}
         row |= {key: mean(part.get(key) for part in own) for key in sorted(set().union(*own))}
         row["logp_gap"] = max(part["logp_gap"] for part in own)
@@ -395,34 +401,24 @@ class ZoomGRPOTrainer(GRPOTrainer):
                 json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()})
                 + "\n"
             )
-        shown = [
-            "reward",
-            "accuracy",
-            "tool_rate",
-            "calls",
-            "iou",
-            "tokens",
-            "dead_groups",
-            "sec_rollout",
-            "sec_train",
-        ]
-        text = {key: "  - " if row[key] is None else f"{row[key]:.2f}" for key in shown}
+        shown = "reward accuracy tool_rate calls iou tokens dead_groups sec_rollout sec_train"
+        text = {key: "  - " if row[key] is None else f"{row[key]:.2f}" for key in shown.split()}
         print(
             f"step {row['step']:>4}/{self.args.max_steps}  "
             "reward {reward}  accuracy {accuracy}  zoomed {tool_rate}  calls {calls}  IoU {iou}  "
             "tokens {tokens}  dead groups {dead_groups}  {sec_rollout} + {sec_train} s".format(**text),
             flush=True,
         )
-        self.check_health()
+        return self.unwell() and self.knobs.guard == "stop"
 
-    def check_health(self) -> None:
-        """Say what has gone wrong, once for each trouble; with --guard stop, stop after this step."""
+    def unwell(self) -> bool:
+        """Say what has gone wrong, once for each trouble; is there any new one?"""
         troubles = health(read_rows(self.run / "metrics.jsonl")) if self.knobs.guard != "off" else []
-        for name, text in troubles:
-            if name not in self.ill:
-                print(f"  UNWELL: {text}", flush=True)
-                self.ill.add(name)
-                self.control.should_training_stop |= self.knobs.guard == "stop"
+        fresh = [(name, text) for name, text in troubles if name not in self.ill]
+        for name, text in fresh:
+            print(f"  UNWELL: {text}", flush=True)
+            self.ill.add(name)
+        return bool(fresh)
 
     def _save(self, output_dir=None, state_dict=None):
         """A checkpoint holds the adapter alone: it names its base, whose processor serves."""
@@ -601,15 +597,14 @@ def rollout_knobs(knobs: Knobs) -> dict:
     return {name: getattr(knobs, name) for name in LIMITS}
 
 
-def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms, judge=None) -> dict:
+def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms, steps: int = 0) -> dict:
     """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
     fresh = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED, "root": knobs.root or None}
     samples = readable(load(knobs.data, **fresh))
     stored = stored_scores(run / "eval.json")
-    if (
-        when == "after" and stored.get("steps") != knobs.steps
-    ):  # scores of a run that has been prolonged since
-        stored |= {"after": {}, "steps": knobs.steps}
+    if when == "after" and stored.get("steps") != steps:  # scores of a run that has been prolonged since
+        stored |= {"after": {}, "steps": steps}
+    judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
     limits = rollout_knobs(knobs) | {"engine": knobs.engine, "judge": judge}
     for arm in arms:
         if arm not in stored.setdefault(when, {}):
@@ -634,9 +629,14 @@ def main(knobs: Knobs) -> None:
     limit, root = TOY_SIZE if toy else None, knobs.root or None
     samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, root=root)
     samples = mix(samples, knobs.mix, knobs.seed) if knobs.mix else samples
+    if len(samples) < knobs.prompts:
+        raise ValueError(f"{knobs.data} has {len(samples)} questions, fewer than --prompts {knobs.prompts}")
     model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     checkpoint = last_checkpoint(run) if knobs.resume else None
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    if done > knobs.steps:
+        raise ValueError(f"{run} has {done} steps already; --steps {knobs.steps} would go back")
     if state.is_main_process:
         going_on = f", going on from {checkpoint.name}" if checkpoint else ""
         print(
@@ -647,24 +647,28 @@ def main(knobs: Knobs) -> None:
             before = held_out(knobs, model, processor, run, "before", ("on", "off", "forced"))
             print(table(before), flush=True)
         for name in ("metrics.jsonl", "trajectories.jsonl"):
-            rewind(run / name, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+            rewind(run / name, done)
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
     fresh = {"split": "test", "limit": PROBES, "seed": EVAL_SEED, "root": root}
-    trainer.probes = load(knobs.data, **fresh) if toy else samples[:PROBES]
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.probes = load(knobs.data, **fresh) if toy else readable(samples[:PROBES])
+    if done < knobs.steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        done = trainer.state.global_step
+    else:  # killed while it was being scored: TRL would train one step more
+        trainer._load_from_checkpoint(str(checkpoint))
     if state.is_main_process:
-        finish(knobs, trainer, processor, run)
+        finish(knobs, trainer, processor, run, done)
         print(f"{time.time() - began:.0f} s in all")
     state.wait_for_everyone()
 
 
-def finish(knobs: Knobs, trainer, processor, run: Path) -> None:
+def finish(knobs: Knobs, trainer, processor, run: Path, steps: int) -> None:
     """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
     if knobs.eval_size:
         print("held-out questions after training, with controls", flush=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        after = held_out(knobs, model, processor, run, "after", ALL_ARMS)
+        after = held_out(knobs, model, processor, run, "after", ALL_ARMS, steps)
         before = {f"before: {arm}": row for arm, row in stored_scores(run / "eval.json")["before"].items()}
         print(table(before | {f"after: {arm}": row for arm, row in after.items()}))
         print(f"scores: {run / 'eval.json'}")

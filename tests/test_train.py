@@ -264,6 +264,13 @@ def test_the_main_job_in_small(tmp_path):
     assert scores["after"]["on"]["all"]["n"] == 6 and scores["after"]["off"]["all"]["tool_rate"] == 0
     assert (out / "curves.png").stat().st_size > 10_000
     assert len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3 and "after: oracle" in result.stdout
+    scores["after"].pop("oracle")  # as if it had been killed while it was being scored
+    (out / "eval.json").write_text(json.dumps(scores))
+    resumed = run("--out", out, "--resume")
+    assert resumed.returncode == 0 and metrics(out) == rows and "oracle: 6 questions" in resumed.stdout
+    assert "oracle" in json.loads((out / "eval.json").read_text())["after"]
+    back = run("--out", out, "--resume", "--steps", 2)
+    assert back.returncode == 2 and "would go back" in back.stderr
     again = run("--out", out, "--steps", 3, *SMALL)  # a finished run is not overwritten
     assert again.returncode == 2 and "--resume" in again.stderr
 
