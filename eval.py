@@ -13,6 +13,7 @@ from statistics import fmean
 
 from data import Sample, load, readable
 from knobs import fail, knob, parse, write_json
+from report import iou
 from reward import is_correct
 from rollout import ARMS, Trajectory, rollout
 
@@ -21,18 +22,6 @@ ALL_ARMS = (*ARMS, "forced")
 # The knobs of a rollout that train.py and eval.py must share for their scores to be comparable.
 LIMITS = ("look_pixels", "crop_pixels", "max_turns", "max_turn_tokens", "max_tokens", "batch")
 EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
-
-
-def iou(a, b) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2 in one frame.
-
-    >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
-    0.3333333333333333
-    """
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0, width) * max(0, height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def best_iou(trajectory: Trajectory) -> float | None:
@@ -163,7 +152,8 @@ def main(knobs: Knobs) -> None:
     limits = {name: getattr(knobs, name) for name in LIMITS}
     samples = readable(load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed))
     model, processor = load_model(knobs.model)
-    result = evaluate(model, processor, samples, knobs.arms.split(","), progress=True, **limits)
+    limits |= {"engine": knobs.engine, "progress": True}
+    result = evaluate(model, processor, samples, knobs.arms.split(","), **limits)
     print(table(result))
     if knobs.out:
         file = Path(knobs.out) / "eval.json"

@@ -126,12 +126,16 @@ def rewind(file: Path, step: int) -> None:
         file.with_suffix(".tmp").rename(file)
 
 
-def overlap(a, b) -> float:
-    """Intersection over union (eval.iou again: this script imports nothing heavy)."""
+def iou(a, b) -> float:
+    """Intersection over union of two boxes x1, y1, x2, y2 in one frame.
+
+    >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
+    0.3333333333333333
+    """
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     shared = max(0, width) * max(0, height)
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / area if area > 0 else 0.0
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
 
 
 STATED = re.compile(r"(?:answer is|it is|it's|=)\s*\**([A-Za-z0-9]+)")
@@ -150,13 +154,13 @@ def patterns(row: dict) -> list[str]:
     ['correction']
     """
     boxes, targets, found = row["boxes"], row["targets"], []
-    touched = [[overlap(box, target) > 0 for target in targets] for box in boxes]
+    touched = [[iou(box, target) > 0 for target in targets] for box in boxes]
     pairs = list(zip(range(len(boxes)), range(1, len(boxes))))
-    if any(overlap(boxes[i], boxes[j]) < 0.1 and targets and not any(touched[i]) for i, j in pairs):
+    if any(iou(boxes[i], boxes[j]) < 0.1 and targets and not any(touched[i]) for i, j in pairs):
         found.append("search")
     if len({hits.index(True) for hits in touched if sum(hits) == 1}) > 1:
         found.append("comparison")
-    if any(overlap(boxes[i], boxes[j]) > 0.5 for j in range(len(boxes)) for i in range(j)):
+    if any(iou(boxes[i], boxes[j]) > 0.5 for j in range(len(boxes)) for i in range(j)):
         found.append("confirmation")
     said = [match for turn in row["turns"][:-1] for match in STATED.findall(turn)]
     answer = (row.get("answer") or "").strip().lower()

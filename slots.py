@@ -1,4 +1,4 @@
-"""The fast engine: every trajectory has a slot of the key/value cache to itself, and nobody waits.
+"""The fast engine: every trajectory has a slot of the key/value cache to itself; none waits for the slowest.
 
 `generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
 cache as padding. Here a trajectory's tokens lie side by side in its own slot. When its turn ends, its
@@ -240,8 +240,8 @@ class Slots:
     def forward(self, rows, x, at, end: int, positions) -> torch.Tensor:
         """The language model over embeddings x (R, L, H) at places `at` (R, L) of slots `rows`: (R, L, H).
 
-        Its layers, called one by one: for a small model that is several times faster than the class's own
-        forward, and it is all that the class does.
+        Its layers, called one by one: places and mask are explicit, merged LoRA layers go without PEFT's
+        detour, and it is all that the class does.
         """
         text = self.model.model.language_model
         self.cache.reserve(end)

@@ -99,7 +99,7 @@ CHOICES = {
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 PROBES = 6  # questions whose answers are stored over and over
 CURIOUS_BELOW = 0.3  # share of trajectories that zoom
-
+OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
 
 TOY_SIZE = 4096  # questions of the toy set; the order of a run must not depend on its number of steps
 
@@ -340,7 +340,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
 
     def packed(self, model, ids, mask, kept, *, batch_size=None, num_images, **kwargs):
         """TRL's method with the prompts computed once; batch_size: rows at a time. Zeros for idle rows."""
-        live = list(range(len(ids))) if self.idle is None else (~self.idle).nonzero()[:, 0].tolist() or [0]
+        live = list(range(len(ids))) if self.idle is None else (~self.idle).nonzero()[:, 0].tolist()
         pixels, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]
         patches = pixels.split(grids.prod(-1).tolist())  # by picture
         first = [sum(num_images[:row]) for row in range(len(ids))]
@@ -440,9 +440,10 @@ def training_rewards(trajectories, totals: list[float], knobs: Knobs) -> list[fl
         totals = [total + knobs.curiosity * zoom for total, zoom in zip(totals, zoomed)]
     for start in range(0, len(totals), knobs.group) if knobs.mask_overlong else ():
         members = range(start, start + knobs.group)
-        kept = [totals[i] for i in members if trajectories[i].stop not in ("turns", "length", "budget")]
-        for i in set(members) - {i for i in members if trajectories[i].stop in ("answer", "no_call")}:
-            totals[i] = sum(kept) / len(kept) if kept else 0.0  # the mean of the others: no advantage
+        kept = [totals[i] for i in members if trajectories[i].stop not in OVERLONG]
+        for i in members:
+            if trajectories[i].stop in OVERLONG:  # the mean of the others: no advantage
+                totals[i] = sum(kept) / len(kept) if kept else 0.0
     return totals
 
 
@@ -470,7 +471,7 @@ def step_stats(trajectories, rewards, group: int) -> dict:
         "repeats": mean(map(repeats_box, trajectories)),
         "blind_luck": mean(best_iou(t) == 0 for t in lucky),
         "garbage": mean(map(is_garbage, trajectories)),
-        "overlong": mean(t.stop in ("turns", "length", "budget") for t in trajectories),
+        "overlong": mean(t.stop in OVERLONG for t in trajectories),
         "reward_accuracy": 0.8 * mean(r.accuracy for r in rewards),
         "reward_format": 0.2 * mean(r.format for r in rewards),
         "reward_tool": 1.2 * mean(r.tool for r in rewards),

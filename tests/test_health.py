@@ -90,7 +90,7 @@ def test_garbage_and_repeats():
 
 
 def test_refill_replaces_dead_groups(build, script, tmp_path):  # noqa: F811
-    """Every first group is dead, the fresh ones are not: none is left."""
+    """All groups of the first round are dead, the fresh ones are not: at most one is left."""
     rng, asked = random.Random(3), []
 
     def policy(_):
@@ -100,7 +100,7 @@ def test_refill_replaces_dead_groups(build, script, tmp_path):  # noqa: F811
     script(policy)
     trainer = build(steps=1, refill=True, lr=0.0)
     trainer.train()
-    assert metrics(tmp_path)[0]["dead_groups"] < 1
+    assert metrics(tmp_path)[0]["dead_groups"] <= 1 / 3
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,7 @@ from accelerate import PartialState
 
 state = PartialState(cpu=True)
 processor = make_processor()
-class Tape(rollout.SamplingTape):  # what a row writes depends on its picture and turn alone
-    pass
-def choose(engine, scores):
+def choose(engine, scores):  # what a row writes depends on its picture and turn alone
     tokens = []
     for slot in range(engine.live):
         who = engine.who[slot]

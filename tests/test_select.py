@@ -98,7 +98,10 @@ def test_files_and_their_contents(undisturbed):
     assert set(verl.column_names) == {
         "prompt", "images", "reward_model", "extra_info", "data_source", "ability", "env_name",
     }  # fmt: skip
-    assert verl[0]["prompt"][1]["content"].startswith("<image>\nWhat letter") or "tile" in str(verl[0])
+    assert len(verl) == len(selected)
+    for row, sample in zip(verl, selected):
+        assert row["prompt"][1]["content"].startswith(f"<image>\n{sample.question}\nThink first")
+        assert row["reward_model"]["ground_truth"] == sample.answer and row["images"][0]["bytes"]
 
 
 def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
