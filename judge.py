@@ -50,9 +50,10 @@ class Judge:
         """One verdict, retried with growing pauses; None if the judge can't be reached."""
         from huggingface_hub import InferenceClient
 
-        if self.client is None:
-            self.client = InferenceClient(base_url=self.url, timeout=self.timeout)
-            self.model = self.model or self.first_model()
+        with self.lock:
+            if self.client is None:
+                self.model = self.model or self.first_model()
+                self.client = InferenceClient(base_url=self.url, timeout=self.timeout)
         for attempt in range(self.tries):
             try:
                 reply = self.client.chat_completion(

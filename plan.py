@@ -99,6 +99,7 @@ def table(knobs) -> str:
     else:
         cards = ", ".join(f"{card} GB: {'yes' if most < card else 'no'}" for card in (16, 24, 48, 80))
         lines.append(f"no GPU in sight; would it fit?  {cards}")
-    largest = max(("rollout", "update", "weights"), key=lambda k: sum(v for n, v in parts.items() if k in n))
+    parts_to_lower = [part for part in LOWER if not (part == "weights" and knobs.quantize)]
+    largest = max(parts_to_lower, key=lambda k: sum(v for n, v in parts.items() if k in n))
     lines.append(f"to make it smaller, lower {LOWER[largest]}".replace("lower --quantize", "use --quantize"))
     return "\n".join(lines)

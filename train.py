@@ -235,7 +235,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.idle = None  # rows of the micro-batch that are not worth computing
         self.refreshed = time.time()
         self.probes = []  # questions that are answered again and again, greedily, to be looked at
-        self.judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
+        self.judge = None
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
     def _generate_and_score_completions(self, inputs):
@@ -598,14 +598,11 @@ def rollout_knobs(knobs: Knobs) -> dict:
     return {name: getattr(knobs, name) for name in LIMITS}
 
 
-def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms, steps: int = 0) -> dict:
+def held_out(knobs: Knobs, samples, judge, run: Path, model, processor, when: str, arms, steps=0) -> dict:
     """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
-    fresh = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED, "root": knobs.root or None}
-    samples = readable(load(knobs.data, **fresh))
     stored = stored_scores(run / "eval.json")
     if when == "after" and stored.get("steps") != steps:  # scores of a run that has been prolonged since
         stored |= {"after": {}, "steps": steps}
-    judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
     limits = rollout_knobs(knobs) | {"engine": knobs.engine, "judge": judge}
     for arm in arms:
         if arm not in stored.setdefault(when, {}):
@@ -617,10 +614,6 @@ def held_out(knobs: Knobs, model, processor, run: Path, when: str, arms, steps: 
 
 def main(knobs: Knobs) -> None:
     began, state = time.time(), PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
-    if state.is_main_process:
-        make_run_folder(knobs)
-    (knobs.out,) = broadcast_object_list([knobs.out])
-    run = Path(knobs.out)
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -632,6 +625,14 @@ def main(knobs: Knobs) -> None:
     samples = mix(samples, knobs.mix, knobs.seed) if knobs.mix else samples
     if len(samples) < knobs.prompts:
         raise ValueError(f"{knobs.data} has {len(samples)} questions, fewer than --prompts {knobs.prompts}")
+    fresh = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED, "root": root}
+    questions = readable(load(knobs.data, **fresh)) if knobs.eval_size else []
+    if state.is_main_process:
+        make_run_folder(knobs)
+    (knobs.out,) = broadcast_object_list([knobs.out])
+    run = Path(knobs.out)
+    judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
+    scored = functools.partial(held_out, knobs, questions, judge, run)
     model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     checkpoint = last_checkpoint(run) if knobs.resume else None
@@ -645,31 +646,30 @@ def main(knobs: Knobs) -> None:
         )
         if knobs.eval_size:
             print("held-out questions before training", flush=True)
-            before = held_out(knobs, model, processor, run, "before", ("on", "off", "forced"))
+            before = scored(model, processor, "before", ("on", "off", "forced"))
             print(table(before), flush=True)
         for name in ("metrics.jsonl", "trajectories.jsonl"):
             rewind(run / name, done)
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
-    fresh = {"split": "test", "limit": PROBES, "seed": EVAL_SEED, "root": root}
-    trainer.probes = load(knobs.data, **fresh) if toy else readable(samples[:PROBES])
+    trainer.judge, trainer.probes = judge, questions[:PROBES] or readable(samples[:PROBES])
     if done < knobs.steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         done = trainer.state.global_step
     else:  # killed while it was being scored: TRL would train one step more
         trainer._load_from_checkpoint(str(checkpoint))
     if state.is_main_process:
-        finish(knobs, trainer, processor, run, done)
+        finish(knobs, functools.partial(scored, processor=processor, steps=done), trainer, run)
         print(f"{time.time() - began:.0f} s in all")
     state.wait_for_everyone()
 
 
-def finish(knobs: Knobs, trainer, processor, run: Path, steps: int) -> None:
+def finish(knobs: Knobs, scored, trainer, run: Path) -> None:
     """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
     if knobs.eval_size:
         print("held-out questions after training, with controls", flush=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        after = held_out(knobs, model, processor, run, "after", ALL_ARMS, steps)
+        after = scored(model, when="after", arms=ALL_ARMS)
         before = {f"before: {arm}": row for arm, row in stored_scores(run / "eval.json")["before"].items()}
         print(table(before | {f"after: {arm}": row for arm, row in after.items()}))
         print(f"scores: {run / 'eval.json'}")
@@ -687,7 +687,6 @@ if __name__ == "__main__":
             print(plan.table(KNOBS))
             sys.exit()
         resolve(KNOBS.model)
-        load(KNOBS.data, limit=1, root=KNOBS.root or None)
         main(KNOBS)
     except ValueError as error:
         fail(str(error))
