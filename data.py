@@ -6,7 +6,7 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -121,17 +121,18 @@ def load(
     return kept
 
 
+def opened(sample: Sample) -> Sample | None:
+    """The sample with its picture opened; if that can't be read it is named, and the result is None."""
+    try:
+        return replace(sample, image=sample.open())
+    except ValueError as error:
+        print(f"left out: {error}", flush=True)
+
+
 def readable(samples: list[Sample]) -> list[Sample]:
-    """The samples whose pictures can be read; the others are named and left out. The toy's always can."""
-    kept = []
-    for sample in samples:
-        try:
-            if getattr(getattr(sample.image, "func", None), "__module__", "") != "toy.world":
-                sample.open()
-            kept.append(sample)
-        except ValueError as error:
-            print(f"left out: {error}", flush=True)
-    return kept
+    """The samples whose pictures can be read, as they are; the toy's, drawn when opened, always can."""
+    drawn = [getattr(getattr(s.image, "func", None), "__module__", "") == "toy.world" for s in samples]
+    return [sample for sample, toy in zip(samples, drawn) if toy or opened(sample)]
 
 
 def check(sample: Sample) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from data import Sample, load, readable
-from knobs import fail, knob, parse, write_json
+from knobs import BIG, fail, knob, parse, write_json
 from report import iou
 from reward import is_correct
 from rollout import ARMS, Trajectory, rollout
@@ -132,7 +132,8 @@ def read_knobs(argv: list[str]) -> Knobs:
     knobs, given = parse(Knobs, argv, __doc__)
     run = stored_scores(Path(knobs.model).parent / "args.json")
     for name in set(LIMITS) - given:
-        setattr(knobs, name, run.get(name, getattr(knobs, name)))
+        usual = getattr(knobs, name) if knobs.model == "tiny" else BIG[name]
+        setattr(knobs, name, run.get(name, usual))
     if unknown := set(knobs.arms.split(",")) - set(ALL_ARMS):
         fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ALL_ARMS)}")
     for name in ("limit", *LIMITS, "threads"):

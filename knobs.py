@@ -13,6 +13,11 @@ from transformers import HfArgumentParser
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
+# The limits of a rollout that other models than the tiny one start from
+BIG = {"look_pixels": 1000 * 784, "crop_pixels": 400 * 784, "max_turns": 5, "max_turn_tokens": 384}
+BIG |= {"max_tokens": 2048, "batch": 64}
+
+
 def knob(default, text: str):
     return field(default=default, metadata={"help": text})
 

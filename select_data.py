@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from knobs import fail, knob, parse, write_json
+from knobs import BIG, fail, knob, parse, write_json
 
 
 @dataclass
@@ -51,14 +51,14 @@ class Knobs:
     export: str = knob("", "verl: also write the parquet that verl's DeepEyes recipe reads")
 
 
-BIG = {"look_pixels": 1000 * 784, "crop_pixels": 400 * 784, "max_turn_tokens": 384, "batch": 64}
+SHOWN = ("look_pixels", "crop_pixels", "max_turn_tokens", "batch")  # the knobs of a rollout
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     knobs, given = parse(Knobs, argv, __doc__)
     if knobs.model != "tiny":
-        for name in set(BIG) - given:
+        for name in {*SHOWN} - given:
             setattr(knobs, name, BIG[name])
     for name in ("limit", "k", "chunk", "batch", "threads"):
         if getattr(knobs, name) < 1:
@@ -131,7 +131,7 @@ def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) 
     from reward import is_correct
     from rollout import rollout
 
-    limits = {name: getattr(knobs, name) for name in (*BIG,)} | {"group": knobs.k, "seed": seed}
+    limits = {name: getattr(knobs, name) for name in SHOWN} | {"group": knobs.k, "seed": seed}
     limits |= {"engine": "slots", "max_tokens": 8192, "temperature": 1.0}
     boxed = [sample for sample in samples if sample.boxes]
     stages = {"look": (samples, {"tool": "off", "max_turns": 1})}
@@ -157,15 +157,6 @@ def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) 
     return list(rows.values())
 
 
-def readable(samples):
-    """The samples whose pictures can be opened, opened; the others are named and left out."""
-    for sample in samples:
-        try:
-            yield replace(sample, image=sample.open())
-        except ValueError as error:
-            print(f"left out: {error}", flush=True)
-
-
 def score_all(samples, knobs: Knobs, parts: Path) -> None:
     """Score chunk by chunk, each a file of its own, written at once or not at all; a rank takes its share."""
     import torch
@@ -173,6 +164,7 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
     from accelerate import PartialState
     from tqdm import tqdm
 
+    from data import opened
     from judge import Judge
     from model import load_model
 
@@ -187,7 +179,7 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
     judge = Judge(knobs.judge, parts.parent / "judge.jsonl") if knobs.judge else None
     bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
     for start in bar if state.is_main_process else todo:
-        chunk = list(readable(samples[start : start + knobs.chunk]))
+        chunk = [s for s in map(opened, samples[start : start + knobs.chunk]) if s]
         rows = score_chunk(model, processor, chunk, knobs, knobs.seed * 1_000_003 + start, judge)
         write_json(parts / f"{start:06}.json", rows)
     state.wait_for_everyone()

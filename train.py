@@ -21,13 +21,13 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import fail, knob, parse, write_json  # noqa: E402  (the heavy imports wait for valid knobs)
+from knobs import BIG, fail, knob, parse, write_json  # noqa: E402  (the heavy imports wait for valid knobs)
 
 
 @dataclass
@@ -81,10 +81,9 @@ class Knobs:
 
 
 # What other models start from instead, where nothing else is given
-BIG = {
-    "data": "deepeyes", "steps": 80, "prompts": 16, "look_pixels": 1000 * 784, "crop_pixels": 400 * 784,
-    "max_turns": 5, "max_turn_tokens": 384, "max_tokens": 2048, "lr": 2e-5, "lr_schedule": "constant",
-    "lora": 32, "micro_batch": 8, "batch": 64, "save_every": 5, "eval_size": 200, "threads": 8,
+BIG = BIG | {
+    "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
+    "save_every": 5, "eval_size": 200, "threads": 8,
 }  # fmt: skip
 CHOICES = {
     "bonus": ("conditional", "unconditional", "none"),
@@ -179,7 +178,7 @@ from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 import plan  # noqa: E402
-from data import load, mix, readable  # noqa: E402
+from data import load, mix, opened, readable  # noqa: E402
 from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table  # noqa: E402
 from judge import Judge  # noqa: E402
 from model import load_model, lora_config, merge, resolve  # noqa: E402
@@ -306,13 +305,10 @@ class ZoomGRPOTrainer(GRPOTrainer):
                 trajectories[i : i + group], rewards[i : i + group] = fresh[part], scores[part]
 
     def readable(self, index: int):
-        """Sample `index`, its picture opened; one that can't be read is reported, and the next one serves."""
+        """Sample `index`, its picture opened; for one that can't be read the next one serves."""
         for k in range(len(self.samples)):
-            sample = self.samples[(index + k) % len(self.samples)]
-            try:
-                return replace(sample, image=sample.open())
-            except ValueError as error:
-                print(f"skipped: {error}", flush=True)
+            if sample := opened(self.samples[(index + k) % len(self.samples)]):
+                return sample
         raise ValueError("not one picture of the data set can be read")
 
     @staticmethod
