@@ -10,7 +10,6 @@ count.
 
 import json
 import math
-import os
 import random
 import sys
 import tempfile
@@ -22,7 +21,6 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 import transformers
 import trl.trainer.utils as trl_utils
@@ -46,7 +44,8 @@ class Knobs:
     layers: int = knob(0, "with random weights: so many layers in each tower (0: all)")
     prompts: int = knob(16, "questions")
     group: int = knob(8, "trajectories per question")
-    zooms: int = knob(2, "most zooms of a trajectory; each has 0 to so many")
+    zooms: int = knob(2, "most zooms of a trajectory")
+    least_zooms: int = knob(0, "fewest zooms of a trajectory")
     thought: int = knob(0, "mean tokens of a turn's thought (0: 12 for tiny, else 100)")
     look_tokens: int = knob(0, "visual tokens of a first look (0: 16 for tiny, else 1000)")
     crop_tokens: int = knob(0, "visual tokens of a crop (0: 16 for tiny, else 500)")
@@ -61,16 +60,16 @@ class Knobs:
 # The scripted policy.
 
 
-def make_plan(knobs: Knobs, tokenizer, samples, view) -> list[list[list[int]]]:
+def make_plan(knobs: Knobs, tokenizer, samples, shown: tuple[int, int]) -> list[list[list[int]]]:
     """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere, an answer."""
     rng, plan = random.Random(knobs.seed), []
     share = max(0.3, math.sqrt(knobs.crop_tokens * 784) / 1008)  # enough original pixels for a whole crop
-    width, height = (round(side * share) for side in view)
+    width, height = (round(side * share) for side in shown)
     for sample in [sample for sample in samples for _ in range(knobs.group)]:
         turns = []
-        for _ in range(1 + rng.randint(0, knobs.zooms)):
+        for _ in range(1 + rng.randint(knobs.least_zooms, knobs.zooms)):
             thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * knobs.thought))
-            x, y = rng.randint(0, view[0] - width), rng.randint(0, view[1] - height)
+            x, y = rng.randint(0, shown[0] - width), rng.randint(0, shown[1] - height)
             call = {"name": tools.TOOL, "arguments": {"bbox_2d": [x, y, x + width, y + height]}}
             turns.append(f"<think>{thought}</think><tool_call>{json.dumps(call)}</tool_call>")
         answer = sample.answer if rng.random() < 0.5 else "?"
@@ -91,8 +90,9 @@ class Script(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
-def scripted(plan):
+def scripted(plan, samples, group: int):
     """Our two engines under the script, as a context."""
+    first = {sample.id: i * group for i, sample in enumerate(samples)}
     turn = iter(range(10**6))
 
     class Tape(rollout.SamplingTape):  # one a turn
@@ -111,7 +111,8 @@ def scripted(plan):
         chosen = []
         for slot in range(engine.live):
             who = engine.who[slot]
-            ids = plan[who][len(engine.episodes.trajectories[who].turns)]
+            trajectory = engine.episodes.trajectories[who]  # of this lane
+            ids = plan[first[trajectory.sample.id] + who % group][len(trajectory.turns)]
             chosen.append(ids[min(engine.written[slot], len(ids) - 1)])
         return torch.tensor(chosen, device=scores.device)
 
@@ -170,7 +171,7 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
     )
 
 
-def stock_rollout(trainer, samples, looks, plan, group: int):
+def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
     """One generation of TRL's loop under the script."""
     generate, turn = type(trainer.model).generate, iter(range(10**6))
     end = trainer._tokenizer.eos_token_id  # TRL's turns end here alone, not with the call
@@ -182,7 +183,8 @@ def stock_rollout(trainer, samples, looks, plan, group: int):
 
     trainer.model.generate = scripted_generate
     rows = []
-    for i, (sample, look) in enumerate(zip(samples, looks)):
+    for i, sample in enumerate(samples):
+        look = tools.View(sample.image, tools.fit(sample.image.size, look_pixels)).look()
         text = {"type": "text", "text": "\n" + sample.text() + tools.TOOL_SUFFIX}
         message = {"role": "user", "content": [{"type": "image", "image": look}, text]}
         rows += [{"prompt": [message], "index": i} for _ in range(group)]
@@ -221,8 +223,7 @@ def measured(model, figures: dict):
     else:
         peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     counts.update({"seconds": time.perf_counter() - began, "peak_mb": peak})
-    for name, value in counts.items():
-        figures[name].append(value)
+    figures |= counts
     for hook in hooks:
         hook.remove()
 
@@ -250,7 +251,8 @@ def floors(model, trajectories, group: int, bytes_s: float, ops_s: float) -> dic
     """The least seconds that a rollout and an update of these trajectories could take on this device.
 
     Weights are read once a decode step, and each token costs two operations a weight; attention is left out.
-    The update runs forward and backward (to the inputs: the weights are frozen) over each distinct token.
+    The update runs forward and backward (to the inputs: the weights are frozen) over each distinct token; the
+    pictures have been seen in the rollout.
     """
     text, vision = (
         sum(p.numel() for module in part for p in module.parameters())
@@ -262,7 +264,7 @@ def floors(model, trajectories, group: int, bytes_s: float, ops_s: float) -> dic
     written = [t.sampled.count(1) for t in trajectories]
     see = 2 * vision * sum(p.width * p.height // 196 for p in shown) / ops_s
     write = max(max(written) * text * model.dtype.itemsize / bytes_s, 2 * text * sum(written) / ops_s)
-    update = see + 4 * text * (given + sum(written)) / ops_s
+    update = 4 * text * (given + sum(written)) / ops_s
     return {"rollout": see + 2 * text * given / ops_s + write, "update": update}
 
 
@@ -291,14 +293,13 @@ def build(knobs: Knobs, run: Path):
         max_completion_length gradient_checkpointing report_to remove_unused_columns loss_type beta"""
     settings = {name: getattr(ours.args, name) for name in names.split()}
     stock = stock_trainer(knobs, *load_model(knobs.model, **weights), samples, settings)
-    views = [tools.View(s.image, tools.fit(s.image.size, look)) for s in samples]
-    plan = make_plan(knobs, ours.processing_class.tokenizer, samples, views[0].shown)
-    return ours, stock, samples, [view.look() for view in views], plan
+    shown = tools.fit(samples[0].image.size, look)
+    return ours, stock, samples, make_plan(knobs, ours.processing_class.tokenizer, samples, shown)
 
 
 def compare(knobs: Knobs, run: Path) -> dict:
     """All arms in turn, several times."""
-    ours, stock, samples, looks, plan = build(knobs, run)
+    ours, stock, samples, plan = build(knobs, run)
     rows = [{"prompt": "", "index": i} for i in range(knobs.prompts) for _ in range(knobs.group)]
     kept, plain = {}, rollout.rollout
 
@@ -308,29 +309,36 @@ def compare(knobs: Knobs, run: Path) -> dict:
 
     def roll(engine):
         ours.knobs.engine = engine
-        tape, choose = scripted(plan)
+        tape, choose = scripted(plan, samples, knobs.group)
         with tape, choose, patch.object(train, "rollout", keep):
-            kept["batch"] = ours._generate_and_score_completions(rows)
+            kept["ours"] = ours._generate_and_score_completions(rows)
 
     def optimizer(trainer):
         return torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], lr=0.0)
 
-    parts = knobs.prompts * knobs.group // knobs.micro_batch
+    parts, look = knobs.prompts * knobs.group // knobs.micro_batch, knobs.look_tokens * 784
     adams = {"trl": (stock, optimizer(stock)), "ours": (ours, optimizer(ours))}
-    arms = [("rollout", "trl", lambda: stock_rollout(stock, samples, looks, plan, knobs.group))]
+    arms = [("rollout", "trl", lambda: stock_rollout(stock, samples, look, plan, knobs.group))]
     arms += [("rollout", engine, lambda engine=engine: roll(engine)) for engine in rollout.ENGINES]
     arms += [
-        ("update", name, lambda pair=pair: update(pair[0], kept["batch"], parts, pair[1]))
+        ("update", name, lambda name=name, pair=pair: update(pair[0], kept[name], parts, pair[1]))
         for name, pair in adams.items()
     ]
     for trainer in (ours, stock):
         trainer.model.train()
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
-    for repeat in range(knobs.repeats + 1):  # the first is a warm-up
+    for repeat in range(knobs.repeats + 1):  # the first warms up and counts: in one process, to see it all
+        ours.knobs.threads = knobs.threads if repeat else 1
         for kind, name, work in arms:
-            model = (stock if name == "trl" else ours).model.get_base_model()
-            with measured(model, figures[kind][name] if repeat else defaultdict(list)):
+            if (kind, name) == ("update", "trl"):  # our batch holds features in place of pixels
+                shown = [picture for t in kept["trajectories"] for picture in t.images]
+                kept["trl"] = kept["ours"] | ours.processor.image_processor(shown, return_tensors="pt")
+            taken = {}
+            with measured((stock if name == "trl" else ours).model.get_base_model(), taken):
                 work()
+            for figure, value in taken.items():
+                if (figure in ("seconds", "peak_mb")) == (repeat > 0):
+                    figures[kind][name][figure].append(value)
         print(f"repeat {repeat} of {knobs.repeats}", file=sys.stderr, flush=True)
     bare = ours.model.get_base_model()
     speed = device_speed(bare.device, bare.dtype)
@@ -365,7 +373,7 @@ def report(result: dict) -> str:
         lines.append("|---|" + "---:|" * (lines[-1].count("|") - 2))
         for name, row in arms.items():
             cells = [name, *(cell(row) for cell in columns[kind].values()), f"{row['prefill_tokens']:.0f}"]
-            cells += [f"{row['pictures']:.0f}", f"{row['peak_mb']:.0f}", f"{row['seconds']:.2f}"]
+            cells += [f"{row.get('pictures', 0):.0f}", f"{row['peak_mb']:.0f}", f"{row['seconds']:.2f}"]
             cells += [f"{trl / row['seconds']:.1f}", f"{row['seconds'] / floor:.1f}"]
             lines.append("".join(f"| {cell} " for cell in cells) + "|")
     return "\n".join(lines[1:])
@@ -379,6 +387,8 @@ def main() -> None:
     knobs.micro_batch = knobs.micro_batch or (min(64, knobs.prompts * knobs.group) if tiny else knobs.group)
     if knobs.prompts * knobs.group % knobs.micro_batch:
         fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group")
+    if not 0 <= knobs.least_zooms <= knobs.zooms:
+        fail("--least_zooms must be between 0 and --zooms")
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:

@@ -465,7 +465,9 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     write_json(out / "protocol.json", protocol)
     judge = Judge(knobs.judge, out / "judge.jsonl") if knobs.judge else None
-    limits = {name: getattr(knobs, name) for name in (*LIMITS, "engine", "temperature")}
+    limits = {name: getattr(knobs, name) for name in (*LIMITS, "engine", "temperature")} | {
+        "lanes": knobs.threads
+    }
     shown, failed = {sample.id for sample in samples[:SHOWN]}, []
 
     def ask(some, arm, repeat, seed):

@@ -7,11 +7,13 @@ import argparse
 import json
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -203,6 +205,80 @@ def unfold_patches(embed) -> None:
         return torch.nn.functional.linear(patches.to(kernel.dtype), kernel.flatten(1))
 
     embed.forward = forward
+
+
+def grid_of(picture: Image.Image) -> tuple[int, int, int]:
+    """A shown picture's grid of 14-pixel patches (time, rows, columns); four patches make a visual token.
+
+    >>> grid_of(Image.new("RGB", (140, 112)))
+    (1, 8, 10)
+    """
+    return 1, picture.height // 14, picture.width // 14
+
+
+def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
+    """What the vision tower makes of each picture: features (visual tokens, width)."""
+    pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
+    return list(model.get_image_features(**pixels, return_dict=True).pooler_output)
+
+
+def record(step, given: tuple[torch.Tensor, ...]):
+    """step as a CUDA graph, to be called with other tensors of these shapes; None where that fails.
+
+    step has no outputs but the one it returns, and must not mind being run again with the same tensors.
+    """
+    places = [each.clone() for each in given]
+    try:
+        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # a first run, in which libraries set themselves up
+            expected = step(*places)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            result = step(*places)
+        result.zero_()
+        graph.replay()
+        if not torch.allclose(result, expected, atol=0.5):
+            raise RuntimeError("it computes something else")
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # a kernel that waits for the device, too little memory ...
+        warnings.warn(f"decoding without a CUDA graph, more slowly: {error}", stacklevel=2)
+        return None
+
+    def replay(*given):
+        for place, value in zip(places, given, strict=True):
+            place.copy_(value)
+        graph.replay()
+        return result
+
+    return replay
+
+
+def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
+    """Qwen2.5-VL's positions (3, len(ids)) of tokens that start at `start`, and the position after them.
+
+    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
+    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
+    rows, columns) of each picture's 14-pixel patches, four to a token.
+
+    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
+    (tensor([[3, 4, 4, 6],
+            [3, 4, 4, 6],
+            [3, 4, 5, 6]]), 7)
+    """
+    parts, done = [], 0
+    for _, rows, columns in grids:
+        first, rows, columns = ids.index(pad, done), rows // 2, columns // 2
+        parts.append(torch.arange(start, start + first - done).expand(3, -1))
+        start += first - done
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
+        start += max(rows, columns)
+        done = first + rows * columns
+    tail = len(ids) - done
+    return torch.cat([*parts, torch.arange(start, start + tail).expand(3, -1)], 1), start + tail
 
 
 def add_lora(model, rank: int):

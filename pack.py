@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from slots import mrope
+from model import mrope
 
 LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
 
@@ -101,12 +101,13 @@ def find_groups(prompts: list[list[int]], firsts: list[torch.Tensor]) -> tuple[l
     return heads, owner
 
 
-def packed_logprobs(model, ids, mask, kept: int, patches, grids, num_images, pad: int, temperature: float):
+def packed_logprobs(model, ids, mask, kept: int, features, grids, num_images, pad: int, temperature: float):
     """Logprobs and entropies (B, kept) of the last `kept` tokens of each row, all zero where there is padding
     or a visual token.
 
     model: the bare Qwen2.5-VL, its language model set to "shared_prompt". ids, mask: (B, T), prompts padded
-    left, completions right. patches, grids: of all the rows' pictures in token order; num_images: per row.
+    left, completions right. features (visual tokens, width), grids: of all the rows' pictures in token order;
+    num_images: per row.
     """
     width, device = ids.shape[1] - kept, ids.device
     prompts, completions = (
@@ -114,7 +115,7 @@ def packed_logprobs(model, ids, mask, kept: int, patches, grids, num_images, pad
         for part in (slice(0, width), slice(width, None))
     )
     firsts = [sum(num_images[:row]) for row in range(len(prompts))]  # first pictures
-    heads, owner = find_groups(prompts, [patches[i] for i in firsts])
+    heads, owner = find_groups(prompts, [features[i] for i in firsts])
     crops = [first + k for first, count in zip(firsts, num_images) for k in range(1, count)]
     shown = [firsts[row] for row in heads] + crops  # in token order: the prompts' pictures, then the crops
 
@@ -123,12 +124,8 @@ def packed_logprobs(model, ids, mask, kept: int, patches, grids, num_images, pad
         positions.append(mrope(completion, pad, grids[first + 1 : first + count], after[group])[0])
     row = torch.tensor(sum([prompts[head] for head in heads] + completions, []), device=device)  # (T,)
     embeds = model.get_input_embeddings()(row)
-    features = model.get_image_features(
-        torch.cat([patches[i] for i in shown]),
-        torch.tensor([grids[i] for i in shown], device=device),
-        return_dict=True,
-    ).pooler_output
-    embeds = embeds.masked_scatter((row == pad)[:, None], torch.cat(features).to(embeds.dtype))
+    seen = torch.cat([features[i] for i in shown]).to(embeds.dtype)
+    embeds = embeds.masked_scatter((row == pad)[:, None], seen)
 
     layout = make_layout([len(prompts[head]) for head in heads], list(map(len, completions)), owner, device)
     hidden = model.model.language_model(

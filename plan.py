@@ -47,13 +47,17 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
     slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
     groups = -(-knobs.micro_batch // knobs.group)
     row = groups * prompt + knobs.micro_batch * knobs.max_tokens  # tokens of a packed micro-batch
+    look, crops = knobs.look_pixels // 784, (knobs.max_turns - 1) * knobs.crop_pixels // 784
+    crops, shared = knobs.group * min(crops, knobs.max_tokens), knobs.prompts // world  # tokens of a group
     chunk = min(slots // knobs.group * prompt, 16_384)
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
         "rollout: keys and values": slots * (prompt + knobs.max_tokens) * 2 * key_width * depth * size,
+        "rollout: features of pictures": shared * (look + crops) * width * size,
         "rollout: prefill": chunk * (6 * width + 3 * mlp) * size + slots * text.vocab_size * 12,
+        "update: features of pictures": shared * (knobs.group * look + crops) * width * size,
         "update: activations": activations(
             config, row, knobs.micro_batch * knobs.max_tokens, size, checkpointed=small
         ),
@@ -74,9 +78,10 @@ def activations(config, tokens: int, scored: int, size: int, checkpointed: bool)
 
 
 def peak(parts: dict[str, float]) -> float:
-    rollout = sum(value for name, value in parts.items() if name.startswith("rollout"))
-    fixed = sum(value for name, value in parts.items() if ":" not in name)
-    return fixed + max(rollout, parts["update: activations"])
+    def total(phase: str) -> float:
+        return sum(value for name, value in parts.items() if name.startswith(phase))
+
+    return sum(parts.values()) - min(total("rollout"), total("update"))  # they take turns
 
 
 LOWER = {
@@ -89,9 +94,9 @@ LOWER = {
 def table(knobs) -> str:
     """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
     parts = memory(knobs, config_of(knobs.model), int(os.environ.get("WORLD_SIZE", 1)))
-    lines = [f"{name:<28}{value:>8.2f} GB" for name, value in parts.items()]
+    lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
     most = peak(parts) + 0.6  # the CUDA context and the allocator's cuttings
-    lines.append(f"{'expected peak':<28}{most:>8.2f} GB   (rollout and update take turns)")
+    lines.append(f"{'expected peak':<30}{most:>8.2f} GB   (rollout and update take turns)")
     if torch.cuda.is_available():
         has = torch.cuda.get_device_properties(0).total_memory / GB
         verdict = "fits" if most < has else "does NOT fit"

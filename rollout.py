@@ -10,7 +10,10 @@ decoded and encoded again, every picture's pads are appended together with the p
 the sampler's logprobs come from the same weights that train.
 """
 
+import multiprocessing
 import random
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,9 +22,11 @@ from peft.tuners.lora import LoraLayer
 from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import tools
 from data import Sample
+from model import grid_of, see
 from slots import Slots
 
 ENGINES = ("generate", "slots")
@@ -65,6 +70,7 @@ class Trajectory:
     errors: list[str] = field(default_factory=list)  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
+    features: list[torch.Tensor] = field(default_factory=list)  # of `images`, if kept for the update
 
 
 class SamplingTape(LogitsProcessor):
@@ -110,15 +116,6 @@ def sampling_mode(model, seed: int | None):
         model.train(was_training)
 
 
-def grid_of(picture: Image.Image) -> tuple[int, int, int]:
-    """A shown picture's grid of 14-pixel patches (time, rows, columns); four patches make a visual token.
-
-    >>> grid_of(Image.new("RGB", (140, 112)))
-    (1, 8, 10)
-    """
-    return 1, picture.height // 14, picture.width // 14
-
-
 def expand_pads(processor, text: str, grids: list) -> list[int]:
     """Tokenise text once, each image pad repeated to its picture's number of visual tokens (grid over 4)."""
     ids, pad = [], processor.image_token_id
@@ -153,25 +150,12 @@ def forced_openings(processor, first_turns: list[Trajectory]) -> list[list[int]]
 
 
 def rollout(
-    model,
-    processor,
-    samples: list[Sample],
-    *,
-    group: int = 1,
-    tool: str = "on",
-    max_turns: int = 5,
-    max_turn_tokens: int = 512,
-    max_tokens: int = 4096,
-    temperature: float = 1.0,
-    seed: int | None = None,
-    engine: str = "generate",
-    progress: bool = False,
-    look_pixels: int | None = None,
-    crop_pixels: int | None = None,
-    force_call: bool = False,
-    show_targets: bool = False,
-    batch: int = 256,
-) -> list[Trajectory]:
+    model, processor, samples: list[Sample], *, group: int = 1, tool: str = "on", max_turns: int = 5,
+    max_turn_tokens: int = 512, max_tokens: int = 4096, temperature: float = 1.0, seed: int | None = None,
+    engine: str = "generate", progress: bool = False, look_pixels: int | None = None,
+    crop_pixels: int | None = None, force_call: bool = False, show_targets: bool = False, batch: int = 256,
+    lanes: int = 1, keep_features: bool = False,
+) -> list[Trajectory]:  # fmt: skip
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
 
     tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
@@ -180,29 +164,35 @@ def rollout(
     greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
     each crop. force_call: after its first (greedy) thought open a call for the model; the box is its own.
     show_targets: begin with calls on the sample's target boxes and their crops, as if the model had made
-    them. batch: trajectories at once. Raises ValueError for a bad knob, and for a sample whose picture
-    can't be read.
+    them. batch: trajectories at once. lanes: on a CPU, the slots of so many processes share the samples.
+    keep_features: trajectories keep what the vision tower made of their pictures. Raises ValueError for a
+    bad knob, and for a sample whose picture can't be read.
     """
     for name, value, known in (("tool", tool, ARMS), ("engine", engine, ENGINES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-    if min(group, max_turns, max_turn_tokens, max_tokens, batch) < 1:
-        raise ValueError("group, max_turns, max_turn_tokens, max_tokens and batch must be at least 1")
+    if min(group, max_turns, max_turn_tokens, max_tokens, batch, lanes) < 1:
+        raise ValueError("group, max_turns, max_turn_tokens, max_tokens, batch, lanes must be at least 1")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    budgets = pixel_budgets(processor, look_pixels, crop_pixels)
+    forks = engine == "slots" and base.device.type == "cpu" and sys.platform == "linux"
+    lanes = lanes if forks else 1
+    look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = dict(tool=tool, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, seed=seed)
-    limits |= dict(zip(("look_pixels", "crop_pixels"), budgets), show_targets=show_targets)
+    limits |= dict(look_pixels=look_pixels, crop_pixels=crop_pixels, show_targets=show_targets)
     with (
         sampling_mode(model, seed),
         merged(model),
         tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar,
     ):
 
-        def run(given, temperature=temperature, **more):
-            episodes = Episodes(processor, **limits | more)
-            make = Slots if engine == "slots" else Turns
-            at_once = min(batch, len(samples) * episodes.group)
-            return make(base, episodes, temperature, at_once).run(samples, given)
+        def run(given, temperature=temperature, bar=None, **more):
+            def work(part: slice, bar=None) -> list[Trajectory]:
+                episodes = Episodes(processor, bar=bar, keep_features=keep_features, **limits | more)
+                make = Slots if engine == "slots" else Turns
+                at_once = min(max(1, batch // lanes), len(samples[part]) * episodes.group)
+                return make(base, episodes, temperature, at_once).run(samples[part], given[part])
+
+            return side_by_side(work, samples, lanes, bar)
 
         given = [[] for _ in samples]
         if force_call:
@@ -210,21 +200,63 @@ def rollout(
         return run(given, group=group, max_turns=max_turns, bar=bar)
 
 
+def side_by_side(work, samples: list[Sample], lanes: int, bar=None) -> list[Trajectory]:
+    """work(part) of every part of the samples, in one list; all but the first in forks of this process.
+
+    A tiny model's operations are too small to be shared among threads, its trajectories are not: each process
+    gets one thread. Chance differs between them, and is repeatable.
+    """
+    size = max(1, -(-len(samples) // lanes))
+    first, *rest = [slice(i, i + size) for i in range(0, len(samples), size)] or [slice(0)]
+    if not rest:
+        return work(first, bar)
+    fork, threads = multiprocessing.get_context("fork"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ProcessPoolExecutor(len(rest), fork, initializer=inherit, initargs=(work,)) as pool:
+            others = [pool.submit(lane, part, torch.randint(2**62, ()).item()) for part in rest]
+            done = work(first, bar)
+            for other in others:
+                done += other.result()
+    finally:
+        torch.set_num_threads(threads)
+    for i, trajectory in enumerate(done):
+        trajectory.sample = samples[i * len(samples) // len(done)]
+        trajectory.features = list(map(torch.as_tensor, trajectory.features))
+    if bar is not None:
+        bar.update(len(done) - bar.n)
+    return done
+
+
+def inherit(work) -> None:
+    """In a fork: what to do there. It comes with the memory; by way of a pipe no closure can come."""
+    lane.work = work
+
+
+def lane(part, seed: int) -> list[Trajectory]:
+    torch.manual_seed(seed)
+    done = lane.work(part)
+    for trajectory in done:
+        trajectory.sample = None  # its picture would take longer to send than all the rest
+        trajectory.features = [each.numpy() for each in trajectory.features]
+    return done
+
+
 class Episodes:
     """The books of a batch of trajectories, the same for every engine: no model, no tensors."""
 
     def __init__(self, processor, *, group, tool, max_turns, max_turn_tokens, max_tokens, look_pixels,
-                 crop_pixels, seed, show_targets=False, bar=None):  # fmt: skip
+                 crop_pixels, seed, show_targets=False, keep_features=False, bar=None):  # fmt: skip
         self.processor, self.tokenizer, self.group, self.tool = processor, processor.tokenizer, group, tool
         self.max_turns, self.max_turn_tokens, self.max_tokens = max_turns, max_turn_tokens, max_tokens
         self.look_pixels, self.crop_pixels, self.seed, self.bar = look_pixels, crop_pixels, seed, bar
-        self.show_targets = show_targets
+        self.show_targets, self.keep_features = show_targets, keep_features
         ids, known = self.tokenizer.convert_tokens_to_ids, self.tokenizer.get_vocab()
         self.im_end, self.pad_id = ids("<|im_end|>"), self.tokenizer.pad_token_id
         self.ends = [ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known]
         self.banned = [ids(t) for t in tools.BANNED if t in known]
-        # by trajectory; grids: of all its pictures; chances: of the random crops of that control
-        self.trajectories, self.views, self.grids, self.chances = [], [], [], []
+        # by trajectory; chances: of the random crops of that control
+        self.trajectories, self.views, self.chances = [], [], []
 
     def begin(self, sample: Sample, given: list[int]) -> list[int]:
         """Open a sample's picture, take the first look, and start its group, whose indices are returned.
@@ -242,7 +274,6 @@ class Episodes:
             own = Trajectory(sample, list(ids), list(given), [0] * len(given), zeros, [look])
             self.trajectories.append(own)
             self.views.append(view)
-            self.grids.append([grid_of(look)])
             self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
             for box in sample.boxes if self.show_targets else ():
                 self.show(len(self.trajectories) - 1, box)
@@ -262,7 +293,11 @@ class Episodes:
         trajectory.logprobs += [0.0] * len(ids)
         trajectory.images.append(crop)
         trajectory.boxes.append(tuple(map(float, region)))
-        self.grids[i].append(grid_of(crop))
+
+    def seen(self, indices: list[int], features: list[torch.Tensor]) -> None:
+        """The features of the next pictures of these trajectories, which share them."""
+        for i in indices if self.keep_features else ():
+            self.trajectories[i].features += features
 
     def fit(self, picture: Image.Image, budget: int) -> tuple[int, int]:
         return tools.fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
@@ -296,7 +331,6 @@ class Episodes:
         else:
             trajectory.images.append(crop)
             trajectory.boxes.append(box)
-            self.grids[i].append(grid_of(crop))
         return observed, [] if error else [crop]
 
     def end(self, i: int) -> None:
@@ -384,10 +418,10 @@ class Turns:
     def run_batch(self, samples, given) -> None:
         live = [i for sample, start in zip(samples, given) for i in self.episodes.begin(sample, start)]
         ids, mask, cache = self.prefill(live)
-        features = None
+        seen = {}
         while True:
-            ids, mask, cache, turns = self.generate(live, ids, mask, cache, features)
-            live, rows, observations, features = self.observe(live, turns)
+            ids, mask, cache, turns = self.generate(live, ids, mask, cache, seen)
+            live, rows, observations, seen = self.observe(live, turns)
             if not live:
                 return
             new_ids, new_mask = self.pad(observations)
@@ -409,7 +443,10 @@ class Turns:
         group = self.episodes.group
         firsts = [self.episodes.trajectories[i] for i in live[::group]]
         pictures = [picture for t in firsts for picture in t.images]
-        pixels = self.processor.image_processor(pictures, return_tensors="pt")
+        features = see(self.model, self.processor, pictures)
+        rest = iter(features)
+        for k, first in enumerate(firsts):
+            self.episodes.seen(live[k * group : (k + 1) * group], [next(rest) for _ in first.images])
         ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in firsts])  # (S, P)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model.model.rope_deltas = None
@@ -420,31 +457,27 @@ class Turns:
             use_cache=True,
             mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
             logits_to_keep=1,
-            **pixels.to(self.model.device),
+            image_grid_thw=torch.tensor([grid_of(picture) for picture in pictures], device=ids.device),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
         )
         cache.batch_repeat_interleave(group)
         return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache  # (S * G, P)
 
-    def generate(self, live, ids, mask, cache, features):
+    def generate(self, live, ids, mask, cache, seen):
         """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and
         (ids, logprobs) turns."""
         episodes, room = self.episodes, [self.episodes.room(i) for i in live]
+        pictures = [picture for i in live for picture in episodes.trajectories[i].images]
         tape = SamplingTape(self.temperature, episodes.banned)
         # Stale deltas of another batch would shift every position, silently.
         self.model.model.rope_deltas = None
         # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
         # a repetition penalty, a top_k of 1 and a temperature near 0.
         config = GenerationConfig(
-            max_new_tokens=max(1, *room),
-            do_sample=self.temperature > 0,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            eos_token_id=episodes.ends,
-            pad_token_id=episodes.pad_id,
+            max_new_tokens=max(1, *room), eos_token_id=episodes.ends, pad_token_id=episodes.pad_id,
+            do_sample=self.temperature > 0, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0,
             return_dict_in_generate=True,
-        )
+        )  # fmt: skip
         out = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -452,10 +485,8 @@ class Turns:
             generation_config=config,
             logits_processor=LogitsProcessorList([tape]),
             mm_token_type_ids=(ids == self.processor.image_token_id).int(),
-            image_grid_thw=torch.tensor(
-                [grid for i in live for grid in episodes.grids[i]], device=ids.device
-            ),
-            mm_encoder_outputs={"image": features} if features is not None else {},
+            image_grid_thw=torch.tensor([grid_of(picture) for picture in pictures], device=ids.device),
+            mm_encoder_outputs=seen,
         )
         new = out.sequences[:, ids.shape[1] :]  # (R, n)
         logprobs = tape.logprobs(out.sequences).tolist()
@@ -480,9 +511,11 @@ class Turns:
             going.append(i)
             rows.append(row)
             observations.append(result[0])
-            crops += result[1]
-        features = None
-        if crops:
-            pixels = self.processor.image_processor(crops, return_tensors="pt").to(self.model.device)
-            features = self.model.get_image_features(**pixels, return_dict=True)
-        return going, rows, observations, features
+            crops.append(result[1])
+        shown = sum(crops, [])
+        features = see(self.model, self.processor, shown) if shown else []
+        rest = iter(features)
+        for i, own in zip(going, crops):
+            self.episodes.seen([i], [next(rest) for _ in own])
+        seen = {"image": BaseModelOutputWithPooling(pooler_output=features)} if shown else {}
+        return going, rows, observations, seen

@@ -126,12 +126,12 @@ def verdict(row: dict, knobs: Knobs) -> str:
 
 
 def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) -> list[dict]:
-    """Every stage's answers and pass rate for some samples; the same for a seed, wherever it is run."""
+    """Every stage's answers and pass rate for some samples; the same for a seed and --threads anywhere."""
     from reward import is_correct
     from rollout import rollout
 
     limits = {name: getattr(knobs, name) for name in SHOWN} | {"group": knobs.k, "seed": seed}
-    limits |= {"engine": "slots", "max_tokens": 8192, "temperature": 1.0}
+    limits |= {"engine": "slots", "max_tokens": 8192, "temperature": 1.0, "lanes": knobs.threads}
     boxed = [sample for sample in samples if sample.boxes]
     stages = {"look": (samples, {"tool": "off", "max_turns": 1})}
     stages["crop"] = (boxed, {"show_targets": True, "max_turns": 1})

@@ -12,35 +12,12 @@ from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
+from model import grid_of, mrope, record, see
+
 CHUNK = 16_384  # tokens (padding included) of one prefill pass; bounds its memory
 GROWTH = 256  # tokens by which the slots grow when one is full
 CROWD = 1 / 8  # observations go in together: when this share of the slots waits for one ...
 PATIENCE = 8  # ... or after so many steps
-
-
-def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
-    """Qwen2.5-VL's positions (3, len(ids)) of tokens that start at `start`, and the position after them.
-
-    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
-    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
-    rows, columns) of each picture's 14-pixel patches, four to a token.
-
-    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
-    (tensor([[3, 4, 4, 6],
-            [3, 4, 4, 6],
-            [3, 4, 5, 6]]), 7)
-    """
-    parts, done = [], 0
-    for _, rows, columns in grids:
-        first, rows, columns = ids.index(pad, done), rows // 2, columns // 2
-        parts.append(torch.arange(start, start + first - done).expand(3, -1))
-        start += first - done
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
-        start += max(rows, columns)
-        done = first + rows * columns
-    tail = len(ids) - done
-    return torch.cat([*parts, torch.arange(start, start + tail).expand(3, -1)], 1), start + tail
 
 
 def plain(module):
@@ -91,6 +68,7 @@ class Slots:
         self.model, self.episodes, self.temperature = model, episodes, temperature
         self.n = n = max(slots, episodes.group)
         self.device, self.live = model.device, 0
+        self.graphs, self.recorded = self.device.type == "cuda", 0
         config = model.config.get_text_config()
         self.cache = SlotCache(config, n, self.device, model.dtype)
         # By slot, on the host: trajectory, tokens in the cache, next position, tokens of this turn, its room.
@@ -136,6 +114,7 @@ class Slots:
             self.cache.copy(head, others, self.length[head])
             self.length[others], self.position[others] = self.length[head], self.position[head]
             self.logits[others] = self.logits[head]
+            self.episodes.seen(self.who[others], list(self.episodes.trajectories[self.who[head]].features))
             self.new_turn(range(head, head + group))
 
     def new_turn(self, slots) -> None:
@@ -171,14 +150,31 @@ class Slots:
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append a token to each of the first slots; logits of what follows."""
         live = slice(0, len(tokens))
-        length, position = self.to_device(self.books[1:3, live])
-        embeds = self.model.get_input_embeddings()(tokens[:, None])
         end = int(self.length[live].max()) + 1
+        self.cache.reserve(end)
+        if self.graphs:
+            logits = self.replay(torch.nn.functional.pad(tokens, (0, self.n - len(tokens))))[live]
+        else:
+            logits = self.step(end, tokens, *self.to_device(self.books[1:3, live]))
+        self.books[1:3, live] += self.waits[live] == 0  # length and position
+        return logits
+
+    def step(self, end: int, tokens, length, position) -> torch.Tensor:  # three times (R,) -> (R, V)
+        embeds = self.model.get_input_embeddings()(tokens[:, None])
         hidden = self.forward(None, embeds, length[:, None], end, position.expand(3, -1)[..., None])
-        going = self.waits[live] == 0
-        self.length[live] += going
-        self.position[live] += going
         return self.model.lm_head(hidden[:, 0]).float()
+
+    def replay(self, tokens: torch.Tensor) -> torch.Tensor:  # (n,) -> (n, V)
+        """`step` as a CUDA graph: to launch its kernels one by one takes longer than to run them.
+
+        A graph has fixed shapes: all slots take part, the free ones too, and each looks at all its room. When
+        the slots have grown it is recorded anew.
+        """
+        given, room = (tokens, *self.to_device(self.books[1:3])), self.cache.layers[0][0].shape[2]
+        if self.recorded != room:
+            self.graph = None  # frees its memory first
+            self.graph, self.recorded = record(lambda *given: self.step(room, *given), given), room
+        return self.graph(*given) if self.graph else self.step(room, *given)
 
     def answer(self, slots: list[int]) -> None:
         """End these slots' turns: append their observations, or free the slots."""
@@ -204,6 +200,7 @@ class Slots:
                 self.books[:, slot] = self.books[:, self.live]
                 for state in (self.logits, self.ids, self.logprobs):
                     state[slot] = state[self.live]
+            self.books[:, self.live] = 0  # a free slot must not point behind its room
 
     def append(self, slots: list[int], chunks: list[list[int]], pictures: list[list[Image.Image]]) -> None:
         """Append a chunk of tokens, with its pictures, to each of these slots."""
@@ -216,20 +213,19 @@ class Slots:
         pad, shown = self.episodes.processor.image_token_id, sum(pictures, [])
         ids = torch.full((len(slots), widest), self.episodes.pad_id)
         positions = torch.zeros(3, len(slots), widest, dtype=torch.long)
-        pixels = self.episodes.processor.image_processor(shown, return_tensors="pt") if shown else None
-        grids = iter(pixels["image_grid_thw"].tolist() if shown else [])
+        features = see(self.model, self.episodes.processor, shown) if shown else []
+        rest = iter(features)
         starts = self.to_device(self.length[slots])
         for row, (slot, chunk, own) in enumerate(zip(slots, chunks, pictures)):
             ids[row, : len(chunk)] = torch.tensor(chunk)
-            here, after = mrope(chunk, pad, [next(grids) for _ in own], self.position[slot])
+            self.episodes.seen([self.who[slot]], [next(rest) for _ in own])
+            here, after = mrope(chunk, pad, map(grid_of, own), self.position[slot])
             positions[:, row, : len(chunk)] = here
             self.position[slot] = after
         ids, rows = ids.to(self.device), torch.tensor(slots, device=self.device)
         embeds = self.model.get_input_embeddings()(ids)
         if shown:
-            pixels = pixels.to(self.device)
-            features = torch.cat(self.model.get_image_features(**pixels, return_dict=True).pooler_output)
-            embeds = embeds.masked_scatter((ids == pad)[..., None], features.to(embeds.dtype))
+            embeds = embeds.masked_scatter((ids == pad)[..., None], torch.cat(features).to(embeds.dtype))
         at = starts[:, None] + torch.arange(widest, device=self.device)
         end = int(self.length[slots].max()) + widest
         # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
@@ -247,17 +243,17 @@ class Slots:
         text = self.model.model.language_model
         self.cache.reserve(end)
         cos, sin = text.rotary_emb(x, positions)
+        ahead = torch.arange(end, device=self.device) > at[:, None, :, None]  # (R, 1, L, end)
+        mask = x.new_zeros(ahead.shape).masked_fill_(ahead, -torch.inf)
+        # Query heads that share a key head become its rows: no key is copied.
+        mask = mask.repeat(1, 1, text.layers[0].self_attn.num_key_value_groups, 1)
         for i, layer in enumerate(text.layers):
             attention, mlp, h = layer.self_attn, layer.mlp, layer.input_layernorm(x)
             q, k, v = (plain(p)(h) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
             q, k, v = (y.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for y in (q, k, v))
             q, k = apply_rotary_pos_emb(q, k, cos, sin)  # (R, heads, L, head size)
             k, v = self.cache.write(i, rows, at, (k, v), end)
-            if i == 0:  # query heads that share a key head become its rows: no key is copied
-                shared = attention.num_key_value_groups
-                sees = torch.arange(end, device=self.device) <= at[:, None, :, None]  # (R, 1, L, end)
-                sees = sees.repeat(1, 1, shared, 1)
-            h = scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, k.shape[3]), k, v, sees)
+            h = scaled_dot_product_attention(q.reshape(*k.shape[:2], -1, k.shape[3]), k, v, mask)
             h = h.reshape(q.shape).transpose(1, 2).flatten(2)
             x = x + plain(attention.o_proj)(h)
             h = layer.post_attention_layernorm(x)

@@ -158,7 +158,8 @@ def check_knobs(knobs: Knobs) -> None:
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads take the cores from one another
+    if KNOBS.threads * WORLD >= (os.cpu_count() or 1):  # with no core to spare, threads that spin take
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the cores from one another
     if WORLD == 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, one GPU
 
@@ -175,31 +176,35 @@ import plan  # noqa: E402
 from data import load, mix, opened, readable  # noqa: E402
 from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table  # noqa: E402
 from judge import Judge  # noqa: E402
-from model import load_model, lora_config, merge, resolve  # noqa: E402
+from model import grid_of, load_model, lora_config, merge, resolve  # noqa: E402
 from pack import packed_logprobs  # noqa: E402
 from report import health, make_page, read_rows, rewrite, store_trajectory  # noqa: E402
 from reward import WEIGHTS, score  # noqa: E402
 from rollout import pixel_budgets, rollout  # noqa: E402
 
 
-class PictureMemo:
-    """An image processor that preprocesses each picture once a step: the rollout and the loss ask for the
-    same ones."""
+class SeenPictures:
+    """In place of TRL's image processor: what the rollout's vision tower has made of the pictures already.
+
+    The tower is frozen, so that the update need not look again. TRL wants as many rows as there are 14-pixel
+    patches; four of them make a visual token, whose features are cut in four.
+    """
 
     def __init__(self, processor):
-        self.processor, self.memo = processor, {}
+        self.processor, self.features = processor, {}  # by id of the picture
 
     def __getattr__(self, name):
         if name == "processor":  # not there yet while being copied
             raise AttributeError(name)
         return getattr(self.processor, name)
 
-    def __call__(self, images, return_tensors="pt", **kwargs):
-        for image in images:  # the picture is kept, so that its id stays taken
-            if id(image) not in self.memo:
-                self.memo[id(image)] = image, self.processor([image], return_tensors="pt", **kwargs)
-        parts = [self.memo[id(image)][1] for image in images]
-        return transformers.BatchFeature({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+    def __call__(self, images, **kwargs):
+        rows = torch.cat([self.features[id(image)] for image in images])  # (visual tokens, width)
+        self.features = {}  # asked for once; on a GPU they are worth dropping
+        grids = torch.tensor([grid_of(image) for image in images])
+        return transformers.BatchFeature(
+            {"pixel_values": rows.view(4 * len(rows), -1), "image_grid_thw": grids}
+        )
 
 
 class ZoomGRPOTrainer(GRPOTrainer):
@@ -207,11 +212,12 @@ class ZoomGRPOTrainer(GRPOTrainer):
     the pin, and the tests that compare its logprobs with the sampler's."""
 
     def __init__(self, *, processing_class, samples, knobs: Knobs, run: Path, **kwargs):
-        own = copy.copy(processing_class)  # the memo is the trainer's alone: only `roll` clears it
-        own.image_processor = PictureMemo(processing_class.image_processor)
+        own = copy.copy(processing_class)  # the rollout needs the real one
+        if knobs.pack_groups:
+            own.image_processor = SeenPictures(processing_class.image_processor)
         kwargs |= {"reward_funcs": self.reward, "rollout_func": lambda prompts, trainer: trainer.roll()}
         super().__init__(processing_class=own, **kwargs)
-        self.samples, self.knobs, self.run = samples, knobs, run
+        self.samples, self.knobs, self.run, self.processor = samples, knobs, run, processing_class
         base = self.model.get_base_model()
         if knobs.pack_groups:
             base.model.language_model.set_attn_implementation("shared_prompt")
@@ -246,7 +252,6 @@ class ZoomGRPOTrainer(GRPOTrainer):
         """Sample a group for every question of this step, and score it. Equal rows stand next to each
         other."""
         began, knobs, group = time.time(), self.knobs, self.knobs.group
-        self.processing_class.image_processor.memo.clear()
         chosen = [self.readable(row["index"]) for row in self.rows[::group]]
         trajectories, rewards = self.sample(chosen)
         if knobs.refill:
@@ -259,6 +264,9 @@ class ZoomGRPOTrainer(GRPOTrainer):
                 trajectories[:group], rewards[:group], group_advantages(totals[:group], knobs.advantage)
             )
         self.began = time.time()
+        if knobs.pack_groups:
+            seen = {id(p): f for t in trajectories for p, f in zip(t.images, t.features, strict=True)}
+            self.processing_class.image_processor.features = seen
         return {
             "prompt_ids": [t.prompt_ids for t in trajectories],
             "completion_ids": [t.completion_ids for t in trajectories],
@@ -272,7 +280,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         """Trajectories of these samples' groups, and their rewards."""
         knobs = self.knobs
         limits = rollout_knobs(knobs) | {"group": knobs.group, "temperature": knobs.temperature}
-        trajectories = rollout(self.model, self.processing_class, chosen, engine=knobs.engine, **limits)
+        trajectories = rollout(self.model, self.processor, chosen, keep_features=knobs.pack_groups, **limits)
         # First here, in the main thread: math-verify's time limit is a signal, which no other thread can set.
         rewards = [score(t, bonus=knobs.bonus) for t in trajectories]
         if self.judge:  # many at once; formulas come from the cache now
@@ -287,8 +295,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         step, tokenizer = self.state.global_step + 1, self.processing_class.tokenizer
         show_group(self.run, step, trajectories, rewards, tokenizer, advantages)
         if self.probes:
-            limits = rollout_knobs(self.knobs) | {"temperature": 0, "engine": self.knobs.engine}
-            answered = rollout(self.model, self.processing_class, self.probes, **limits)
+            limits = rollout_knobs(self.knobs) | {"temperature": 0}
+            answered = rollout(self.model, self.processor, self.probes, **limits)
             show_group(self.run, step, answered, [score(t) for t in answered], tokenizer)
         if time.time() - self.refreshed > 60 and step > 1:  # drawing takes a second or two
             make_page(self.run)
@@ -338,14 +346,14 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def packed(self, model, ids, mask, kept, *, batch_size=None, num_images, **kwargs):
         """TRL's method with the prompts computed once; batch_size: rows at a time. Zeros for idle rows."""
         live = list(range(len(ids))) if self.idle is None else (~self.idle).nonzero()[:, 0].tolist()
-        pixels, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]
-        patches = pixels.split(grids.prod(-1).tolist())  # by picture
+        rows, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]  # see SeenPictures
+        features = [each.reshape(len(each) // 4, -1) for each in rows.split(grids.prod(-1).tolist())]
         first = [sum(num_images[:row]) for row in range(len(ids))]
         fixed, results = (self.processing_class.image_token_id, self.temperature), []
         for start in range(0, len(live), batch_size or len(live)):
             rows = live[start : start + (batch_size or len(live))]
             shown = [first[row] + k for row in rows for k in range(num_images[row])]
-            pictures = [patches[i] for i in shown], grids[shown].tolist(), [num_images[row] for row in rows]
+            pictures = [features[i] for i in shown], grids[shown].tolist(), [num_images[row] for row in rows]
             with self.accelerator.autocast():
                 results.append(model(packed=(ids[rows], mask[rows], kept, *pictures, *fixed)))
         places, blank = torch.tensor(live, device=ids.device), torch.zeros(len(ids), kept, device=ids.device)
@@ -546,35 +554,18 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
     """TRL's trainer with the knobs of the paper where they make sense; more: further settings of TRL."""
     on_cpu = model.device.type == "cpu"
     settings = dict(
-        output_dir=str(run),
-        max_steps=knobs.steps,
-        per_device_train_batch_size=knobs.micro_batch,
+        output_dir=str(run), max_steps=knobs.steps, save_steps=knobs.save_every, save_total_limit=2,
+        per_device_train_batch_size=knobs.micro_batch, num_generations=knobs.group,
         gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch // WORLD,
-        num_generations=knobs.group,
-        max_completion_length=knobs.max_tokens,
-        temperature=knobs.temperature,
-        beta=knobs.beta,
-        loss_type=knobs.loss_type,
-        scale_rewards="group" if knobs.advantage == "std" else "none",
-        num_iterations=knobs.iterations,
-        epsilon_high=knobs.clip_high,
-        ddp_find_unused_parameters=False,
-        learning_rate=knobs.lr,
-        lr_scheduler_type=knobs.lr_schedule,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        optim=knobs.optim,
-        seed=knobs.seed,
-        bf16=not on_cpu,
-        use_cpu=on_cpu,
-        gradient_checkpointing=not on_cpu,
-        logging_steps=1,
-        save_steps=knobs.save_every,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-    )
+        max_completion_length=knobs.max_tokens, temperature=knobs.temperature,
+        beta=knobs.beta, loss_type=knobs.loss_type, num_iterations=knobs.iterations,
+        epsilon_high=knobs.clip_high, scale_rewards="group" if knobs.advantage == "std" else "none",
+        learning_rate=knobs.lr, lr_scheduler_type=knobs.lr_schedule, optim=knobs.optim,
+        weight_decay=0.01, max_grad_norm=1.0, seed=knobs.seed,
+        bf16=not on_cpu, use_cpu=on_cpu, gradient_checkpointing=not on_cpu,
+        logging_steps=1, report_to="none", disable_tqdm=True,
+        ddp_find_unused_parameters=False, remove_unused_columns=False,
+    )  # fmt: skip
     rows = Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))])
     return ZoomGRPOTrainer(
         model=model,
@@ -589,7 +580,7 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
 
 
 def rollout_knobs(knobs: Knobs) -> dict:
-    return {name: getattr(knobs, name) for name in LIMITS}
+    return {name: getattr(knobs, name) for name in (*LIMITS, "engine")} | {"lanes": knobs.threads}
 
 
 def held_out(knobs: Knobs, samples, judge, run: Path, model, processor, when: str, arms, steps=0) -> dict:
@@ -597,7 +588,7 @@ def held_out(knobs: Knobs, samples, judge, run: Path, model, processor, when: st
     stored = stored_scores(run / "eval.json")
     if when == "after" and stored.get("steps") != steps:  # scores of a run that has been prolonged since
         stored |= {"after": {}, "steps": steps}
-    limits = rollout_knobs(knobs) | {"engine": knobs.engine, "judge": judge}
+    limits = rollout_knobs(knobs) | {"judge": judge}
     for arm in arms:
         if arm not in stored.setdefault(when, {}):
             print(f"  {arm}: {len(samples)} questions ...", flush=True)

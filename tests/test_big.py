@@ -92,7 +92,7 @@ from pathlib import Path
 import torch
 import plan, tools
 from data import load
-from model import add_lora, load_model
+from model import add_lora, load_model, see
 from pack import packed_logprobs
 from rollout import expand_pads
 
@@ -108,12 +108,12 @@ look = load("toy", limit=1)[0].open().resize((448, 448))
 pixels = processor.image_processor([look], return_tensors="pt")
 prompt = expand_pads(processor, tools.prompt("What is it?"), pixels["image_grid_thw"])
 ids = torch.tensor([prompt + [300 + i % 50 for i in range(100)]] * 4)
-patches = [pixels["pixel_values"].to(torch.bfloat16)] * 4
+features = see(model, processor, [look]) * 4
 
 def update():
     shapes = pixels["image_grid_thw"].tolist() * 4
     pad = processor.image_token_id
-    pictures = patches, shapes, [1] * 4
+    pictures = features, shapes, [1] * 4
     packed_logprobs(base, ids, torch.ones_like(ids), 100, *pictures, pad, 1.0)[0].sum().backward()
 
 def memory(name):
