@@ -278,7 +278,7 @@ def update(trainer, batch: dict, parts: int, optimizer) -> None:
 
 
 def build(knobs: Knobs, run: Path):
-    """Both trainers on models of equal weights, the samples, their first looks, and the script."""
+    """Both trainers on models of equal weights, the samples, and the script."""
     look, turn = knobs.look_tokens * 784, 2 * knobs.thought + 60
     own = train.Knobs(model=knobs.model, prompts=knobs.prompts, group=knobs.group, show_every=10**9)
     own = replace(own, look_pixels=look, crop_pixels=knobs.crop_tokens * 784, max_turns=knobs.zooms + 1)
@@ -329,10 +329,12 @@ def compare(knobs: Knobs, run: Path) -> dict:
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
     for repeat in range(knobs.repeats + 1):  # the first warms up and counts: in one process, to see it all
         ours.knobs.threads = knobs.threads if repeat else 1
+        rollout.Slots.graphs = repeat > 0  # what a graph replays no hook sees
         for kind, name, work in arms:
             if (kind, name) == ("update", "trl"):  # our batch holds features in place of pixels
                 shown = [picture for t in kept["trajectories"] for picture in t.images]
-                kept["trl"] = kept["ours"] | ours.processor.image_processor(shown, return_tensors="pt")
+                pixels = ours.processor.image_processor(shown, return_tensors="pt")
+                kept["trl"] = kept["ours"] | pixels.to(ours.model.device)
             taken = {}
             with measured((stock if name == "trl" else ours).model.get_base_model(), taken):
                 work()

@@ -124,8 +124,8 @@ def packed_logprobs(model, ids, mask, kept: int, features, grids, num_images, pa
         positions.append(mrope(completion, pad, grids[first + 1 : first + count], after[group])[0])
     row = torch.tensor(sum([prompts[head] for head in heads] + completions, []), device=device)  # (T,)
     embeds = model.get_input_embeddings()(row)
-    seen = torch.cat([features[i] for i in shown]).to(embeds.dtype)
-    embeds = embeds.masked_scatter((row == pad)[:, None], seen)
+    seen = torch.cat([features[i] for i in shown])
+    embeds = embeds.masked_scatter((row == pad)[:, None], seen.to(embeds.dtype))
 
     layout = make_layout([len(prompts[head]) for head in heads], list(map(len, completions)), owner, device)
     hidden = model.model.language_model(

@@ -10,10 +10,11 @@ decoded and encoded again, every picture's pads are appended together with the p
 the sampler's logprobs come from the same weights that train.
 """
 
+import ctypes
 import multiprocessing
 import random
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -164,7 +165,7 @@ def rollout(
     greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
     each crop. force_call: after its first (greedy) thought open a call for the model; the box is its own.
     show_targets: begin with calls on the sample's target boxes and their crops, as if the model had made
-    them. batch: trajectories at once. lanes: on a CPU, the slots of so many processes share the samples.
+    them. batch: trajectories at once. lanes: the slots of so many processes share a tiny model's samples.
     keep_features: trajectories keep what the vision tower made of their pictures. Raises ValueError for a
     bad knob, and for a sample whose picture can't be read.
     """
@@ -174,8 +175,8 @@ def rollout(
     if min(group, max_turns, max_turn_tokens, max_tokens, batch, lanes) < 1:
         raise ValueError("group, max_turns, max_turn_tokens, max_tokens, batch, lanes must be at least 1")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    forks = engine == "slots" and base.device.type == "cpu" and sys.platform == "linux"
-    lanes = lanes if forks else 1
+    small = engine == "slots" and base.device.type == "cpu" and base.num_parameters() < 10**8
+    lanes = max(1, min(lanes, len(samples), batch // group)) if small and sys.platform == "linux" else 1
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = dict(tool=tool, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, seed=seed)
     limits |= dict(look_pixels=look_pixels, crop_pixels=crop_pixels, show_targets=show_targets)
@@ -189,7 +190,7 @@ def rollout(
             def work(part: slice, bar=None) -> list[Trajectory]:
                 episodes = Episodes(processor, bar=bar, keep_features=keep_features, **limits | more)
                 make = Slots if engine == "slots" else Turns
-                at_once = min(max(1, batch // lanes), len(samples[part]) * episodes.group)
+                at_once = min(batch // lanes, len(samples[part]) * episodes.group)
                 return make(base, episodes, temperature, at_once).run(samples[part], given[part])
 
             return side_by_side(work, samples, lanes, bar)
@@ -210,16 +211,31 @@ def side_by_side(work, samples: list[Sample], lanes: int, bar=None) -> list[Traj
     first, *rest = [slice(i, i + size) for i in range(0, len(samples), size)] or [slice(0)]
     if not rest:
         return work(first, bar)
-    fork, threads = multiprocessing.get_context("fork"), torch.get_num_threads()
+    fork, threads, children = multiprocessing.get_context("fork"), torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
-        with ProcessPoolExecutor(len(rest), fork, initializer=inherit, initargs=(work,)) as pool:
-            others = [pool.submit(lane, part, torch.randint(2**62, ()).item()) for part in rest]
-            done = work(first, bar)
-            for other in others:
-                done += other.result()
+        for part in rest:
+            receiver, sender = fork.Pipe(duplex=False)
+            given = work, part, torch.randint(2**62, ()).item(), sender
+            children.append((fork.Process(target=lane, args=given, daemon=True), receiver))
+            children[-1][0].start()
+            sender.close()  # before the next fork: with the child its end must be gone
+        done = work(first, bar)
+        for _, receiver in children:
+            try:
+                own = receiver.recv()
+            except (EOFError, OSError) as error:
+                raise MemoryError(
+                    "a process of the rollout was killed; is there too little memory?"
+                ) from error
+            if isinstance(own, BaseException):
+                raise own
+            done += own
     finally:
         torch.set_num_threads(threads)
+        for child, _ in children:
+            child.kill()
+            child.join()
     for i, trajectory in enumerate(done):
         trajectory.sample = samples[i * len(samples) // len(done)]
         trajectory.features = list(map(torch.as_tensor, trajectory.features))
@@ -228,22 +244,23 @@ def side_by_side(work, samples: list[Sample], lanes: int, bar=None) -> list[Traj
     return done
 
 
-def inherit(work) -> None:
-    """In a fork: what to do there. It comes with the memory; by way of a pipe no closure can come."""
-    lane.work = work
-
-
-def lane(part, seed: int) -> list[Trajectory]:
+def lane(work, part: slice, seed: int, pipe) -> None:
+    """In a fork: send work(part) through the pipe, or what went wrong."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whoever kills the parent ends this, too
     torch.manual_seed(seed)
-    done = lane.work(part)
-    for trajectory in done:
-        trajectory.sample = None  # its picture would take longer to send than all the rest
-        trajectory.features = [each.numpy() for each in trajectory.features]
-    return done
+    try:
+        done = work(part)
+        arrays = {id(each): each.numpy() for t in done for each in t.features}  # siblings share the first
+        for trajectory in done:
+            trajectory.sample = None  # its picture would take longer to send than all the rest
+            trajectory.features = [arrays[id(each)] for each in trajectory.features]
+    except BaseException as error:  # Ctrl-C, too: it is for the parent to speak
+        done = error
+    pipe.send(done)
 
 
 class Episodes:
-    """The books of a batch of trajectories, the same for every engine: no model, no tensors."""
+    """The books of a batch of trajectories, the same for every engine: no model, no mathematics."""
 
     def __init__(self, processor, *, group, tool, max_turns, max_turn_tokens, max_tokens, look_pixels,
                  crop_pixels, seed, show_targets=False, keep_features=False, bar=None):  # fmt: skip
@@ -451,15 +468,11 @@ class Turns:
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model.model.rope_deltas = None
         self.model(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            past_key_values=cache,
-            use_cache=True,
-            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
-            logits_to_keep=1,
+            input_ids=ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True,
+            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(), logits_to_keep=1,
             image_grid_thw=torch.tensor([grid_of(picture) for picture in pictures], device=ids.device),
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-        )
+        )  # fmt: skip
         cache.batch_repeat_interleave(group)
         return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache  # (S * G, P)
 
@@ -479,15 +492,11 @@ class Turns:
             return_dict_in_generate=True,
         )  # fmt: skip
         out = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([tape]),
+            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config,
+            logits_processor=LogitsProcessorList([tape]), mm_encoder_outputs=seen,
             mm_token_type_ids=(ids == self.processor.image_token_id).int(),
             image_grid_thw=torch.tensor([grid_of(picture) for picture in pictures], device=ids.device),
-            mm_encoder_outputs=seen,
-        )
+        )  # fmt: skip
         new = out.sequences[:, ids.shape[1] :]  # (R, n)
         logprobs = tape.logprobs(out.sequences).tolist()
         turns, new_mask = [], torch.zeros_like(new)

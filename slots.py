@@ -30,8 +30,7 @@ class SlotCache:
 
     def __init__(self, config, slots: int, device, dtype):
         head = config.hidden_size // config.num_attention_heads
-        shape = (slots, config.num_key_value_heads, 0, head)
-        empty = torch.empty(shape, device=device, dtype=dtype)
+        empty = torch.empty(slots, config.num_key_value_heads, 0, head, device=device, dtype=dtype)
         self.layers = [[empty, empty] for _ in range(config.num_hidden_layers)]  # `reserve` makes them real
 
     def reserve(self, length: int) -> None:
@@ -64,11 +63,13 @@ class SlotCache:
 class Slots:
     """Runs `episodes` (see rollout.py) with at most `slots` trajectories at a time."""
 
+    graphs = True  # on a GPU; until recording one fails
+
     def __init__(self, model, episodes, temperature: float, slots: int):
         self.model, self.episodes, self.temperature = model, episodes, temperature
         self.n = n = max(slots, episodes.group)
         self.device, self.live = model.device, 0
-        self.graphs, self.recorded = self.device.type == "cuda", 0
+        self.graphs, self.recorded = Slots.graphs and self.device.type == "cuda", 0
         config = model.config.get_text_config()
         self.cache = SlotCache(config, n, self.device, model.dtype)
         # By slot, on the host: trajectory, tokens in the cache, next position, tokens of this turn, its room.
@@ -174,14 +175,14 @@ class Slots:
         if self.recorded != room:
             self.graph = None  # frees its memory first
             self.graph, self.recorded = record(lambda *given: self.step(room, *given), given), room
+            Slots.graphs = self.graphs = self.graph is not None
         return self.graph(*given) if self.graph else self.step(room, *given)
 
     def answer(self, slots: list[int]) -> None:
         """End these slots' turns: append their observations, or free the slots."""
         going, observations, crops, finished = [], [], [], []
         self.waits[slots] = 0
-        turns = zip(slots, self.ids[slots].tolist(), self.logprobs[slots].tolist())
-        for slot, ids, logprobs in turns:
+        for slot, ids, logprobs in zip(slots, self.ids[slots].tolist(), self.logprobs[slots].tolist()):
             count = min(self.written[slot], self.room[slot])
             result = self.episodes.step(self.who[slot], ids[:count], logprobs[:count])
             if result is None:

@@ -77,7 +77,7 @@ class Knobs:
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
     save_every: int = knob(1, "steps between checkpoints; a killed run loses the steps since the last")
     show_every: int = knob(10, "steps between groups that are written to trajectories.jsonl, with pictures")
-    threads: int = knob(2, "CPU threads; more than the free cores makes a tiny model many times slower")
+    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout; no more than free cores")
     batch: int = knob(256, "trajectories sampled at once; lower it where memory is short")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out")
@@ -232,9 +232,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         visual.forward = torch.no_grad()(visual.forward)
         self.stats, self.gaps, self.entropies, self.began, self.ill = {}, [], [], time.time(), set()
         self.idle = None  # rows of the micro-batch that are not worth computing
-        self.refreshed = time.time()
         self.probes = []  # questions that are answered again and again, greedily, to be looked at
-        self.judge = None
+        self.judge, self.refreshed = None, time.time()
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
     def _generate_and_score_completions(self, inputs):
@@ -295,8 +294,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         step, tokenizer = self.state.global_step + 1, self.processing_class.tokenizer
         show_group(self.run, step, trajectories, rewards, tokenizer, advantages)
         if self.probes:
-            limits = rollout_knobs(self.knobs) | {"temperature": 0}
-            answered = rollout(self.model, self.processor, self.probes, **limits)
+            limits = rollout_knobs(self.knobs)
+            answered = rollout(self.model, self.processor, self.probes, temperature=0, **limits)
             show_group(self.run, step, answered, [score(t) for t in answered], tokenizer)
         if time.time() - self.refreshed > 60 and step > 1:  # drawing takes a second or two
             make_page(self.run)
@@ -328,6 +327,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         """TRL's own, but for its shuffle, which tears the groups apart."""
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = None  # the last ones: on a GPU they are worth dropping before a rollout
             batch = self._generate_and_score_completions(generation_batch)
             batches = trl_utils.split_tensor_dict(trl_utils.split_pixel_values_by_grid(batch), parts)
             self._buffered_inputs = [trl_utils.unsplit_pixel_values_by_grid(batch) for batch in batches]
@@ -568,15 +568,9 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
     )  # fmt: skip
     rows = Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))])
     return ZoomGRPOTrainer(
-        model=model,
-        args=GRPOConfig(**settings | more),
-        train_dataset=rows,
-        processing_class=processor,
-        peft_config=lora_config(knobs.lora),
-        samples=samples,
-        knobs=knobs,
-        run=run,
-    )
+        model=model, processing_class=processor, peft_config=lora_config(knobs.lora), train_dataset=rows,
+        args=GRPOConfig(**settings | more), samples=samples, knobs=knobs, run=run,
+    )  # fmt: skip
 
 
 def rollout_knobs(knobs: Knobs) -> dict:

@@ -2,16 +2,20 @@
 
 import os
 import random
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import call
+from conftest import ROOT, call
 from PIL import Image, ImageChops
 
 import model as model_module
+import rollout as rollout_module
 import slots as slots_module
 import tools
 from data import Sample
@@ -342,8 +346,49 @@ def test_what_fails_in_a_lane_is_heard(model, processor, samples, monkeypatch):
     monkeypatch.setattr(
         Episodes, "begin", lambda *a: begin(*a) if os.getpid() == parent else os.kill(os.getpid(), 9)
     )
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(MemoryError, match="killed"):
         plain_rollout(model, processor, samples[:2], engine="slots", lanes=2, **LIMITS)
+
+
+def test_a_lane_killed_while_it_sends_is_heard(model, processor, samples, monkeypatch):
+    def half(work, part, seed, pipe):
+        os.write(pipe.fileno(), (4096).to_bytes(4, "big") + b"half")
+        os.kill(os.getpid(), 9)
+
+    monkeypatch.setattr(rollout_module, "lane", half)
+    with pytest.raises(MemoryError, match="killed"):
+        plain_rollout(model, processor, samples[:2], engine="slots", lanes=2, **LIMITS)
+
+
+ORPHAN = """
+import os, sys, time; sys.path.insert(0, {root!r})
+from data import load
+from model import load_model
+from rollout import Episodes, rollout
+
+parent = os.getpid()
+def begin(*_):
+    if os.getpid() != parent:
+        print(os.getpid(), flush=True)
+    time.sleep(100)
+Episodes.begin = begin
+rollout(*load_model("tiny"), load("toy", limit=2), engine="slots", lanes=2)
+"""
+
+
+def test_no_lane_outlives_its_parent():
+    run = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN.format(root=str(ROOT))], stdout=subprocess.PIPE, text=True
+    )
+    child = int(run.stdout.readline())
+    run.kill()
+    run.wait()
+    for _ in range(50):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the lane goes on")
 
 
 def recorded(step, given):
@@ -388,13 +433,20 @@ class IdleGraph:
         pass
 
 
-@pytest.mark.parametrize("cuda", [False, True])
-def test_a_graph_that_can_not_be_trusted_is_not_used(cuda, monkeypatch):
-    """Neither where none can be recorded, nor one whose replay gives another result."""
-    if cuda:
-        stream = SimpleNamespace(wait_stream=lambda other: None)
-        names = dict(CUDAGraph=IdleGraph, Stream=lambda: stream, current_stream=lambda: stream)
-        names |= dict(stream=nullcontext, graph=nullcontext)
-        monkeypatch.setattr(torch, "cuda", SimpleNamespace(**names))
-    with pytest.warns(UserWarning, match="something else" if cuda else "without a CUDA graph"):
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_graph_that_can_not_be_trusted_is_not_used(breaks, monkeypatch):
+    """Neither one that can't be recorded, nor one whose replay gives another result."""
+
+    @contextmanager
+    def graph(_):
+        yield
+        if breaks:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    stream, streams = SimpleNamespace(wait_stream=lambda other: None), []
+    names = dict(CUDAGraph=IdleGraph, Stream=lambda: stream, current_stream=lambda: stream)
+    names |= dict(stream=nullcontext, graph=graph, set_stream=streams.append)
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(**names))
+    with pytest.warns(UserWarning, match="capturing" if breaks else "something else"):
         assert model_module.record(lambda x: x + 1, (torch.zeros(2),)) is None
+    assert streams == [stream]
