@@ -216,18 +216,16 @@ def side_by_side(work, samples: list[Sample], lanes: int, bar=None) -> list[Traj
     try:
         for part in rest:
             receiver, sender = fork.Pipe(duplex=False)
-            given = work, part, torch.randint(2**62, ()).item(), sender
-            children.append((fork.Process(target=lane, args=given, daemon=True), receiver))
-            children[-1][0].start()
+            child = fork.Process(target=lane, args=(work, part, torch.randint(2**62, ()).item(), sender))
+            child.start()
+            children.append((child, receiver))
             sender.close()  # before the next fork: with the child its end must be gone
         done = work(first, bar)
         for _, receiver in children:
             try:
                 own = receiver.recv()
             except (EOFError, OSError) as error:
-                raise MemoryError(
-                    "a process of the rollout was killed; is there too little memory?"
-                ) from error
+                raise MemoryError("a process of the rollout was killed: too little memory?") from error
             if isinstance(own, BaseException):
                 raise own
             done += own

@@ -78,7 +78,7 @@ def test_the_scripts_stay_small():
     lines = {name: code_lines((ROOT / f"{name}.py").read_text()) for name in SCRIPTS}
     around = ("bench", "benchmarks", "eval", "judge", "plan", "report", "select_data")
     assert sum(count for name, count in lines.items() if name not in around) <= 2000
-    assert sum(lines.values()) <= 3765
+    assert sum(lines.values()) <= 3760
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *(ROOT / "toy").glob("*.py")], ids=lambda p: p.name)
