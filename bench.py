@@ -51,7 +51,7 @@ class Knobs:
     crop_tokens: int = knob(0, "visual tokens of a crop (0: 16 for tiny, else 500)")
     micro_batch: int = knob(0, "trajectories per pass of the update (0: 64 for tiny, else a group)")
     repeats: int = knob(5, "of each arm; the median counts")
-    threads: int = knob(2, "CPU threads")
+    threads: int = knob(2, "CPU threads, and processes of a tiny model's slots")
     seed: int = knob(0, "of questions, boxes and lengths")
     json: str = knob("", "file for all figures")
 
@@ -329,7 +329,8 @@ def compare(knobs: Knobs, run: Path) -> dict:
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
     for repeat in range(knobs.repeats + 1):  # the first warms up and counts: in one process, to see it all
         ours.knobs.threads = knobs.threads if repeat else 1
-        rollout.Slots.graphs = repeat > 0  # what a graph replays no hook sees
+        if repeat < 2:  # what a graph replays no hook sees
+            rollout.Slots.graphs = repeat > 0
         for kind, name, work in arms:
             if (kind, name) == ("update", "trl"):  # our batch holds features in place of pixels
                 shown = [picture for t in kept["trajectories"] for picture in t.images]

@@ -288,7 +288,7 @@ class Knobs:
     max_tokens: int = knob(320, "tokens of a whole completion, observations included (big models: 2048)")
     engine: Literal["slots", "generate"] = knob("slots", "of the rollout")
     batch: int = knob(256, "questions at once (big models: 64)")
-    threads: int = knob(2, "CPU threads")
+    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
 
 
 def stored_scores(file: Path) -> dict:

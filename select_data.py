@@ -45,7 +45,7 @@ class Knobs:
     max_turn_tokens: int = knob(48, "tokens of an answer (big models: 384)")
     batch: int = knob(256, "trajectories at once (big models: 64)")
     chunk: int = knob(32, "samples scored and stored at once; part of the seed")
-    threads: int = knob(2, "CPU threads")
+    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
     out: str = knob("selected", "folder of the results")
     rescore: bool = knob(False, "apply thresholds to the stored scores of --out")
     dry_run: bool = knob(False, "the funnel on 64 samples, in OUT-dry")
