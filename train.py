@@ -228,7 +228,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             return packed_logprobs(base, *packed) if packed else plain(*args, **kwargs)
 
         base.forward, visual = forward, base.model.visual
-        # The vision tower is frozen, but TRL's own forward (no pack_groups) would send gradients back through it.
+        # The vision tower is frozen; without pack_groups TRL would send gradients through it all the same.
         visual.forward = torch.no_grad()(visual.forward)
         self.stats, self.gaps, self.entropies, self.began, self.ill = {}, [], [], time.time(), set()
         self.idle = None  # rows of the micro-batch that are not worth computing
