@@ -17,6 +17,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -33,14 +34,17 @@ import rollout
 import tools
 import train
 from data import load
-from knobs import fail, knob, parse
+from fast.slots import SlotEngine
+from knobs import fail, knob, parse, write_json
 from model import load_model, lora_config
 
 
 @dataclass
 class Knobs:
     model: str = knob("tiny", "preset or folder")
-    random_weights: bool = knob(False, "the shapes of the model with fresh weights: needs no download")
+    random_weights: bool = knob(
+        False, "the shapes of the model with fresh weights: needs no download"
+    )
     layers: int = knob(0, "with random weights: so many layers in each tower (0: all)")
     prompts: int = knob(16, "questions")
     group: int = knob(8, "trajectories per question")
@@ -49,7 +53,9 @@ class Knobs:
     thought: int = knob(0, "mean tokens of a turn's thought (0: 12 for tiny, else 100)")
     look_tokens: int = knob(0, "visual tokens of a first look (0: 16 for tiny, else 1000)")
     crop_tokens: int = knob(0, "visual tokens of a crop (0: 16 for tiny, else 500)")
-    micro_batch: int = knob(0, "trajectories per pass of the update (0: 64 for tiny, else a group)")
+    micro_batch: int = knob(
+        0, "trajectories per pass of the update (0: 64 for tiny, else a group)"
+    )
     repeats: int = knob(5, "of each arm; the median counts")
     threads: int = knob(2, "CPU threads, and processes of a tiny model's slots")
     seed: int = knob(0, "of questions, boxes and lengths")
@@ -60,16 +66,23 @@ class Knobs:
 # The scripted policy.
 
 
-def make_plan(knobs: Knobs, tokenizer, samples, shown: tuple[int, int]) -> list[list[list[int]]]:
+def make_plan(
+    knobs: Knobs, tokenizer, samples, shown: tuple[int, int]
+) -> list[list[list[int]]]:
     """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere, an answer."""
-    rng, plan = random.Random(knobs.seed), []
-    share = max(0.3, math.sqrt(knobs.crop_tokens * 784) / 1008)  # enough original pixels for a whole crop
-    width, height = (round(side * share) for side in shown)
+    rng = random.Random(knobs.seed)
+    share = max(
+        0.3, math.sqrt(knobs.crop_tokens * 784) / 1008
+    )  # enough original pixels for a whole crop
+    width = round(shown[0] * share)
+    height = round(shown[1] * share)
+    plan = []
     for sample in [sample for sample in samples for _ in range(knobs.group)]:
         turns = []
         for _ in range(1 + rng.randint(knobs.least_zooms, knobs.zooms)):
             thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * knobs.thought))
-            x, y = rng.randint(0, shown[0] - width), rng.randint(0, shown[1] - height)
+            x = rng.randint(0, shown[0] - width)
+            y = rng.randint(0, shown[1] - height)
             call = {"name": tools.TOOL, "arguments": {"bbox_2d": [x, y, x + width, y + height]}}
             turns.append(f"<think>{thought}</think><tool_call>{json.dumps(call)}</tool_call>")
         answer = sample.answer if rng.random() < 0.5 else "?"
@@ -82,10 +95,12 @@ class Script(LogitsProcessor):
     """Overrules the choices of one `generate` call: row r writes turns[r]."""
 
     def __init__(self, turns):
-        self.turns, self.step = turns, 0
+        self.turns = turns
+        self.step = 0
 
     def __call__(self, input_ids, scores):
-        chosen = torch.tensor([ids[min(self.step, len(ids) - 1)] for ids in self.turns], device=scores.device)
+        chosen = [ids[min(self.step, len(ids) - 1)] for ids in self.turns]
+        chosen = torch.tensor(chosen, device=scores.device)
         self.step += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
@@ -104,19 +119,21 @@ def scripted(plan, samples, group: int):
         def __call__(self, input_ids, scores):
             return self.script(input_ids, super().__call__(input_ids, scores))
 
-    draw = rollout.Slots.choose
+    draw = SlotEngine.choose
 
     def choose(engine, scores):
         draw(engine, scores)  # at its price, as `generate` samples in the other arms
         chosen = []
-        for slot in range(engine.live):
-            who = engine.who[slot]
-            trajectory = engine.episodes.trajectories[who]  # of this lane
-            ids = plan[first[trajectory.sample.id] + who % group][len(trajectory.turns)]
-            chosen.append(ids[min(engine.written[slot], len(ids) - 1)])
+        for slot in engine.live:
+            trajectory = engine.episodes.trajectories[slot.trajectory]  # of this lane
+            member = first[trajectory.sample.id] + slot.trajectory % group
+            ids = plan[member][len(trajectory.turns)]
+            chosen.append(ids[min(slot.written, len(ids) - 1)])
         return torch.tensor(chosen, device=scores.device)
 
-    return patch.multiple(rollout, SamplingTape=Tape), patch.object(rollout.Slots, "choose", choose)
+    return patch.multiple(rollout, SamplingTape=Tape), patch.object(
+        SlotEngine, "choose", choose
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -141,7 +158,9 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
 
     class Zoom:
         def reset(self, index, **row):
-            self.view = tools.View(samples[index].image, row["prompt"][0]["content"][0]["image"].size)
+            self.view = tools.View(
+                samples[index].image, row["prompt"][0]["content"][0]["image"].size
+            )
 
         def image_zoom_in_tool(self, bbox_2d: list[float]):
             """
@@ -151,12 +170,15 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
                 bbox_2d: The region as [x1, y1, x2, y2].
             """
             crop, _ = self.view.crop(tuple(bbox_2d))
-            return [
-                {"type": "image", "image": tools.resize(crop, tools.fit(crop.size, knobs.crop_tokens * 784))}
-            ]
+            crop = tools.resize(crop, tools.fit(crop.size, knobs.crop_tokens * 784))
+            return [{"type": "image", "image": crop}]
 
     template = TEMPLATE
-    for name, text in (("SYSTEM", tools.TOOL_SYSTEM), ("IMAGE", tools.IMAGE), ("SUFFIX", tools.TOOL_SUFFIX)):
+    for name, text in (
+        ("SYSTEM", tools.TOOL_SYSTEM),
+        ("IMAGE", tools.IMAGE),
+        ("SUFFIX", tools.TOOL_SUFFIX),
+    ):
         template = template.replace(name, json.dumps(text))
     processor.chat_template = processor.tokenizer.chat_template = template
     processor.tokenizer.response_template = qwen3_template
@@ -164,7 +186,9 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
         model=model,
         args=GRPOConfig(**settings | {"max_tool_calling_iterations": knobs.zooms}),
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
-        train_dataset=Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": "", "index": i} for i in range(len(samples))]
+        ),
         processing_class=processor,
         environment_factory=Zoom,
         peft_config=lora_config(16),
@@ -173,13 +197,16 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
 
 def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
     """One generation of TRL's loop under the script."""
-    generate, turn = type(trainer.model).generate, iter(range(10**6))
+    generate = type(trainer.model).generate
+    turn = iter(range(10**6))
     end = trainer._tokenizer.eos_token_id  # TRL's turns end here alone, not with the call
 
     def scripted_generate(*args, **kwargs):
         now = next(turn)
         script = Script([turns[now] + [end] for turns in plan if len(turns) > now])
-        return generate(trainer.model, *args, logits_processor=LogitsProcessorList([script]), **kwargs)
+        return generate(
+            trainer.model, *args, logits_processor=LogitsProcessorList([script]), **kwargs
+        )
 
     trainer.model.generate = scripted_generate
     rows = []
@@ -192,13 +219,70 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
 
 
 # --------------------------------------------------------------------------------------------------
+# The update.
+
+
+def padded(rows: list[list], value, left: bool = False) -> torch.Tensor:
+    """Rows of unequal length as a tensor (B, longest).
+
+    >>> padded([[1, 2], [3]], 0)
+    tensor([[1, 2],
+            [3, 0]])
+    """
+    longest = max(map(len, rows))
+    filled = []
+    for row in rows:
+        filler = [value] * (longest - len(row))
+        filled.append(filler + row if left else row + filler)
+    return torch.tensor(filled)
+
+
+def stock_batch(trajectories, processor, device) -> dict:
+    """Our trajectories as the batch that TRL's own rollout would have made of them, for its own loss."""
+    pad = processor.tokenizer.pad_token_id
+    prompts = [t.prompt_ids for t in trajectories]
+    completions = [t.completion_ids for t in trajectories]
+    pictures = [picture for t in trajectories for picture in t.images]
+    batch = {
+        "prompt_ids": padded(prompts, pad, left=True),
+        "prompt_mask": padded([[1] * len(ids) for ids in prompts], 0, left=True),
+        "completion_ids": padded(completions, pad),
+        "completion_mask": padded([[1] * len(ids) for ids in completions], 0),
+        "tool_mask": padded([t.sampled for t in trajectories], 0),
+        "advantages": torch.tensor([t.advantage for t in trajectories]),
+        "num_items_in_batch": torch.tensor(float(sum(sum(t.sampled) for t in trajectories))),
+        **processor.image_processor(pictures, return_tensors="pt"),
+    }
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    batch["mm_token_type_ids"] = (ids == processor.image_token_id).int()
+    batch = {name: value.to(device) for name, value in batch.items()}
+    return batch | {"num_images": [len(t.images) for t in trajectories]}
+
+
+def split_stock_batch(batch: dict, parts: int) -> list[dict]:
+    """A stock batch in micro-batches, as TRL cuts it."""
+    pieces = trl_utils.split_tensor_dict(trl_utils.split_pixel_values_by_grid(batch), parts)
+    return [trl_utils.unsplit_pixel_values_by_grid(piece) for piece in pieces]
+
+
+def update(trainer, micro_batches: list, optimizer) -> None:
+    """Forward, backward and optimiser step over these micro-batches."""
+    trainer.current_gradient_accumulation_steps = len(micro_batches)
+    for micro_batch in micro_batches:
+        trainer.compute_loss(trainer.model, micro_batch).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+# --------------------------------------------------------------------------------------------------
 # Measuring.
 
 
 @contextmanager
 def measured(model, figures: dict):
     """Seconds, peak memory, and what went through the model, counted by hooks."""
-    counts, cuda = Counter(), model.device.type == "cuda"
+    counts = Counter()
+    cuda = model.device.type == "cuda"
 
     def text(module, args):
         rows, length = args[0].shape[:2]
@@ -231,7 +315,8 @@ def measured(model, figures: dict):
 def device_speed(device, dtype) -> tuple[float, float]:
     """Bytes/s of a large copy (read and write counted), and operations/s of a large matrix product."""
     cuda = device.type == "cuda"
-    big, side = torch.empty(2**27 if cuda else 2**25, device=device), 8192 if cuda else 2048
+    big = torch.empty(2**27 if cuda else 2**25, device=device)
+    side = 8192 if cuda else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
 
     def best(work) -> float:
@@ -254,38 +339,49 @@ def floors(model, trajectories, group: int, bytes_s: float, ops_s: float) -> dic
     The update runs forward and backward (to the inputs: the weights are frozen) over each distinct token; the
     pictures have been seen in the rollout.
     """
-    text, vision = (
-        sum(p.numel() for module in part for p in module.parameters())
-        for part in ([*model.model.language_model.layers, model.lm_head], [model.model.visual])
-    )
+    text = weights_in(*model.model.language_model.layers, model.lm_head)
+    vision = weights_in(model.model.visual)
     heads = trajectories[::group]
     shown = [t.images[0] for t in heads] + [crop for t in trajectories for crop in t.images[1:]]
-    given = sum(len(t.prompt_ids) for t in heads) + sum(t.sampled.count(0) for t in trajectories)
+    patches = sum(picture.width * picture.height // 196 for picture in shown)
+    given = sum(len(t.prompt_ids) for t in heads) + sum(
+        t.sampled.count(0) for t in trajectories
+    )
     written = [t.sampled.count(1) for t in trajectories]
-    see = 2 * vision * sum(p.width * p.height // 196 for p in shown) / ops_s
-    write = max(max(written) * text * model.dtype.itemsize / bytes_s, 2 * text * sum(written) / ops_s)
-    update = 4 * text * (given + sum(written)) / ops_s
-    return {"rollout": see + 2 * text * given / ops_s + write, "update": update}
+    seconds_to_see = 2 * vision * patches / ops_s
+    seconds_to_read = 2 * text * given / ops_s
+    seconds_to_load = max(written) * text * model.dtype.itemsize / bytes_s
+    seconds_to_write = max(seconds_to_load, 2 * text * sum(written) / ops_s)
+    return {
+        "rollout": seconds_to_see + seconds_to_read + seconds_to_write,
+        "update": 4 * text * (given + sum(written)) / ops_s,
+    }
 
 
-def update(trainer, batch: dict, parts: int, optimizer) -> None:
-    """Forward, backward and optimiser step over a batch in `parts` micro-batches."""
-    trainer.current_gradient_accumulation_steps = parts
-    for piece in trl_utils.split_tensor_dict(trl_utils.split_pixel_values_by_grid(batch), parts):
-        trainer.compute_loss(trainer.model, trl_utils.unsplit_pixel_values_by_grid(piece)).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+def weights_in(*modules) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def build(knobs: Knobs, run: Path):
     """Both trainers on models of equal weights, the samples, and the script."""
-    look, turn = knobs.look_tokens * 784, 2 * knobs.thought + 60
-    own = train.Knobs(model=knobs.model, prompts=knobs.prompts, group=knobs.group, show_every=10**9)
-    own = replace(own, look_pixels=look, crop_pixels=knobs.crop_tokens * 784, max_turns=knobs.zooms + 1)
-    most = (knobs.zooms + 1) * (turn + 2 * knobs.crop_tokens + 100)
-    own = replace(own, max_turn_tokens=turn, max_tokens=most, micro_batch=knobs.micro_batch)
+    look = knobs.look_tokens * 784
+    turn = 2 * knobs.thought + 60
+    own = train.Knobs(
+        model=knobs.model,
+        prompts=knobs.prompts,
+        group=knobs.group,
+        micro_batch=knobs.micro_batch,
+        show_every=10**9,
+        look_pixels=look,
+        crop_pixels=knobs.crop_tokens * 784,
+        max_turns=knobs.zooms + 1,
+        max_turn_tokens=turn,
+        max_tokens=(knobs.zooms + 1) * (turn + 2 * knobs.crop_tokens + 100),
+    )
     samples = load("toy", limit=knobs.prompts, seed=knobs.seed)
-    samples = [replace(sample, image=sample.open()) for sample in samples]  # drawing does not count
+    samples = [
+        replace(sample, image=sample.open()) for sample in samples
+    ]  # drawing does not count
     weights = {"random_weights": knobs.random_weights, "layers": knobs.layers}
     ours = train.build_trainer(own, *load_model(knobs.model, **weights), samples, run)
     ours.state.global_step = 1  # step 0 would write pictures
@@ -294,99 +390,142 @@ def build(knobs: Knobs, run: Path):
     settings = {name: getattr(ours.args, name) for name in names.split()}
     stock = stock_trainer(knobs, *load_model(knobs.model, **weights), samples, settings)
     shown = tools.fit(samples[0].image.size, look)
-    return ours, stock, samples, make_plan(knobs, ours.processing_class.tokenizer, samples, shown)
+    return (
+        ours,
+        stock,
+        samples,
+        make_plan(knobs, ours.processing_class.tokenizer, samples, shown),
+    )
+
+
+class Arms:
+    """What is compared: rollouts and updates, TRL's and ours. They share the last trajectories."""
+
+    def __init__(self, knobs: Knobs, run: Path):
+        self.knobs = knobs
+        self.ours, self.stock, self.samples, self.plan = build(knobs, run)
+        self.adams = {}
+        for name, trainer in (("ours", self.ours), ("trl", self.stock)):
+            trainer.model.train()
+            trained = [p for p in trainer.model.parameters() if p.requires_grad]
+            self.adams[name] = torch.optim.AdamW(trained, lr=0.0)
+        self.groups = []
+
+    def trajectories(self) -> list:
+        return [trajectory for group in self.groups for trajectory in group]
+
+    def roll_stock(self) -> None:
+        look = self.knobs.look_tokens * 784
+        stock_rollout(self.stock, self.samples, look, self.plan, self.knobs.group)
+
+    def roll_ours(self, engine: str) -> None:
+        self.ours.knobs.engine = engine
+        tape, choose = scripted(self.plan, self.samples, self.knobs.group)
+        with tape, choose:
+            self.groups = self.ours.sample_groups(self.samples)
+
+    def prepare_updates(self) -> None:
+        """Micro-batches for both; TRL's would have been made of its own rollout, so that does not count."""
+        trajectories = self.trajectories()
+        batch = stock_batch(trajectories, self.ours.processing_class, self.ours.model.device)
+        self.stock_parts = split_stock_batch(batch, len(trajectories) // self.knobs.micro_batch)
+        self.parts = train.split_groups(self.groups, self.knobs.micro_batch)
+
+    def update_stock(self) -> None:
+        update(self.stock, self.stock_parts, self.adams["trl"])
+
+    def update_ours(self) -> None:
+        update(self.ours, self.parts, self.adams["ours"])
 
 
 def compare(knobs: Knobs, run: Path) -> dict:
     """All arms in turn, several times."""
-    (ours, stock, samples, plan), kept, plain = build(knobs, run), {}, rollout.rollout
-    rows = [{"prompt": "", "index": i} for i in range(knobs.prompts) for _ in range(knobs.group)]
-
-    def keep(*args, **kwargs):
-        kept["trajectories"] = plain(*args, **kwargs)
-        return kept["trajectories"]
-
-    def roll(engine):
-        ours.knobs.engine = engine
-        tape, choose = scripted(plan, samples, knobs.group)
-        with tape, choose, patch.object(train, "rollout", keep):
-            kept["ours"] = ours._generate_and_score_completions(rows)
-
-    def optimizer(trainer):
-        return torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], lr=0.0)
-
-    parts, look = knobs.prompts * knobs.group // knobs.micro_batch, knobs.look_tokens * 784
-    adams = {"trl": (stock, optimizer(stock)), "ours": (ours, optimizer(ours))}
-    arms = [("rollout", "trl", lambda: stock_rollout(stock, samples, look, plan, knobs.group))]
-    arms += [("rollout", engine, lambda engine=engine: roll(engine)) for engine in rollout.ENGINES]
-    arms += [
-        ("update", name, lambda name=name, pair=pair: update(pair[0], kept[name], parts, pair[1]))
-        for name, pair in adams.items()
-    ]
-    for trainer in (ours, stock):
-        trainer.model.train()
+    arms = Arms(knobs, run)
+    work = [("rollout", "trl", arms.roll_stock)]
+    work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in rollout.ENGINES]
+    work += [("update", "trl", arms.update_stock), ("update", "ours", arms.update_ours)]
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
-    for repeat in range(knobs.repeats + 1):  # the first warms up and counts: in one process, to see it all
-        ours.knobs.threads = knobs.threads if repeat else 1
+    for repeat in range(
+        knobs.repeats + 1
+    ):  # the first warms up and counts: in one process, to see it all
+        arms.ours.knobs.threads = knobs.threads if repeat else 1
         # What a graph replays no hook sees; one that has failed is not tried again.
-        rollout.Slots.graphs = repeat == 1 or repeat > 1 and rollout.Slots.graphs
-        for kind, name, work in arms:
-            if (kind, name) == ("update", "trl"):  # our batch holds features in place of pixels
-                shown = [picture for t in kept["trajectories"] for picture in t.images]
-                pixels = ours.processor.image_processor(shown, return_tensors="pt")
-                kept["trl"] = kept["ours"] | pixels.to(ours.model.device)
+        SlotEngine.use_graphs = repeat == 1 or (repeat > 1 and SlotEngine.use_graphs)
+        for kind, name, run_arm in work:
+            if (kind, name) == ("update", "trl"):
+                arms.prepare_updates()
             taken = {}
-            with measured((stock if name == "trl" else ours).model.get_base_model(), taken):
-                work()
+            trainer = arms.stock if name == "trl" else arms.ours
+            with measured(trainer.model.get_base_model(), taken):
+                run_arm()
             for figure, value in taken.items():
                 if (figure in ("seconds", "peak_mb")) == (repeat > 0):
                     figures[kind][name][figure].append(value)
         print(f"repeat {repeat} of {knobs.repeats}", file=sys.stderr, flush=True)
-    bare = ours.model.get_base_model()
-    speed = device_speed(bare.device, bare.dtype)
+    bare = arms.ours.model.get_base_model()
+    bytes_s, ops_s = device_speed(bare.device, bare.dtype)
+    trajectories = arms.trajectories()
+    medians = {"rollout": {}, "update": {}}
+    seconds = {"rollout": {}, "update": {}}
+    for kind, by_name in figures.items():
+        for name, taken in by_name.items():
+            medians[kind][name] = {figure: median(values) for figure, values in taken.items()}
+            seconds[kind][name] = taken["seconds"]
     return {
-        "figures": {
-            kind: {name: {k: median(v) for k, v in taken.items()} for name, taken in arms.items()}
-            for kind, arms in figures.items()
-        },
-        "seconds": {kind: {n: t["seconds"] for n, t in arms.items()} for kind, arms in figures.items()},
-        "floor_seconds": floors(bare, kept["trajectories"], knobs.group, *speed),
-        "device_bytes_s": speed[0],
-        "device_ops_s": speed[1],
-        "trajectories": len(plan),
-        "model_tokens": sum(sum(t.sampled) for t in kept["trajectories"]),
-        "crops": sum(len(t.boxes) for t in kept["trajectories"]),
+        "figures": medians,
+        "seconds": seconds,
+        "floor_seconds": floors(bare, trajectories, knobs.group, bytes_s, ops_s),
+        "device_bytes_s": bytes_s,
+        "device_ops_s": ops_s,
+        "trajectories": len(trajectories),
+        "model_tokens": sum(sum(t.sampled) for t in trajectories),
+        "crops": sum(len(t.boxes) for t in trajectories),
     }
 
 
 def report(result: dict) -> str:
     """The two tables, as Markdown."""
-    columns, lines = {"rollout": {}, "update": {}}, []
-    columns["rollout"] = {
-        "trajectories/s": lambda row: f"{result['trajectories'] / row['seconds']:.1f}",
-        "model tokens/s": lambda row: f"{result['model_tokens'] / row['seconds']:.0f}",
-        "decode steps": lambda row: f"{row['decode_steps']:.0f}",
-    }
+    lines = []
     for kind, arms in result["figures"].items():
-        floor, trl = result["floor_seconds"][kind], arms["trl"]["seconds"]
-        head = [kind, *columns[kind], "prefill tokens", "pictures encoded", "peak MB", "s"]
+        floor = result["floor_seconds"][kind]
+        trl = arms["trl"]["seconds"]
+        head = [kind, "prefill tokens", "pictures encoded", "peak MB", "s"]
         head += ["times TRL's speed", "times the floor"]
-        lines += ["", "".join(f"| {cell} " for cell in head) + "|"]
-        lines.append("|---|" + "---:|" * (lines[-1].count("|") - 2))
+        if kind == "rollout":
+            head[1:1] = ["trajectories/s", "model tokens/s", "decode steps"]
+        lines += ["", markdown_row(head), "|---|" + "---:|" * (len(head) - 1)]
         for name, row in arms.items():
-            cells = [name, *(cell(row) for cell in columns[kind].values()), f"{row['prefill_tokens']:.0f}"]
-            cells += [f"{row.get('pictures', 0):.0f}", f"{row['peak_mb']:.0f}", f"{row['seconds']:.2f}"]
-            cells += [f"{trl / row['seconds']:.1f}", f"{row['seconds'] / floor:.1f}"]
-            lines.append("".join(f"| {cell} " for cell in cells) + "|")
+            seconds = row["seconds"]
+            cells = [name, f"{row['prefill_tokens']:.0f}", f"{row.get('pictures', 0):.0f}"]
+            cells += [f"{row['peak_mb']:.0f}", f"{seconds:.2f}", f"{trl / seconds:.1f}"]
+            cells.append(f"{seconds / floor:.1f}")
+            if kind == "rollout":
+                rates = [f"{result['trajectories'] / seconds:.1f}"]
+                rates += [
+                    f"{result['model_tokens'] / seconds:.0f}",
+                    f"{row['decode_steps']:.0f}",
+                ]
+                cells[1:1] = rates
+            lines.append(markdown_row(cells))
     return "\n".join(lines[1:])
+
+
+def markdown_row(cells: list[str]) -> str:
+    return "".join(f"| {cell} " for cell in cells) + "|"
 
 
 def main() -> None:
     knobs, _ = parse(Knobs, sys.argv[1:], __doc__)
     tiny = knobs.model == "tiny"
-    for name, small, large in (("thought", 12, 100), ("look_tokens", 16, 1000), ("crop_tokens", 16, 500)):
+    for name, small, large in (
+        ("thought", 12, 100),
+        ("look_tokens", 16, 1000),
+        ("crop_tokens", 16, 500),
+    ):
         setattr(knobs, name, getattr(knobs, name) or (small if tiny else large))
-    knobs.micro_batch = knobs.micro_batch or (min(64, knobs.prompts * knobs.group) if tiny else knobs.group)
+    knobs.micro_batch = knobs.micro_batch or (
+        min(64, knobs.prompts * knobs.group) if tiny else knobs.group
+    )
     if knobs.prompts * knobs.group % knobs.micro_batch:
         fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group")
     if not 0 <= knobs.least_zooms <= knobs.zooms:
@@ -395,20 +534,21 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         result = compare(knobs, Path(folder))
-    seconds, cuda = {k: v["trl"]["seconds"] for k, v in result["figures"].items()}, torch.cuda.is_available()
-    ratios = {
-        kind: {name: seconds[kind] / row["seconds"] for name, row in arms.items()}
-        for kind, arms in result["figures"].items()
-    }
+    cuda = torch.cuda.is_available()
+    rollouts = result["figures"]["rollout"]
+    updates = result["figures"]["update"]
+    trl = rollouts["trl"]["seconds"]
     head = {
-        "rollout_vs_trl": {engine: ratios["rollout"][engine] for engine in rollout.ENGINES},
-        "update_vs_trl": ratios["update"]["ours"],
+        "rollout_vs_trl": {
+            engine: trl / rollouts[engine]["seconds"] for engine in rollout.ENGINES
+        },
+        "update_vs_trl": updates["trl"]["seconds"] / updates["ours"]["seconds"],
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {knobs.threads} threads",
         "knobs": asdict(knobs),
     }
     print(report(result))
     if knobs.json:
-        Path(knobs.json).write_text(json.dumps(head | result, indent=1) + "\n")
+        write_json(Path(knobs.json), head | result)
         print(f"written: {knobs.json}")
 
 

@@ -15,7 +15,10 @@ import datasets
 from huggingface_hub import snapshot_download
 from PIL import Image, ImageOps
 
-Image.MAX_IMAGE_PIXELS = 300_000_000  # scans and panoramas of 200 megapixels are no attack
+from toy.world import draw_questions
+
+# Pillow takes very large pictures for decompression bombs; scans and panoramas have 200 megapixels.
+Image.MAX_IMAGE_PIXELS = 300_000_000
 
 Box = tuple[float, float, float, float]
 
@@ -25,7 +28,9 @@ class Sample:
     """One question about one picture."""
 
     id: str
-    image: str | bytes | Image.Image | Callable[[], Image.Image]  # decoded or drawn only by open()
+    image: (
+        str | bytes | Image.Image | Callable[[], Image.Image]
+    )  # decoded or drawn only by open()
     question: str  # without options and without prompt boiler-plate
     answer: str  # gold: text, the right option's text, a number ...
     options: tuple[str, ...] = ()
@@ -33,6 +38,7 @@ class Sample:
     source: str = "toy"
     tool: bool = True  # False: a single turn without the zoom prompt (ThinkLite rows)
     meta: dict = field(default_factory=dict)
+    drawn: bool = False  # by the toy, when it is opened: such a picture can always be read
 
     def open(self) -> Image.Image:
         """The picture: RGB, upright (EXIF orientation applied). Raises ValueError that names the sample."""
@@ -42,11 +48,17 @@ class Sample:
             elif isinstance(self.image, Image.Image):
                 picture = self.image
             else:
-                picture = Image.open(io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image)
-            if picture.mode.startswith("I"):  # 16 bits a pixel: a plain conversion would clip them to white
+                picture = Image.open(
+                    io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image
+                )
+            if picture.mode.startswith(
+                "I"
+            ):  # 16 bits a pixel: a plain conversion would clip them to white
                 picture = picture.convert("I").point(lambda v: v / 256).convert("L")
             return ImageOps.exif_transpose(picture).convert("RGB")
-        except Exception as error:  # PIL raises half a dozen kinds; which one does not matter to the user
+        except (
+            Exception
+        ) as error:  # PIL raises half a dozen kinds; which one does not matter to the user
             raise ValueError(
                 f"sample {self.id}: its picture can't be read ({type(error).__name__}: {error})"
             ) from error
@@ -70,7 +82,12 @@ TEST_SHARE = 20  # one in so many rows is held out of training
 
 
 def load(
-    name: str, *, split: str | None = None, limit: int | None = None, seed: int = 0, root: str | None = None
+    name: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    root: str | None = None,
 ) -> list[Sample]:
     """The samples of a data set; pictures are read when they are opened.
 
@@ -84,10 +101,11 @@ def load(
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")
     if name in ("toy", "toy-mixture"):
-        from toy.world import samples  # here, because the toy builds on this module
-
-        limit = 1000 if limit is None else limit
-        return samples(limit, seed=seed, split=split or "train", mixture=name == "toy-mixture")
+        count = 1000 if limit is None else limit
+        rows = draw_questions(
+            count, seed=seed, split=split or "train", mixture=name == "toy-mixture"
+        )
+        return [Sample(drawn=True, source=name, **row) for row in rows]
     if name == "deepeyes":
         rows = deepeyes(find_folder(root, DEEPEYES))
     elif name == "seal":
@@ -95,7 +113,9 @@ def load(
     elif Path(name).is_dir():
         rows = folder_rows(Path(name))
     else:
-        raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
+        raise ValueError(
+            f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder"
+        )
     kept = collect(rows, name)
     if split:
         held_out = [zlib.crc32(sample.id.encode()) % TEST_SHARE == 0 for sample in kept]
@@ -118,7 +138,14 @@ def collect(rows, name: str) -> list[Sample]:
             for sample in made:
                 check(sample)
             kept += made
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            StopIteration,
+        ) as error:
             bad.append({"row": place, "reason": f"{type(error).__name__}: {error}"})
     report = Path("runs") / f"bad-rows-{Path(name).name}.jsonl"
     if bad:
@@ -126,7 +153,9 @@ def collect(rows, name: str) -> list[Sample]:
         report.write_text("".join(json.dumps(row) + "\n" for row in bad))
         print(f"{name}: {len(bad)} bad rows left out, named in {report}; {len(kept)} kept")
     if not kept:
-        raise ValueError(f"data set {name!r} has no usable row" + (f"; see {report}" if bad else ""))
+        raise ValueError(
+            f"data set {name!r} has no usable row" + (f"; see {report}" if bad else "")
+        )
     return kept
 
 
@@ -139,9 +168,8 @@ def opened(sample: Sample) -> Sample | None:
 
 
 def readable(samples: list[Sample]) -> list[Sample]:
-    """The samples whose pictures can be read, as they are; the toy's, drawn when opened, always can."""
-    drawn = [getattr(getattr(s.image, "func", None), "__module__", "") == "toy.world" for s in samples]
-    return [sample for sample, toy in zip(samples, drawn) if toy or opened(sample)]
+    """The samples whose pictures can be read, as they are."""
+    return [sample for sample in samples if sample.drawn or opened(sample)]
 
 
 def check(sample: Sample) -> None:
@@ -192,7 +220,9 @@ def cell_picture(rows, number: int, column: str, folder: Path | None = None):
         cell = cell["bytes"] or cell["path"]
     if isinstance(cell, str):
         coded = "." not in cell  # a path has a suffix, base64 no dot
-        return Image.open(io.BytesIO(base64.b64decode(cell)) if coded else Path(folder or "", cell))
+        return Image.open(
+            io.BytesIO(base64.b64decode(cell)) if coded else Path(folder or "", cell)
+        )
     return Image.open(io.BytesIO(cell)) if isinstance(cell, bytes) else cell
 
 
@@ -210,7 +240,9 @@ def deepeyes(folder: Path):
             question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
             tool = row["data_source"] != "thinklite_eureka"
             question = question.replace("<image>", "")
-            question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
+            question = (
+                question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
+            )
             return Sample(
                 id=f"{file.stem}-{number}",
                 image=partial(cell_picture, rows, number, "images"),
@@ -220,7 +252,9 @@ def deepeyes(folder: Path):
                 tool=tool,
             )
 
-        yield from ((f"{file.name}, row {number}", partial(make, number)) for number in range(len(rows)))
+        yield from (
+            (f"{file.name}, row {number}", partial(make, number)) for number in range(len(rows))
+        )
 
 
 def seal(folder: Path):
@@ -230,7 +264,12 @@ def seal(folder: Path):
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
 
     def make(row, name):
-        question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
+        question = (
+            row["conversations"][0]["value"]
+            .split("<object>.\n")[-1]
+            .replace("<image>", "")
+            .strip()
+        )
         corners = [target["bbox"] for target in row["target_instances"]]
         picture = folder / row["image"]
         if not picture.exists():
@@ -289,11 +328,17 @@ def folder_rows(folder: Path):
         texts = rows.remove_columns("image")
         for number in range(len(rows)):
             image = partial(cell_picture, rows, number, "image")
-            yield f"{file.name}, row {number}", lambda n=number, i=image, t=texts: make(t[n], i, f"{n}")
+            yield (
+                f"{file.name}, row {number}",
+                lambda n=number, i=image, t=texts: make(t[n], i, f"{n}"),
+            )
     for file in lines if not tables else ():
         for number, line in enumerate(file.read_text().split("\n")):
             if line.strip():
-                yield f"{file.name}, line {number + 1}", partial(make_line, line, f"{file.stem}-{number}")
+                yield (
+                    f"{file.name}, line {number + 1}",
+                    partial(make_line, line, f"{file.stem}-{number}"),
+                )
 
 
 def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:
@@ -304,16 +349,26 @@ def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:
     'aaaaaaaaaabbbbbbbbbb'
     """
     try:
-        wanted = {name: float(share) for name, share in (part.split(":") for part in ratio.split(","))}
+        wanted = {
+            name: float(share) for name, share in (part.split(":") for part in ratio.split(","))
+        }
     except ValueError:
-        raise ValueError(f"a ratio between sources looks like vstar:47,chart:30, not {ratio!r}") from None
+        raise ValueError(
+            f"a ratio between sources looks like vstar:47,chart:30, not {ratio!r}"
+        ) from None
     by_source = defaultdict(list)
     for sample in samples:
         by_source[sample.source].append(sample)
     if unknown := set(wanted) - set(by_source):
-        raise ValueError(f"no samples of source {', '.join(sorted(unknown))}, only of {', '.join(by_source)}")
+        raise ValueError(
+            f"no samples of source {', '.join(sorted(unknown))}, only of {', '.join(by_source)}"
+        )
     scale = min(len(by_source[name]) / share for name, share in wanted.items() if share)
     rng = random.Random(seed)
-    result = [s for name, share in wanted.items() for s in rng.sample(by_source[name], int(scale * share))]
+    result = [
+        s
+        for name, share in wanted.items()
+        for s in rng.sample(by_source[name], int(scale * share))
+    ]
     rng.shuffle(result)
     return result

@@ -10,6 +10,7 @@ there) and report.html. --data is one of the paper's benchmarks, from the Hub or
 set of train.py, of which the held-out part is asked.
 """
 
+import copy
 import gc
 import json
 import math
@@ -17,225 +18,102 @@ import random
 import re
 import subprocess
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import torch
 import transformers
 from tqdm import tqdm
 
 import tools
-from benchmarks import NOTES, PUBLISHED, REASONING, SCORES, TABLES, grade, load_benchmark
+from benchmarks import BENCHMARKS, grade, load_benchmark
 from data import Sample, load, opened, readable
 from judge import Judge
-from knobs import BIG, fail, knob, parse, run_command, write_json
-from model import load_model, resolve
-from report import iou, make_page, rewrite, store_trajectory
-from rollout import ARMS, Trajectory, pixel_budgets, rollout
+from knobs import (
+    LIMITS,
+    Limits,
+    check_at_least,
+    fail,
+    fill_limits,
+    knob,
+    parse,
+    read_json,
+    rollout_limits,
+    run_command,
+    usual_limits,
+    write_json,
+)  # fmt: skip
+from model import load_model, pixel_budgets, resolve
+from report import make_page
+from runs import append_rows, keep_rows, store_trajectory
+from scores import (
+    ARMS,
+    EVAL_SEED,
+    answer_questions,
+    compare_arms,
+    make_record,
+    mean,
+    score_table,
+    summarise_by_kind,
+)  # fmt: skip
 
-# "forced": the call is opened for the model, the box is its own. Tells *where* it zooms apart from *whether*.
-ALL_ARMS = (*ARMS, "forced")
-# The knobs of a rollout that train.py and eval.py must share for their scores to be comparable.
-LIMITS = ("look_pixels", "crop_pixels", "max_turns", "max_turn_tokens", "max_tokens", "batch")
-EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 # Options that speak of others keep their places ("both of them", "none of the above", "B or C").
 POINTING = re.compile(
     r"\b[A-E] (?:and|or) [A-E]\b|\b(?:all|none|both|neither|any|either) of\b|\b(?:both|neither|none)\W*$"
     r"|\b(?:of|the) (?:above|below)\W*$",
     re.I,
 )
-SHOWN = 60  # questions whose trajectories the page shows, all arms side by side
-
-
-def best_iou(trajectory: Trajectory) -> float | None:
-    """Mean over the delivered crops of the IoU with the nearest target; None without crops or targets."""
-    targets = trajectory.sample.boxes
-    if not targets or not trajectory.boxes:
-        return None
-    return fmean(max(iou(box, target) for target in targets) for box in trajectory.boxes)
-
-
-def holds(trajectory: Trajectory) -> bool:
-    """Is all that has to be read (`meta["glyphs"]`, else the target boxes) wholly inside some crop?"""
-    wanted = trajectory.sample.meta.get("glyphs") or trajectory.sample.boxes
-    return all(
-        any(b[0] <= x1 and b[1] <= y1 and b[2] >= x2 and b[3] >= y2 for b in trajectory.boxes)
-        for x1, y1, x2, y2 in wanted
-    )
-
-
-def mean(values) -> float | None:
-    values = [v for v in values if v is not None]
-    return fmean(values) if values else None
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of n.
-
-    >>> [round(v, 3) for v in wilson(0.9, 100)], [round(v, 3) for v in wilson(0.0, 10)]
-    ([0.826, 0.945], [0.0, 0.278])
-    """
-    center, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (center - spread) / (1 + z * z / n)), min(1.0, (center + spread) / (1 + z * z / n))
-
-
-def mcnemar(only_one: int, only_other: int) -> float:
-    """The exact two-sided p of McNemar's test, from the questions that only one of two arms got right.
-
-    >>> round(mcnemar(8, 1), 4), mcnemar(0, 0)
-    (0.0391, 1.0)
-    """
-    n = only_one + only_other
-    tail = sum(math.comb(n, k) for k in range(min(only_one, only_other) + 1)) / 2**n
-    return min(1.0, 2 * tail)
-
-
-# --------------------------------------------------------------------------------------------------
-# Answers -> records -> scores.
-
-
-def record(name: str, trajectory: Trajectory, arm: str, repeat: int = 0, judge=None) -> dict:
-    """What is kept of an answer; every score is made from these."""
-    t = trajectory
-    row = {"arm": arm, "repeat": repeat, "id": t.sample.id, "gold": t.sample.answer, "answer": t.answer}
-    row |= {"options": t.sample.options, "meta": t.sample.meta, "stop": t.stop, "turns": t.turns}
-    row |= {"boxes": t.boxes, "errors": len(t.errors), "tokens": sum(t.sampled), "iou": best_iou(t)}
-    row["holds"] = holds(t) if t.boxes and t.sample.boxes else None
-    return row | grade(name, t, judge)
-
-
-def group_of(row: dict):
-    return row["meta"].get("group", row["id"])
-
-
-def summary(records: list[dict]) -> dict:
-    """Accuracy with its 95 % interval, share that zoomed, crops, IoU and whole targets, and the two signs of
-    a guess: unanswered questions, and the share of the option that is chosen most. The interval counts groups
-    (rotations, variants, sentences of one question) and repeats as one: they are no new questions."""
-    n, right = len({row["id"] for row in records}), fmean(row["right"] for row in records)
-    independent = len({group_of(row) for row in records})
-    said = Counter(row["said"] for row in records if isinstance(row["said"], str))
-    by_question = defaultdict(list)
-    for row in records:
-        by_question[row["id"]].append(row["right"])
-    result = {"n": n, "accuracy": right, "interval": wilson(right, independent)}
-    if len(records) > n:
-        result["pass"] = fmean(map(any, by_question.values()))
-    return result | {
-        "tool_rate": mean(bool(row["boxes"]) for row in records),
-        "crops": mean(len(row["boxes"]) for row in records),
-        "iou": mean(row["iou"] for row in records),
-        "holds": mean(row["holds"] for row in records),
-        "tokens": mean(row["tokens"] for row in records),
-        "errors": mean(row["errors"] for row in records),
-        "unanswered": mean(row["answer"] is None for row in records),
-        "favourite": max(said.values()) / len(records) if said else None,
-    }
-
-
-def by_kind(records: list[dict]) -> dict[str, dict]:
-    """The summary of all, and of every `meta["kind"]`."""
-    kinds = defaultdict(list)
-    for row in records:
-        kinds["all"].append(row)
-        if kind := row["meta"].get("kind"):
-            kinds[str(kind)].append(row)
-    return {kind: summary(rows) for kind, rows in sorted(kinds.items())}
-
-
-def paired(records: list[dict], one: str, other: str) -> dict | None:
-    """The same questions in two arms, first answers: what each got right alone, and McNemar's test, in
-    which a group counts once, for the arm that got more of it right."""
-    right = defaultdict(dict)
-    for row in records:
-        if not row["repeat"]:
-            right[row["arm"]][row["id"]] = row["right"], group_of(row)
-    shared = right[one].keys() & right[other].keys()
-    if not shared:
-        return None
-    ahead, gain, harm = Counter(), 0, 0
-    for i in shared:
-        (mine, group), (theirs, _) = right[one][i], right[other][i]
-        gain, harm = gain + (mine and not theirs), harm + (theirs and not mine)
-        ahead[group] += mine - theirs
-    p = mcnemar(sum(v > 0 for v in ahead.values()), sum(v < 0 for v in ahead.values()))
-    n = len(shared)
-    return {"n": n, "gain": gain / n, "harm": harm / n, "difference": (gain - harm) / n, "p": p}
-
-
-def answers(model, processor, samples, *, arm: str, seed=0, temperature=0.0, **more) -> list[Trajectory]:
-    more |= {"tool": "on" if arm == "forced" else arm, "force_call": arm == "forced"}
-    return rollout(model, processor, samples, temperature=temperature, seed=seed, **more)
-
-
-def evaluate(model, processor, samples: list[Sample], arm: str, *, judge=None, **rollout_knobs) -> dict:
-    """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
-    trajectories = answers(model, processor, samples, arm=arm, **rollout_knobs)
-    return by_kind([record("", t, arm, judge=judge) for t in trajectories])
-
-
-def table(result: dict) -> str:
-    """The arms as a text table, accuracy (and share that zoomed) by kind of question."""
-    kinds = sorted(set().union(*result.values()), key=lambda kind: (kind != "all", kind))
-    widths = [max(15, len(kind) + 2) for kind in kinds]
-    head = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths))
-    lines = [f"{'arm':<16}{'n':>6}{head}{'95 % of all':>16}{'IoU':>7}{'whole':>7}{'none':>7}{'same':>7}"]
-    for arm, kind in result.items():
-        cells = [
-            f"{kind[k]['accuracy']:.3f} ({kind[k]['tool_rate']:.2f})" if k in kind else "-" for k in kinds
-        ]
-        cells = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
-        aim, whole = kind.get("read", kind["all"]), kind["all"]
-        interval = "{:.3f}-{:.3f}".format(*whole["interval"]) if "interval" in whole else "-"
-        rest = (aim["iou"], aim["holds"], whole.get("unanswered"), whole.get("favourite"))
-        rest = "".join(f"{'-' if v is None else format(v, '.2f'):>7}" for v in rest)
-        lines.append(f"{arm:<16}{whole['n']:>6}{cells}{interval:>16}{rest}")
-    aimed = "read questions" if "read" in kinds else "all"
-    legend = "accuracy (share that zoomed). IoU of crops and targets; whole: all there is to read is in the"
-    legend += (
-        f" crops ({aimed}).\nnone: share without an answer. same: of the option said most (near 1: a guess)"
-    )
-    return "\n".join([*lines, legend])
+PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
 def own_scores(name: str, records: list[dict]) -> dict:
     """The benchmark's own scores, means over the repeats."""
-    repeats = [[row for row in records if row["repeat"] == k] for k in sorted({r["repeat"] for r in records})]
-    scores = [SCORES[name](rows) for rows in repeats]
+    scores = []
+    for repeat in sorted({record["repeat"] for record in records}):
+        rows = [record for record in records if record["repeat"] == repeat]
+        scores.append(BENCHMARKS[name].scores(rows))
     return {key: mean(each.get(key) for each in scores) for key in scores[0]}
 
 
-def results(name: str, records: list[dict], protocol: dict) -> dict:
+def make_result(name: str, records: list[dict], protocol: dict) -> dict:
     """All there is to say about the records, as it goes to eval.json."""
-    arms = list(dict.fromkeys(row["arm"] for row in records))
-    own = {arm: [row for row in records if row["arm"] == arm] for arm in arms}
-    result = {"protocol": protocol, "arms": {arm: by_kind(rows) for arm, rows in own.items()}}
-    if name in SCORES:
-        result["scores"] = {arm: own_scores(name, rows) for arm, rows in own.items()}
-    one = "on" if "on" in arms else arms[0]
-    pairs = {f"{one} against {arm}": paired(records, one, arm) for arm in arms if arm != one}
-    result["paired"] = {pair: found for pair, found in pairs.items() if found}
-    if name in NOTES:
-        result["note"] = NOTES[name]
-    if name in PUBLISHED:
-        result["published, percent, not measured here"] = PUBLISHED[name]
+    by_arm = defaultdict(list)
+    for record in records:
+        by_arm[record["arm"]].append(record)
+    result = {"protocol": protocol}
+    result["arms"] = {arm: summarise_by_kind(rows) for arm, rows in by_arm.items()}
+    benchmark = BENCHMARKS.get(name)
+    if benchmark and benchmark.scores:
+        result["scores"] = {arm: own_scores(name, rows) for arm, rows in by_arm.items()}
+    one = "on" if "on" in by_arm else next(iter(by_arm))
+    result["paired"] = {}
+    for other in by_arm:
+        compared = compare_arms(records, one, other) if other != one else None
+        if compared:
+            result["paired"][f"{one} against {other}"] = compared
+    if benchmark:
+        result["note"] = benchmark.note
+        figures = dict(zip(("Qwen2.5-VL-7B", "DeepEyes-7B"), benchmark.published))
+        result["published, percent, not measured here"] = figures
     return result
 
 
-def report_text(result: dict) -> str:
+def result_text(result: dict) -> str:
     """The table, the paired answers, the benchmark's own scores, and the whole protocol."""
-    lines = [table(result["arms"])]
+    lines = [score_table(result["arms"])]
     for arm, scores in result.get("scores", {}).items():
-        lines.append(f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
+        lines.append(
+            f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
+        )
     for arm, kinds in result["arms"].items():
-        if "pass" in kinds["all"]:
+        overall = kinds["all"]
+        if "pass" in overall:
             k = result["protocol"]["repeats"]
             lines.append(
-                f"{arm}: avg@{k} {kinds['all']['accuracy']:.3f}, pass@{k} {kinds['all']['pass']:.3f}"
+                f"{arm}: avg@{k} {overall['accuracy']:.3f}, pass@{k} {overall['pass']:.3f}"
             )
     for pair, found in result["paired"].items():
         one, other = pair.split(" against ")
@@ -243,13 +121,14 @@ def report_text(result: dict) -> str:
             f"{pair}: {found['difference']:+.3f}; right with {one} alone {found['gain']:.3f}, with"
             f" {other} alone {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
         )
-    if "note" in result:
+    if result.get("note"):
         lines.append("note: " + result["note"])
     if published := result.get("published, percent, not measured here"):
-        lines.append(
-            "the paper's figures, not measured here: " + ", ".join(f"{m} {v}" for m, v in published.items())
-        )
-    lines.append("protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items()))
+        figures = ", ".join(f"{model} {value}" for model, value in published.items())
+        lines.append("the paper's figures, not measured here: " + figures)
+    lines.append(
+        "protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
+    )
     return "\n".join(lines)
 
 
@@ -258,20 +137,31 @@ def report_text(result: dict) -> str:
 
 
 @dataclass
-class Knobs:
+class Evaluation:
     model: str = knob(
-        "tiny", "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)"
+        "tiny",
+        "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)",
     )
-    data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(TABLES))
-    root: str = knob("", "folder with the files of the benchmark or data set (default: the Hub's copy)")
-    arms: str = knob("on,off,blank,random,oracle,forced", "which of " + ", ".join(ALL_ARMS))
+    data: str = knob(
+        "toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(BENCHMARKS)
+    )
+    root: str = knob(
+        "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
+    )
+    arms: str = knob(",".join(ARMS), "which of these, separated by commas")
     limit: int = knob(500, "how many questions (benchmarks: 0 is all, their default)")
-    seed: int = knob(EVAL_SEED, "picks the questions; the default are, on the toy, those of train.py")
+    seed: int = knob(
+        EVAL_SEED, "picks the questions; the default are, on the toy, those of train.py"
+    )
     repeats: int = knob(1, "answers a question: avg@k and pass@k")
     temperature: float = knob(0.0, "0 is greedy (1 if --repeats is more than 1)")
-    official_order: bool = knob(False, "options in the benchmark's order, to compare with published numbers")
+    official_order: bool = knob(
+        False, "options in the benchmark's order, to compare with published numbers"
+    )
     zoom: bool = knob(False, "offer the zoom to reasoning benchmarks, too")
-    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
+    judge: str = knob(
+        "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
+    )
     ask: list[str] = field(
         default_factory=list,
         metadata={
@@ -280,124 +170,145 @@ class Knobs:
         },
     )
     out: str = knob("", "folder of the results (default: runs/eval-MODEL-DATA)")
-    quantize: Literal["", "4bit"] = knob("", "4 bits")
-    look_pixels: int = knob(112 * 112, "pixel budget of the first look (big models: 784000)")
-    crop_pixels: int = knob(134 * 134, "pixel budget of a crop (big models: 313600)")
-    max_turns: int = knob(4, "model turns per question (big models: 5)")
-    max_turn_tokens: int = knob(48, "tokens the model may write in one turn (big models: 384)")
-    max_tokens: int = knob(320, "tokens of a whole completion, observations included (big models: 2048)")
-    engine: Literal["slots", "generate"] = knob("slots", "of the rollout")
-    batch: int = knob(256, "questions at once (big models: 64)")
-    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
 
 
-def stored_scores(file: Path) -> dict:
-    return json.loads(file.read_text()) if file.exists() else {}
+@dataclass
+class Knobs(Limits, Evaluation):
+    """The flags of this script."""
 
 
 def read_knobs(argv: list[str]) -> Knobs:
-    """Parse and check the knobs. A checkpoint's limits are those of its run, where none are given."""
+    """Parse and check the knobs."""
     knobs, given = parse(Knobs, argv, __doc__)
-    run = stored_scores(Path(knobs.model).parent / "args.json")
-    for name in set(LIMITS) - given:
-        usual = getattr(knobs, name) if knobs.model == "tiny" else BIG[name]
-        setattr(knobs, name, run.get(name, usual))
-    if unknown := set(knobs.arms.split(",")) - set(ALL_ARMS):
-        fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ALL_ARMS)}")
-    for name in (*LIMITS, "threads", "repeats"):
-        if getattr(knobs, name) < 1:
-            fail(f"--{name} must be at least 1")
+    fill_limits(knobs, given)
+    is_benchmark = knobs.data in BENCHMARKS
+    if unknown := set(knobs.arms.split(",")) - set(ARMS):
+        fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
+    check_at_least(
+        1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
+    )
+    check_at_least(1, knobs, "threads repeats")
     if not 0 <= knobs.temperature < math.inf:
         fail("--temperature must be a number from 0 (greedy) on")
-    if "batch" not in given and knobs.look_pixels > BIG["look_pixels"]:  # the cache grows with the look
-        knobs.batch = max(2, knobs.batch * BIG["look_pixels"] // knobs.look_pixels)
+    usual_look = usual_limits("").look_pixels
+    if "batch" not in given and knobs.look_pixels > usual_look:  # the cache grows with the look
+        knobs.batch = max(2, knobs.batch * usual_look // knobs.look_pixels)
     if knobs.ask and len(knobs.ask) != 2:
         fail('--ask takes a picture and a question: --ask photo.jpg "What does the sign say?"')
     if knobs.ask and not Path(knobs.ask[0]).is_file():
         fail(f"no such picture: {knobs.ask[0]}")
-    if knobs.data in TABLES and "limit" not in given:
+    if is_benchmark and "limit" not in given:
         knobs.limit = 0
-    if knobs.limit < 0 or (knobs.limit == 0 and knobs.data not in TABLES):
+    if knobs.limit < 0 or (knobs.limit == 0 and not is_benchmark):
         fail("--limit must be at least 1 (0, all questions, for benchmarks)")
     if knobs.repeats > 1 and "temperature" not in given:
         knobs.temperature = 1.0
     if knobs.repeats > 1 and not knobs.temperature:
         fail("--repeats of a greedy model are all the same: give a --temperature")
-    if knobs.data in REASONING and "arms" not in given:
+    if is_benchmark and BENCHMARKS[knobs.data].kind == "reasoning" and "arms" not in given:
         knobs.arms = "on,off" if knobs.zoom else "off"
     return knobs
 
 
-def shuffled(sample: Sample, seed: int) -> Sample:
-    """The options in an order of the sample's own; not where they are rotated already, or name each other.
+def may_shuffle(sample: Sample) -> bool:
+    """Can the options change places? Not where they are rotated already, are mere letters (of a picture), or
+    name each other.
 
-    >>> shuffled(Sample("7", b"", "Which?", "a", options=("a", "b", "c")), 0).options
-    ('a', 'c', 'b')
+    >>> may_shuffle(Sample("1", b"", "Which?", "a", options=("red", "blue")))
+    True
+    >>> may_shuffle(Sample("2", b"", "Which?", "a", options=("red", "none of the above")))
+    False
     """
     texts = [option.strip() for option in sample.options]
-    if len(texts) < 2 or sample.meta.get("fixed") or all(re.fullmatch("[A-Z]", text) for text in texts):
-        return sample
-    if any(map(POINTING.search, texts)):
-        return sample
-    order = random.Random(f"{seed}-{sample.id}").sample(sample.options, len(sample.options))
-    return replace(sample, options=tuple(order))
+    if len(texts) < 2 or sample.meta.get("fixed"):
+        return False
+    only_letters = all(re.fullmatch("[A-Z]", text) for text in texts)
+    return not only_letters and not any(map(POINTING.search, texts))
 
 
-def pick(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
+def shuffle_options(sample: Sample, seed: int) -> Sample:
+    """The options in an order of the sample's own, where they may be shuffled.
+
+    >>> shuffle_options(Sample("7", b"", "Which?", "a", options=("a", "b", "c")), 0).options
+    ('a', 'c', 'b')
+    """
+    if not may_shuffle(sample):
+        return sample
+    rng = random.Random(f"{seed}-{sample.id}")
+    return replace(sample, options=tuple(rng.sample(sample.options, len(sample.options))))
+
+
+def pick_samples(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
     """So many questions, whole groups (`meta["group"]`) together where a score needs them whole."""
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.meta.get("group", sample.id)].append(sample)
+    if not limit:
+        return [sample for group in groups.values() for sample in group]
     kept = []
-    for name in random.Random(seed).sample(list(groups), len(groups)) if limit else groups:
-        if limit and len(kept) >= limit:
+    for name in random.Random(seed).sample(list(groups), len(groups)):
+        if len(kept) >= limit:
             break
         kept += groups[name]
     return kept
 
 
-def questions(knobs: Knobs) -> list[Sample]:
+def load_questions(knobs: Knobs) -> list[Sample]:
+    """What is asked: one's own question, a benchmark's, or those held out of a data set."""
     root = knobs.root or None
     if knobs.ask:
-        return readable([Sample("ask", knobs.ask[0], knobs.ask[1], "", source="ask")])
-    if knobs.data not in TABLES:
+        picture, question = knobs.ask
+        return readable([Sample("ask", picture, question, "", source="ask")])
+    if knobs.data not in BENCHMARKS:
         return load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed, root=root)
-    samples = pick(load_benchmark(knobs.data, root), knobs.limit, knobs.seed)
+    samples = pick_samples(load_benchmark(knobs.data, root), knobs.limit, knobs.seed)
     if knobs.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
-    return samples if knobs.official_order else [shuffled(sample, knobs.seed) for sample in samples]
+    if knobs.official_order:
+        return samples
+    return [shuffle_options(sample, knobs.seed) for sample in samples]
+
+
+def options_order(knobs: Knobs, samples: list[Sample]) -> str:
+    """How the options stand, for the protocol."""
+    if not any(sample.options for sample in samples):
+        return "none"
+    if not any(map(may_shuffle, samples)):
+        return "as they stand"
+    return "official order" if knobs.official_order else "shuffled by item"
 
 
 def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     """All that a number depends on; runs of one protocol share a folder, and go on where they stopped."""
+    limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize")]
+    named = ["model", "data", "root", "arms", "seed", "repeats", *limits]
+    named += ["quantize", "temperature", "zoom", "judge", "ask"]
+    protocol = {name: getattr(knobs, name) for name in named}
+    protocol["options"] = options_order(knobs, samples)
+    protocol["engine"] = knobs.engine
+    prompts = (
+        tools.prompt("")
+        + tools.prompt("", tool=False)
+        + tools.prompt("", tool=False, boxed=True)
+    )
+    protocol["prompts"] = f"{zlib.crc32((prompts + tools.observation()).encode()):08x}"
     source = Path(resolve(knobs.model))
     weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
-    named = ("model", "data", "root", "arms", "seed", "repeats", *LIMITS)
-    protocol = {
-        name: getattr(knobs, name) for name in (*named, "quantize", "temperature", "zoom", "judge", "ask")
-    }
-    free = any(
-        shuffled(replace(s, id=f"{s.id}{i}"), 0).options != s.options for s in samples[:200] for i in range(9)
+    protocol["weights"] = max(
+        (int(file.stat().st_mtime) for file in weights), default=knobs.model
     )
-    order = "as they stand" if not free else "official order" if knobs.official_order else "shuffled by item"
-    protocol |= {"options": order if any(s.options for s in samples) else "none", "engine": knobs.engine}
-    texts = [
-        tools.prompt("", tool=True),
-        tools.prompt("", tool=False),
-        tools.prompt("", tool=False, boxed=True),
-    ]
-    protocol["prompts"] = f"{zlib.crc32(''.join([*texts, tools.observation()]).encode()):08x}"  # of tools.py
-    protocol["weights"] = max((int(file.stat().st_mtime) for file in weights), default=knobs.model)
     protocol["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return protocol | {"questions": len(samples), "commit": commit()}
+    protocol["questions"] = len(samples)
+    protocol["commit"] = commit()
+    return protocol
 
 
 def commit() -> str:
     """The commit of this code, with a mark if files have been changed since."""
-    here, run = Path(__file__).parent, partial(subprocess.run, capture_output=True, text=True)
+    git = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent)
     try:
-        name = run(["git", "rev-parse", "--short", "HEAD"], cwd=here).stdout.strip()
-        changed = run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here).stdout.strip()
+        name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     except OSError:  # no git on this machine
         return "unknown"
     return (name or "unknown") + ("-changed" if changed else "")
@@ -405,21 +316,20 @@ def commit() -> str:
 
 def make_folder(knobs: Knobs, protocol: dict) -> Path:
     """The folder of the results; a default name taken by another protocol gets a number."""
-    model = Path(knobs.model)
-    label = f"{model.parent.name}-{model.name}" if model.name.startswith("checkpoint-") else model.name
-    name = f"runs/eval-{label}-{'ask' if knobs.ask else Path(knobs.data).name}"
-    wanted, number = json.loads(json.dumps(protocol)), 1
-    while True:
-        out = Path(knobs.out or (name if number == 1 else f"{name}-{number}"))
-        before, number = stored_scores(out / "protocol.json"), number + 1
-        foreign = not before and any((out / n).exists() for n in ("args.json", "eval.json", "records.jsonl"))
-        if not foreign and before in ({}, wanted):
-            break
-        if knobs.out and foreign:
-            fail(f"{out} is the folder of another run; give another --out")
-        if knobs.out:
-            changed = ", ".join(key for key in wanted if wanted[key] != before.get(key))
-            fail(f"{out} holds answers to another protocol ({changed} differ); give another --out")
+    wanted = stored_form(protocol)
+    if knobs.out:
+        check_folder(Path(knobs.out), wanted)
+        out = Path(knobs.out)
+    else:
+        model = Path(knobs.model)
+        is_checkpoint = model.name.startswith("checkpoint-")
+        label = f"{model.parent.name}-{model.name}" if is_checkpoint else model.name
+        usual = f"runs/eval-{label}-{'ask' if knobs.ask else Path(knobs.data).name}"
+        out = Path(usual)
+        number = 2
+        while is_foreign(out) or read_json(out / "protocol.json") not in ({}, wanted):
+            out = Path(f"{usual}-{number}")
+            number += 1
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -427,11 +337,42 @@ def make_folder(knobs: Knobs, protocol: dict) -> Path:
     return out
 
 
-def attempt(ask, samples: list[Sample]) -> tuple[list, list[tuple[Sample, str]]]:
-    """What `ask` makes of some samples; where they fail together they are tried by halves."""
+def is_foreign(out: Path) -> bool:
+    """Does a folder hold results that are not of this script's doing?"""
+    if (out / "protocol.json").exists():
+        return False
+    return any((out / name).exists() for name in ("args.json", "eval.json", "records.jsonl"))
+
+
+def check_folder(out: Path, wanted: dict) -> None:
+    """End the script if the folder that was asked for holds something else."""
+    if is_foreign(out):
+        fail(f"{out} is the folder of another run; give another --out")
+    before = read_json(out / "protocol.json")
+    changed = [key for key in wanted if wanted[key] != before.get(key)]
+    if before and before != wanted:
+        fail(
+            f"{out} holds answers to another protocol ({', '.join(changed)} differ); give another --out"
+        )
+
+
+def stored_form(record: dict) -> dict:
+    """A record as it comes back from a file: tuples are lists."""
+    return json.loads(json.dumps(record))
+
+
+def attempt(answer, samples: list[Sample]) -> tuple[list, list[tuple[Sample, str]]]:
+    """What `answer` makes of some samples; where they fail together they are tried by halves.
+
+    Returns the results, and the samples that failed by themselves with the reasons.
+    """
+    if not samples:
+        return [], []
     try:
-        return (ask(samples) if samples else []), []
-    except Exception as error:  # out of memory, a picture that breaks the processor: others must not suffer
+        return answer(samples), []
+    except (
+        Exception
+    ) as error:  # out of memory, a picture that breaks the processor: others must not suffer
         reason = f"{type(error).__name__}: {error}"
     gc.collect()  # only here, where the failed attempt's frames are gone, is its memory free again
     if torch.cuda.is_available():
@@ -439,24 +380,59 @@ def attempt(ask, samples: list[Sample]) -> tuple[list, list[tuple[Sample, str]]]
     if len(samples) == 1:
         return [], [(samples[0], reason)]
     half = len(samples) // 2
-    (first, bad), (second, worse) = attempt(ask, samples[:half]), attempt(ask, samples[half:])
-    return first + second, bad + worse
+    first, first_failed = attempt(answer, samples[:half])
+    second, second_failed = attempt(answer, samples[half:])
+    return first + second, first_failed + second_failed
 
 
-def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -> list[dict]:
-    """Ask what has not been answered yet, a batch at a time; every batch is stored at once."""
-    records = rewrite(out / "records.jsonl", lambda row: True)
-    done = {(row["arm"], row["repeat"], row["id"]) for row in records}
-    rewrite(out / "trajectories.jsonl", lambda row: (row["arm"], 0, row["id"]) in done)
-    (out / "failed.jsonl").unlink(missing_ok=True)
-    jobs = [
-        (arm, repeat, start)  # batches are cut before what is done is left out: the seed is the batch's own
+class Job:
+    """A batch of questions in one arm, without those that have been answered already.
+
+    Batches are cut before these are left out: the seed is the batch's own.
+    """
+
+    def __init__(
+        self, knobs: Knobs, samples: list[Sample], arm: str, repeat: int, start: int, done: set
+    ):
+        batch = samples[start : start + knobs.batch]
+        self.arm = arm
+        self.repeat = repeat
+        self.seed = 10**6 * repeat + start
+        self.samples = [sample for sample in batch if (arm, repeat, sample.id) not in done]
+
+
+def make_jobs(knobs: Knobs, samples: list[Sample], done: set) -> list[Job]:
+    """All batches that are left; done: (arm, repeat, id) of the answers that are stored."""
+    return [
+        Job(knobs, samples, arm, repeat, start, done)
         for arm in knobs.arms.split(",")
         for repeat in range(knobs.repeats)
         for start in range(0, len(samples), knobs.batch)
     ]
-    waiting = [[s for s in samples[b : b + knobs.batch] if (a, r, s.id) not in done] for a, r, b in jobs]
-    if not any(waiting):
+
+
+def answer_job(
+    job: Job, samples: list[Sample], model, processor, knobs: Knobs, judge
+) -> list[tuple]:
+    """Trajectories of these samples in the job's arm, each with its record."""
+    settings = rollout_limits(knobs) | {"temperature": knobs.temperature, "seed": job.seed}
+    trajectories = answer_questions(model, processor, samples, job.arm, **settings)
+    answers = []
+    for trajectory in trajectories:
+        grades = grade(knobs.data, trajectory, judge)
+        answers.append((trajectory, make_record(trajectory, grades, job.arm, job.repeat)))
+    return answers
+
+
+def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -> list[dict]:
+    """Ask what has not been answered yet, a batch at a time; every batch is stored at once."""
+    records = keep_rows(out / "records.jsonl", lambda row: True)
+    done = {(record["arm"], record["repeat"], record["id"]) for record in records}
+    keep_rows(out / "trajectories.jsonl", lambda row: (row["arm"], 0, row["id"]) in done)
+    (out / "failed.jsonl").unlink(missing_ok=True)
+    jobs = make_jobs(knobs, samples, done)
+    missing = sum(len(job.samples) for job in jobs)
+    if not missing:
         return records
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
@@ -465,43 +441,44 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     write_json(out / "protocol.json", protocol)
     judge = Judge(knobs.judge, out / "judge.jsonl") if knobs.judge else None
-    limits = {name: getattr(knobs, name) for name in (*LIMITS, "engine", "temperature")} | {
-        "lanes": knobs.threads
-    }
-    shown, failed = {sample.id for sample in samples[:SHOWN]}, []
-
-    def ask(some, arm, repeat, seed):
-        trajectories = answers(model, processor, some, arm=arm, seed=seed, **limits)
-        return [(t, record(knobs.data, t, arm, repeat, judge)) for t in trajectories]
-
-    total = len(records) + sum(map(len, waiting))
-    with tqdm(total=total, initial=len(records), unit="answer") as bar:
-        for (arm, repeat, start), asked in zip(jobs, waiting):
-            batch = [s for s in map(opened, asked) if s]
-            found, bad = attempt(partial(ask, arm=arm, repeat=repeat, seed=10**6 * repeat + start), batch)
-            if bad and not found and not records:
-                raise ValueError(f"not one question of the first batch could be answered: {bad[0][1]}")
-            failed += [{"arm": arm, "id": sample.id, "reason": reason} for sample, reason in bad]
-            with (out / "records.jsonl").open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for _, row in found))
-            if failed:
-                (out / "failed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in failed))
-            for t, row in found:
-                if t.sample.id in shown and repeat == 0:
-                    show(out, t, row, processor.tokenizer)
-            records += [json.loads(json.dumps(row)) for _, row in found]
-            right = [row["right"] for row in records if row["arm"] == arm]
-            bar.update(len(asked))
-            bar.set_postfix_str(f"{arm}: {fmean(right):.3f} right" if right else "")
-            del batch, found  # with their pictures, before the next ones are opened
-    if failed:
-        print(f"{len(failed)} answers failed and are not counted; they are named in {out / 'failed.jsonl'}")
+    on_page = {sample.id for sample in samples[:PAGE_QUESTIONS]}
+    failures = 0
+    with tqdm(total=len(records) + missing, initial=len(records), unit="answer") as bar:
+        for job in jobs:
+            answer = partial(
+                answer_job, job, model=model, processor=processor, knobs=knobs, judge=judge
+            )
+            answers, failed = attempt(
+                answer, [sample for sample in map(opened, job.samples) if sample]
+            )
+            if failed and not answers and not records:
+                raise ValueError(
+                    f"not one question of the first batch could be answered: {failed[0][1]}"
+                )
+            for sample, reason in failed:
+                append_rows(
+                    out / "failed.jsonl", {"arm": job.arm, "id": sample.id, "reason": reason}
+                )
+            failures += len(failed)
+            append_rows(out / "records.jsonl", *[record for _, record in answers])
+            for trajectory, record in answers:
+                records.append(stored_form(record))
+                if trajectory.sample.id in on_page and job.repeat == 0:
+                    store_for_page(out, trajectory, record, processor.tokenizer)
+            right = [record["right"] for record in records if record["arm"] == job.arm]
+            bar.update(len(job.samples))
+            bar.set_postfix_str(f"{job.arm}: {fmean(right):.3f} right" if right else "")
+            del answers  # with their pictures, before the next ones are opened
+    if failures:
+        print(
+            f"{failures} answers failed and are not counted; they are named in {out / 'failed.jsonl'}"
+        )
     return records
 
 
 def possible_arms(knobs: Knobs, samples: list[Sample]) -> str:
     """The arms that differ for these questions."""
-    arms = knobs.arms.split(",")
+    arms = list(dict.fromkeys(knobs.arms.split(",")))
     if "oracle" in arms and not any(sample.boxes for sample in samples):
         print("no question has a target box: without the oracle arm")
         arms.remove("oracle")
@@ -510,40 +487,46 @@ def possible_arms(knobs: Knobs, samples: list[Sample]) -> str:
         arms = ["off"]
     if not arms:
         raise ValueError("no arm is left that these questions can be asked in")
-    return ",".join(dict.fromkeys(arms))
+    return ",".join(arms)
 
 
-def show(out: Path, trajectory: Trajectory, row: dict, tokenizer) -> None:
+def store_for_page(out: Path, trajectory, record: dict, tokenizer) -> None:
     """Store a trajectory for the page, its pictures at most 640 px wide."""
-    stem = "".join(c if c.isalnum() else "-" for c in trajectory.sample.id)[-80:] + "-" + row["arm"]
-    small = replace(trajectory, images=[picture.copy() for picture in trajectory.images])
+    arm = record["arm"]
+    name = "".join(c if c.isalnum() else "-" for c in trajectory.sample.id)[-80:]
+    small = copy.copy(trajectory)
+    small.images = [picture.copy() for picture in trajectory.images]
     for picture in small.images:
         picture.thumbnail((640, 640))
-    names = [f"{stem}-{i}.png" for i in range(len(small.images))]
-    reward = {"accuracy": float(row["right"]), "format": 0.0, "tool": 0.0, "total": float(row["right"])}
-    store_trajectory(
-        out, small, names, tokenizer, step=0, probe=False, arm=row["arm"], advantage=None, reward=reward
-    )
+    pictures = [f"{name}-{arm}-{i}.png" for i in range(len(small.images))]
+    right = float(record["right"])
+    reward = {"accuracy": right, "format": 0.0, "tool": 0.0, "total": right}
+    more = {"step": 0, "probe": False, "arm": arm, "advantage": None, "reward": reward}
+    store_trajectory(out, small, pictures, tokenizer, **more)
 
 
 def main(knobs: Knobs) -> None:
-    samples = questions(knobs)
+    samples = load_questions(knobs)
     if knobs.ask:
-        knobs.arms, knobs.data = "on", "ask"
+        knobs.arms = "on"
+        knobs.data = "ask"
     if not samples:
         raise ValueError(f"{knobs.data}: no question that can be asked")
     knobs.arms = possible_arms(knobs, samples)
-    out = make_folder(knobs, protocol := make_protocol(knobs, samples))
+    protocol = make_protocol(knobs, samples)
+    out = make_folder(knobs, protocol)
     records = answer_all(knobs, samples, out, protocol)
     if not records:
         raise ValueError("no question could be answered: not one of the pictures can be read")
     if knobs.ask:
         row = records[-1]
-        print("\n".join(row["turns"]) + f"\n\nanswer: {row['answer']} ({len(row['boxes'])} zooms)")
+        print(
+            "\n".join(row["turns"]) + f"\n\nanswer: {row['answer']} ({len(row['boxes'])} zooms)"
+        )
     else:
-        result = results(knobs.data, records, protocol)
+        result = make_result(knobs.data, records, protocol)
         write_json(out / "eval.json", result)
-        print(report_text(result))
+        print(result_text(result))
         print(f"scores: {out / 'eval.json'}\nanswers: {out / 'records.jsonl'}")
     print(f"page:   {make_page(out)}")
 

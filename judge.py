@@ -20,14 +20,24 @@ class Judge:
     """judge(question, gold, prediction) -> bool. Verdicts are kept in a file; if the endpoint goes down the
     rules stand alone, and that is said once."""
 
-    def __init__(self, url: str, cache: Path, model: str = "", tries: int = 3, timeout: float = 30.0):
-        self.url, self.cache, self.model, self.tries, self.timeout = url, cache, model, tries, timeout
+    def __init__(
+        self, url: str, cache: Path, model: str = "", tries: int = 3, timeout: float = 30.0
+    ):
+        self.url, self.cache, self.model, self.tries, self.timeout = (
+            url,
+            cache,
+            model,
+            tries,
+            timeout,
+        )
         self.lock, self.down, self.client = threading.Lock(), False, None
         rows = cache.read_text().splitlines() if cache.exists() else []
         self.known = dict(json.loads(row) for row in rows if row.endswith("]"))
 
     def __call__(self, question: str, gold: str, prediction: str) -> bool:
-        prompt = PROMPT.format(question=question[:4000], gold=gold[:1000], prediction=prediction[:1000])
+        prompt = PROMPT.format(
+            question=question[:4000], gold=gold[:1000], prediction=prediction[:1000]
+        )
         key = hashlib.sha256(prompt.encode()).hexdigest()
         if key not in self.known and not self.down:
             verdict = self.ask(prompt)
@@ -58,19 +68,29 @@ class Judge:
                 self.model = self.model or self.first_model()
                 # without a key of its own it would be sent the user's token for the Hub
                 key = os.environ.get("JUDGE_KEY", "none")
-                self.client = InferenceClient(base_url=self.url, api_key=key, timeout=self.timeout)
+                self.client = InferenceClient(
+                    base_url=self.url, api_key=key, timeout=self.timeout
+                )
         for attempt in range(self.tries):
             try:
                 reply = self.client.chat_completion(
-                    [{"role": "user", "content": prompt}], model=self.model, max_tokens=5, temperature=0.0
+                    [{"role": "user", "content": prompt}],
+                    model=self.model,
+                    max_tokens=5,
+                    temperature=0.0,
                 )
                 return reply.choices[0].message.content.strip().lower().startswith("yes")
-            except Exception as error:  # refused, timed out, malformed: all the same to the training
+            except (
+                Exception
+            ) as error:  # refused, timed out, malformed: all the same to the training
                 problem = error
                 time.sleep(0.5 * 2**attempt if attempt + 1 < self.tries else 0)
         with self.lock:
             if not self.down:
                 self.down = True
                 kind = type(problem).__name__
-                print(f"the judge at {self.url} can't be reached ({kind}); rules alone decide", flush=True)
+                print(
+                    f"the judge at {self.url} can't be reached ({kind}); rules alone decide",
+                    flush=True,
+                )
         return None

@@ -1,11 +1,16 @@
-"""What every script needs: its knobs, a dataclass read from the command line; errors; files written whole."""
+"""What every script needs from the command line: knobs, presets, limits, and errors in one line.
+
+Nothing heavy is imported here: a mistyped flag must not cost ten seconds.
+"""
 
 import argparse
 import json
 import logging
+import os
 import sys
-from dataclasses import field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from transformers import HfArgumentParser
 
@@ -13,13 +18,106 @@ from transformers import HfArgumentParser
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-# The limits of a rollout that other models than the tiny one start from
-BIG = {"look_pixels": 1000 * 784, "crop_pixels": 400 * 784, "max_turns": 5, "max_turn_tokens": 384}
-BIG |= {"max_tokens": 2048, "batch": 64}
-
-
 def knob(default, text: str):
+    """A field of a dataclass that is a flag of the command line, with its line in --help."""
     return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Limits:
+    """What a trajectory may cost, and how trajectories are computed: the same flags for every command.
+
+    The defaults are those of the tiny model; a preset brings its own ("big": any real Qwen2.5-VL), a
+    checkpoint those of its run.
+    """
+
+    look_pixels: int = knob(
+        112 * 112,
+        "pixels (an area) of the first look; at full size zooming brings nothing new (big: 784000)",
+    )
+    crop_pixels: int = knob(
+        134 * 134, "pixels (an area) of each crop as it is shown (big: 313600)"
+    )
+    max_turns: int = knob(4, "model turns in a trajectory, so one zoom less than that (big: 5)")
+    max_turn_tokens: int = knob(48, "tokens the model may write in one turn (big: 384)")
+    max_tokens: int = knob(
+        320, "tokens of a whole completion, observations included (big: 2048)"
+    )
+    batch: int = knob(
+        256, "trajectories sampled at once; lower it where memory is short (big: 64)"
+    )
+    engine: Literal["slots", "generate"] = knob(
+        "slots",
+        "slots: a cache slot for each trajectory (fast); generate: turn by turn (plain)",
+    )
+    threads: int = knob(
+        2, "CPU threads, and processes of a tiny model's rollout (big: 8, at most the cores)"
+    )
+    quantize: Literal["", "4bit"] = knob("", "4bit: the language model's weights in NF4")
+
+
+LIMITS = tuple(each.name for each in fields(Limits))
+
+
+def rollout_limits(knobs: Limits) -> dict:
+    """The limits as keyword arguments of `rollout`, which takes a model that is loaded already."""
+    return {name: getattr(knobs, name) for name in LIMITS if name != "quantize"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A name for a model, and the limits to start from where nothing else is given."""
+
+    place: str  # Hub name or folder
+    limits: Limits
+
+
+def big_limits(quantize: str = "") -> Limits:
+    """Limits of a real Qwen2.5-VL on one card: a look of 1,000 visual tokens, crops of 400."""
+    return Limits(
+        look_pixels=1000 * 28 * 28,
+        crop_pixels=400 * 28 * 28,
+        max_turns=5,
+        max_turn_tokens=384,
+        max_tokens=2048,
+        batch=64,
+        threads=8,
+        quantize=quantize,
+    )
+
+
+PRESETS = {
+    "tiny": Preset(str(Path(__file__).parent / "toy" / "base"), Limits()),
+    "qwen2.5-vl-3b": Preset("Qwen/Qwen2.5-VL-3B-Instruct", big_limits()),
+    "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit")),
+    "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit")),
+}
+
+
+def usual_limits(model: str) -> Limits:
+    """The limits of a preset, or for a folder or Hub name those of a big model."""
+    return PRESETS[model].limits if model in PRESETS else big_limits()
+
+
+def fill_limits(knobs: Limits, given: set[str]) -> None:
+    """Set the limits that were not given: as in the run that wrote the checkpoint, else as usual.
+
+    knobs needs a field `model`: a preset, folder, Hub name, or a checkpoint inside a run folder.
+    """
+    usual = asdict(usual_limits(knobs.model))
+    usual["threads"] = min(usual["threads"], os.cpu_count() or 1)
+    run = read_json(Path(knobs.model).parent / "args.json")
+    run.pop("threads", None)  # of the machine, not of the run
+    for name in LIMITS:
+        if name not in given:
+            setattr(knobs, name, run.get(name, usual[name]))
+
+
+def check_at_least(least: float, knobs, names: str) -> None:
+    """End the script if one of these knobs is smaller, or no number at all."""
+    for name in names.split():
+        if not least <= getattr(knobs, name) < 2**32:  # false for nan, too
+            fail(f"--{name} must be at least {least}")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -39,13 +137,25 @@ def parse(kind, argv: list[str], doc: str):
     knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if unknown:
         fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
-    return knobs, {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
+    return knobs, {flag.replace("-", "_") for flag in flags}
 
 
-def write_json(file: Path, content: dict) -> None:
-    """Write at once or not at all: a kill in the middle must not cost what was there before."""
-    file.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
-    file.with_suffix(".tmp").rename(file)
+def read_json(file: Path) -> dict:
+    """The content of a .json file; {} where there is none."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_json(file: Path, content) -> None:
+    """Write a .json file."""
+    write_whole(file, json.dumps(content, indent=1) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file at once or not at all: a kill in the middle must not cost what was there before."""
+    half = file.with_suffix(".tmp")
+    half.write_text(text, encoding="utf-8")
+    half.rename(file)
 
 
 def run_command(main, read_knobs) -> None:

@@ -7,7 +7,8 @@ import argparse
 import json
 import shutil
 import tempfile
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,13 +25,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-TINY = Path(__file__).parent / "toy" / "base"
-PRESETS = {
-    "tiny": str(TINY),
-    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
-    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-    "qwen2.5-vl-32b": "Qwen/Qwen2.5-VL-32B-Instruct",
-}
+from knobs import PRESETS
+
 # width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision tower
 SHAPES = {
     "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, 151936, True, 3420),
@@ -42,14 +38,96 @@ LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 QUANTIZED = ("4bit",)
 
 
+def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
+    """Qwen2.5-VL's positions (3, len(ids)) of tokens that start at `start`, and the position after them.
+
+    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
+    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
+    rows, columns) of each picture's patches, four to a token.
+
+    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
+    (tensor([[3, 4, 4, 6],
+            [3, 4, 4, 6],
+            [3, 4, 5, 6]]), 7)
+    """
+    parts = []
+    done = 0  # tokens
+    for _, rows, columns in grids:
+        rows = rows // 2
+        columns = columns // 2
+        first = ids.index(pad, done)
+        parts.append(torch.arange(start, start + first - done).expand(3, -1))
+        start += first - done
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
+        start += max(rows, columns)
+        done = first + rows * columns
+    end = start + len(ids) - done
+    parts.append(torch.arange(start, end).expand(3, -1))
+    return torch.cat(parts, 1), end
+
+
+@dataclass(frozen=True)
+class Family:
+    """The facts in which model families differ. A second family is a second record."""
+
+    model_type: str  # in config.json
+    model_class: type
+    config_class: type
+    patch: int  # pixels; two by two patches make a visual token
+    frame: tuple[int, int] | None  # of the boxes in calls; None: the shown picture, in pixels
+    positions: (
+        Callable  # (ids, pad, grids, start) -> positions (3, len(ids)), and the one after them
+    )
+
+    @property
+    def token_side(self) -> int:
+        """A visual token covers a square of so many pixels."""
+        return 2 * self.patch
+
+    def grid(self, picture: Image.Image) -> tuple[int, int, int]:
+        """A shown picture's grid of patches (time, rows, columns).
+
+        >>> QWEN2_5_VL.grid(Image.new("RGB", (140, 112)))
+        (1, 8, 10)
+        """
+        return 1, picture.height // self.patch, picture.width // self.patch
+
+    def tokens(self, picture: Image.Image) -> int:
+        """How many visual tokens a shown picture has.
+
+        >>> QWEN2_5_VL.tokens(Image.new("RGB", (140, 112)))
+        20
+        """
+        return (picture.height // self.token_side) * (picture.width // self.token_side)
+
+
+QWEN2_5_VL = Family(
+    model_type="qwen2_5_vl",
+    model_class=Qwen2_5_VLForConditionalGeneration,
+    config_class=Qwen2_5_VLConfig,
+    patch=14,
+    frame=None,
+    positions=mrope,
+)
+FAMILIES = {family.model_type: family for family in (QWEN2_5_VL,)}
+
+
+def family_of(model) -> Family:
+    return FAMILIES[model.config.model_type]
+
+
 class ZoomProcessor(Qwen2_5_VLProcessor):
     """Qwen2_5_VLProcessor without its video processor, which can't be built without torchvision.
 
     ProcessorMixin reads its parts from the signature of __init__, so leaving `video_processor` out is enough.
     """
 
+    family = QWEN2_5_VL
+
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token = "<|image_pad|>"
+        self.video_token = "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
@@ -57,23 +135,40 @@ class ZoomProcessor(Qwen2_5_VLProcessor):
 
 def resolve(name: str) -> Path:
     """A preset, a folder or a Hub name -> the folder; what is missing is fetched. Raises ValueError."""
-    place = PRESETS.get(name, name)
+    place = PRESETS[name].place if name in PRESETS else name
     path = Path(place).expanduser()
     if not path.is_dir() and place.count("/") == 1 and not place.startswith((".", "~", "/")):
         try:
             files = ["*.json", "*.safetensors", "merges.txt"]
             path = Path(snapshot_download(place, allow_patterns=files))
-        except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
+        except (
+            Exception
+        ) as error:  # no connection, offline mode, no such repository, no right to it ...
             raise ValueError(
                 f"{place} is not on this machine and can't be fetched here ({type(error).__name__}); "
                 f"where there is a connection: hf download {place}"
             ) from error
     if not path.is_dir():
         known = ", ".join(PRESETS)
-        raise ValueError(f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL")
-    if not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
-        raise ValueError(f"{path} holds no model: neither config.json nor adapter_config.json is there")
+        raise ValueError(
+            f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL"
+        )
+    if (path / "adapter_config.json").exists():
+        return path
+    if not (path / "config.json").exists():
+        raise ValueError(
+            f"{path} holds no model: neither config.json nor adapter_config.json is there"
+        )
+    family_in(path)
     return path
+
+
+def family_in(path: Path) -> Family:
+    """The family of the model in a folder. Raises ValueError for one that is not known here."""
+    model_type = json.loads((path / "config.json").read_text()).get("model_type")
+    if model_type not in FAMILIES:
+        raise ValueError(f"{path} holds a {model_type!r}; known here: {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
 
 
 def load_processor(path: str | Path) -> ZoomProcessor:
@@ -83,6 +178,23 @@ def load_processor(path: str | Path) -> ZoomProcessor:
     tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
     images = Qwen2VLImageProcessorPil.from_pretrained(path)
     return ZoomProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def pixel_budgets(
+    processor, look_pixels: int | None, crop_pixels: int | None
+) -> tuple[int, int]:
+    """The pixel budgets of a first look and of a crop; unset ones are the processor's own maximum.
+
+    Raises ValueError outside the processor's limits: it would resize again, into a frame of its own.
+    """
+    least = processor.image_processor.size["shortest_edge"]
+    most = processor.image_processor.size["longest_edge"]
+    for name, budget in (("look_pixels", look_pixels), ("crop_pixels", crop_pixels)):
+        if budget is not None and not least <= budget <= most:
+            raise ValueError(
+                f"{name} must be between {least} and {most} for this model, not {budget}"
+            )
+    return look_pixels or most, crop_pixels or most
 
 
 def config_of(name: str, layers: int = 0) -> Qwen2_5_VLConfig:
@@ -99,13 +211,17 @@ def config_of(name: str, layers: int = 0) -> Qwen2_5_VLConfig:
             depth=32, hidden_size=1280, intermediate_size=vision_mlp, num_heads=16, out_hidden_size=width,
             fullatt_block_indexes=[7, 15, 23, 31], window_size=112,
         )  # fmt: skip
-        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+        config = Qwen2_5_VLConfig(
+            text_config=text, vision_config=vision, tie_word_embeddings=tied
+        )
     else:
-        config = Qwen2_5_VLConfig.from_pretrained(resolve(name))
+        path = resolve(name)
+        config = family_in(path).config_class.from_pretrained(path)
     if layers:
-        text, vision = config.text_config, config.vision_config
-        text.num_hidden_layers = vision.depth = layers
-        text.layer_types, vision.fullatt_block_indexes = text.layer_types[:layers], [layers - 1]
+        config.text_config.num_hidden_layers = layers
+        config.text_config.layer_types = config.text_config.layer_types[:layers]
+        config.vision_config.depth = layers
+        config.vision_config.fullatt_block_indexes = [layers - 1]
     return config
 
 
@@ -133,23 +249,35 @@ def load_model(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     if random_weights:
-        path, adapter = TINY if name in SHAPES else resolve(name), None
-        model = make_random(config_of(name, layers), dtype, device, quantize, load_processor(path))
+        adapter = None
+        path = resolve("tiny" if name in SHAPES else name)
+        model = make_random(
+            config_of(name, layers), dtype, device, quantize, load_processor(path)
+        )
     else:
         path = resolve(name)
         adapter = path if (path / "adapter_config.json").exists() else None
         if adapter:  # checkpoints keep the base's name, so that a moved folder still works
-            name = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+            name = json.loads((adapter / "adapter_config.json").read_text())[
+                "base_model_name_or_path"
+            ]
             path = resolve(name)
         model = from_folder(path, dtype, device, quantize)
-    preset = next((preset for preset, place in PRESETS.items() if Path(place) == path), None)
-    model.name_or_path = name if name in PRESETS or not Path(name).is_dir() else preset or str(path)
+    model.name_or_path = lasting_name(name, path)
     unfold_patches(model.model.visual.patch_embed)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter)
     elif lora:
         model = add_lora(model, lora)
     return model.eval(), load_processor(path)
+
+
+def lasting_name(name: str, path: Path) -> str:
+    """What a checkpoint calls its base: a preset or Hub name where there is one, else the folder."""
+    for preset, known in PRESETS.items():
+        if name == preset or Path(known.place) == path:
+            return preset
+    return str(path) if Path(name).is_dir() else name
 
 
 def from_folder(path: Path, dtype, device: str, quantize: str | None):
@@ -161,9 +289,12 @@ def from_folder(path: Path, dtype, device: str, quantize: str | None):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=["model.visual", "lm_head"],  # "visual" alone would match nothing
+            llm_int8_skip_modules=[
+                "model.visual",
+                "lm_head",
+            ],  # "visual" alone would match nothing
         )
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, **settings)
+    model = family_in(path).model_class.from_pretrained(path, **settings)
     for module in model.modules():  # on a CPU its fast path has no backward
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -173,12 +304,13 @@ def from_folder(path: Path, dtype, device: str, quantize: str | None):
 def make_random(config, dtype, device: str, quantize: str | None, processor):
     """A model of this configuration with fresh weights, whose special tokens are the processor's."""
     ids = processor.tokenizer.convert_tokens_to_ids
-    config.image_token_id, config.video_token_id = ids("<|image_pad|>"), ids("<|video_pad|>")
-    config.vision_start_token_id, config.vision_end_token_id = ids("<|vision_start|>"), ids("<|vision_end|>")
+    config.image_token_id = ids("<|image_pad|>")
+    config.video_token_id = ids("<|video_pad|>")
+    config.vision_start_token_id = ids("<|vision_start|>")
+    config.vision_end_token_id = ids("<|vision_end|>")
     with torch.device(device):
-        model = Qwen2_5_VLForConditionalGeneration._from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
+        model_class = FAMILIES[config.model_type].model_class
+        model = model_class._from_config(config, dtype=dtype, attn_implementation="sdpa")
     if quantize:  # weights are quantised as they are read
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
@@ -190,9 +322,15 @@ def merge(adapter: str, out: Path) -> None:
     """Write base and adapter as one plain checkpoint in Hub layout, in the base's own precision."""
     model, processor = load_model(adapter, device="cpu", dtype="auto")
     model.merge_and_unload().save_pretrained(out)
-    base = json.loads((Path(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    for file in resolve(base).iterdir():  # tokenizer and processor as they came: other programs know these
-        wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith("index.json")
+    base = json.loads((Path(adapter) / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ]
+    for file in resolve(
+        base
+    ).iterdir():  # tokenizer and processor as they came: other programs know these
+        wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith(
+            "index.json"
+        )
         if wanted and not (out / file.name).exists():
             shutil.copy(file, out)
 
@@ -207,76 +345,12 @@ def unfold_patches(embed) -> None:
     embed.forward = forward
 
 
-def grid_of(picture: Image.Image) -> tuple[int, int, int]:
-    """A shown picture's grid of 14-pixel patches (time, rows, columns); four patches make a visual token.
-
-    >>> grid_of(Image.new("RGB", (140, 112)))
-    (1, 8, 10)
-    """
-    return 1, picture.height // 14, picture.width // 14
-
-
 def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
     """What the vision tower makes of each picture: features (visual tokens, width)."""
+    if not pictures:
+        return []
     pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
     return list(model.get_image_features(**pixels, return_dict=True).pooler_output)
-
-
-def record(step, given: tuple[torch.Tensor, ...]):
-    """step as a CUDA graph, to be called with other tensors of these shapes; None where that fails.
-
-    step has no outputs but the one it returns, and must not mind being run again with the same tensors.
-    """
-    places, stream = [each.clone() for each in given], torch.cuda.current_stream()
-    try:
-        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        aside.wait_stream(stream)
-        with torch.cuda.stream(aside):  # a first run, in which libraries set themselves up
-            expected = step(*places)
-        stream.wait_stream(aside)
-        with torch.cuda.graph(graph):
-            result = step(*places)
-        result.zero_()
-        graph.replay()
-        if not torch.allclose(result, expected, atol=0.5):
-            raise RuntimeError("it computes something else")
-    except RuntimeError as error:  # a kernel that waits for the device, too little memory ...
-        warnings.warn(f"decoding without a CUDA graph, more slowly: {error}", stacklevel=2)
-        torch.cuda.set_stream(stream)  # a recording that breaks off leaves its own in place
-        return None
-
-    def replay(*given):
-        for place, value in zip(places, given, strict=True):
-            place.copy_(value)
-        graph.replay()
-        return result
-
-    return replay
-
-
-def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
-    """Qwen2.5-VL's positions (3, len(ids)) of tokens that start at `start`, and the position after them.
-
-    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
-    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
-    rows, columns) of each picture's 14-pixel patches, four to a token.
-
-    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
-    (tensor([[3, 4, 4, 6],
-            [3, 4, 4, 6],
-            [3, 4, 5, 6]]), 7)
-    """
-    parts, done = [], 0
-    for _, rows, columns in grids:
-        first, rows, columns = ids.index(pad, done), rows // 2, columns // 2
-        parts.append(torch.arange(start, start + first - done).expand(3, -1))
-        start += first - done
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
-        start += max(rows, columns)
-        done = first + rows * columns
-    tail = len(ids) - done
-    return torch.cat([*parts, torch.arange(start, start + tail).expand(3, -1)], 1), start + tail
 
 
 def add_lora(model, rank: int):
@@ -287,7 +361,11 @@ def add_lora(model, rank: int):
 
 def lora_config(rank: int) -> LoraConfig:
     return LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
     )
 
 

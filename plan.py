@@ -4,29 +4,31 @@ import os
 
 import torch
 
-from model import config_of
-from pack import LOGITS
+from fast.packed import LOGITS
+from fast.slots import PREFILL_TOKENS
+from model import FAMILIES, config_of
 
 GB = 2**30
 
 
 def sizes(config) -> dict[str, int]:
     """Numbers of parameters: what can be quantised (the language model's matrices), the rest, LoRA a rank."""
-    text, vision = config.text_config, config.vision_config
-    width, mlp, depth = text.hidden_size, text.intermediate_size, text.num_hidden_layers
-    head = width // text.num_attention_heads
-    outs = [width, *(2 * [text.num_key_value_heads * head]), width, mlp, mlp, width]  # q k v o gate up down
+    text = config.text_config
+    vision = config.vision_config
+    width = text.hidden_size
+    mlp = text.intermediate_size
+    key_width = text.num_key_value_heads * width // text.num_attention_heads
+    outs = [width, key_width, key_width, width, mlp, mlp, width]  # q k v o gate up down
     ins = [width, width, width, width, width, width, mlp]
-    w, tokens = vision.hidden_size, text.vocab_size * width
+    w = vision.hidden_size
     merged = w * vision.spatial_merge_size**2
+    block = 4 * w * w + 3 * w * vision.intermediate_size
+    patches = w * 3 * vision.temporal_patch_size * vision.patch_size**2
     return {
-        "matrices": depth * sum(i * o for i, o in zip(ins, outs)),
-        "embeddings": tokens * (1 if config.tie_word_embeddings else 2),
-        "vision": vision.depth * (4 * w * w + 3 * w * vision.intermediate_size)
-        + merged * merged
-        + merged * width
-        + w * 3 * vision.temporal_patch_size * vision.patch_size**2,
-        "lora": depth * sum(i + o for i, o in zip(ins, outs)),
+        "matrices": text.num_hidden_layers * sum(i * o for i, o in zip(ins, outs)),
+        "embeddings": text.vocab_size * width * (1 if config.tie_word_embeddings else 2),
+        "vision": vision.depth * block + merged * merged + merged * width + patches,
+        "lora": text.num_hidden_layers * sum(i + o for i, o in zip(ins, outs)),
     }
 
 
@@ -35,32 +37,45 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
 
     The rollout and the update follow each other; only the larger of the two counts for the peak.
     """
-    text, count = config.text_config, sizes(config)
-    width, depth, mlp = text.hidden_size, text.num_hidden_layers, text.intermediate_size
+    text = config.text_config
+    count = sizes(config)
+    area = FAMILIES[config.model_type].token_side ** 2  # pixels of a visual token
+    width = text.hidden_size
+    mlp = text.intermediate_size
     key_width = text.num_key_value_heads * width // text.num_attention_heads
-    prompt = knobs.look_pixels // 784 + 500  # the tool prompt and a question
-    small = torch.cuda.is_available() or knobs.model != "tiny"  # bfloat16 but for the tiny model on a CPU
+    small = (
+        torch.cuda.is_available() or knobs.model != "tiny"
+    )  # bfloat16 but for the tiny model on a CPU
     size = 2 if small else 4
-    matrices = count["matrices"] * (0.516 if knobs.quantize else size)  # NF4, double quantised: 4.13 bits
+    matrices = count["matrices"] * (
+        0.516 if knobs.quantize else size
+    )  # NF4, double quantised: 4.13 bits
     lora = count["lora"] * knobs.lora
     adam = 2 if "8bit" in knobs.optim else 8
+
+    look = knobs.look_pixels // area
+    prompt = look + 500  # the tool prompt and a question
+    crops = (knobs.max_turns - 1) * knobs.crop_pixels // area
+    crops = knobs.group * min(crops, knobs.max_tokens)  # tokens of a group
+    prompts = knobs.prompts // world
     slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
-    groups = -(-knobs.micro_batch // knobs.group)
-    row = groups * prompt + knobs.micro_batch * knobs.max_tokens  # tokens of a packed micro-batch
-    look, crops = knobs.look_pixels // 784, (knobs.max_turns - 1) * knobs.crop_pixels // 784
-    crops, shared = knobs.group * min(crops, knobs.max_tokens), knobs.prompts // world  # tokens of a group
-    chunk = min(slots // knobs.group * prompt, 16_384)
+    prefill = min(slots // knobs.group * prompt, PREFILL_TOKENS)
+    completions = knobs.micro_batch * knobs.max_tokens
+    row = (
+        -(-knobs.micro_batch // knobs.group) * prompt + completions
+    )  # tokens of a packed micro-batch
+    cache = slots * (prompt + knobs.max_tokens) * 2 * key_width * text.num_hidden_layers
+    features = prompts * (look + crops) * width * size
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
-        "rollout: keys and values": slots * (prompt + knobs.max_tokens) * 2 * key_width * depth * size,
-        "rollout: features of pictures": shared * (look + crops) * width * size,
-        "rollout: prefill": chunk * (6 * width + 3 * mlp) * size + slots * text.vocab_size * 12,
-        "update: features of pictures": shared * (knobs.group * look + crops) * width * size,
-        "update: activations": activations(
-            config, row, knobs.micro_batch * knobs.max_tokens, size, checkpointed=small
-        ),
+        "rollout: keys and values": cache * size,
+        "rollout: features of pictures": features,
+        "rollout: prefill": prefill * (6 * width + 3 * mlp) * size
+        + slots * text.vocab_size * 12,
+        "update: features of pictures": features,
+        "update: activations": activations(config, row, completions, size, checkpointed=small),
     }
     return {name: value / GB for name, value in parts.items()}
 
@@ -68,10 +83,11 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
 def activations(config, tokens: int, scored: int, size: int, checkpointed: bool) -> float:
     """Bytes above the weights while an update of so many tokens runs, `scored` of them with logits."""
     text = config.text_config
-    width, depth, mlp = text.hidden_size, text.num_hidden_layers, text.intermediate_size
+    width = text.hidden_size
+    depth = text.num_hidden_layers
     key_width = text.num_key_value_heads * width // text.num_attention_heads
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
-    inside = tokens * (10 * width + 4 * key_width + 6 * mlp) * size
+    inside = tokens * (10 * width + 4 * key_width + 6 * text.intermediate_size) * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
     logits = min(scored * text.vocab_size, LOGITS) * 8  # with their softmax, or its gradient
     return inside + kept + logits
@@ -85,8 +101,8 @@ def peak(parts: dict[str, float]) -> float:
 
 
 LOWER = {
-    "rollout": "--batch (fewer trajectories at once) or --max_tokens",
-    "update": "--micro_batch or --max_tokens",
+    "rollout": "lower --batch (fewer trajectories at once) or --max_tokens",
+    "update": "lower --micro_batch or --max_tokens",
     "weights": "--quantize 4bit",
 }
 
@@ -95,16 +111,22 @@ def table(knobs) -> str:
     """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
     parts = memory(knobs, config_of(knobs.model), int(os.environ.get("WORLD_SIZE", 1)))
     lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
-    most = peak(parts) + 0.6  # the CUDA context and the allocator's cuttings
+    most = peak(parts) + 0.6  # the CUDA context and the allocator's fragmentation
     lines.append(f"{'expected peak':<30}{most:>8.2f} GB   (rollout and update take turns)")
     if torch.cuda.is_available():
         has = torch.cuda.get_device_properties(0).total_memory / GB
         verdict = "fits" if most < has else "does NOT fit"
         lines.append(f"{torch.cuda.get_device_name()}: {has:.1f} GB, {verdict}")
     else:
-        cards = ", ".join(f"{card} GB: {'yes' if most < card else 'no'}" for card in (16, 24, 48, 80))
+        cards = ", ".join(
+            f"{card} GB: {'yes' if most < card else 'no'}" for card in (16, 24, 48, 80)
+        )
         lines.append(f"no GPU in sight; would it fit?  {cards}")
-    parts_to_lower = [part for part in LOWER if not (part == "weights" and knobs.quantize)]
-    largest = max(parts_to_lower, key=lambda k: sum(v for n, v in parts.items() if k in n))
-    lines.append(f"to make it smaller, lower {LOWER[largest]}".replace("lower --quantize", "use --quantize"))
+    candidates = dict(LOWER)
+    if knobs.quantize:
+        del candidates["weights"]
+    largest = max(
+        candidates, key=lambda phase: sum(v for name, v in parts.items() if phase in name)
+    )
+    lines.append(f"to make it smaller: {candidates[largest]}")
     return "\n".join(lines)

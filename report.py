@@ -11,15 +11,18 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
-from itertools import cycle
+from itertools import combinations, cycle
 from pathlib import Path
 
-from knobs import Help, fail
+from knobs import Help, fail, read_json, write_whole
+from runs import read_rows
+from scores import iou
 
 PICTURE_BYTES = 9_000_000  # of all pictures in a page; they are made smaller until they fit
 SIDES = (640, 448, 320, 224, 160, 112, 80)  # px
 GROUPS = 250  # most groups of a run in its page, spread over the steps
 TEXT = 4000  # most characters of a turn that are shown
+COLORS = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray")
 
 # panel -> the keys of metrics.jsonl it shows, what healthy looks like, what to try when it isn't
 PANELS = {
@@ -62,7 +65,9 @@ TROUBLES = {
         "more than half of the right answers after a zoom never touched the target: lower --look_pixels",
     ),
     "dead groups": (
-        lambda row: row["dead_groups"] > 0.8 and row.get("accuracy", 0) < 0.9,  # else it is all solved
+        lambda row: (
+            row["dead_groups"] > 0.8 and row.get("accuracy", 0) < 0.9
+        ),  # else it is all solved
         "more than 80 % of the groups teach nothing (all right or all wrong): select the data, or --refill",
     ),
     "entropy": (
@@ -99,46 +104,11 @@ def history(rows: list[dict]) -> list[dict]:
     found = {}
     for i in range(LASTING, len(rows) + 1):
         for name, text in health(rows[:i]):
-            trouble = found.setdefault(name, {"name": name, "text": text, "first": rows[i - LASTING]["step"]})
+            trouble = found.setdefault(
+                name, {"name": name, "text": text, "first": rows[i - LASTING]["step"]}
+            )
             trouble["last"] = rows[i - 1]["step"]
     return list(found.values())
-
-
-# --------------------------------------------------------------------------------------------------
-# Reading run folders.
-
-
-def read_rows(file: Path) -> list[dict]:
-    """The rows of a .jsonl file; a last line cut short by a kill is left out."""
-    rows = []
-    for line in file.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def rewrite(file: Path, keep) -> list[dict]:
-    """The rows of a .jsonl file that are whole and to be kept; the file is brought to that, at once."""
-    if not file.exists():
-        return []
-    rows = [row for row in read_rows(file) if keep(row)]
-    file.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    file.with_suffix(".tmp").rename(file)
-    return rows
-
-
-def iou(a, b) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2 in one frame.
-
-    >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
-    0.3333333333333333
-    """
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0, width) * max(0, height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
 
 
 STATED = re.compile(r"(?:answer is|it is|it's|=)\s*\**([A-Za-z0-9]+)")
@@ -156,51 +126,54 @@ def patterns(row: dict) -> list[str]:
     >>> patterns({"boxes": [[0, 0, 9, 9]], "targets": [], "turns": ["it is B", "now"], "answer": "A"})
     ['correction']
     """
-    boxes, targets, found = row["boxes"], row["targets"], []
+    boxes = row["boxes"]
+    targets = row["targets"]
     touched = [[iou(box, target) > 0 for target in targets] for box in boxes]
-    pairs = list(zip(range(len(boxes)), range(1, len(boxes))))
-    if any(iou(boxes[i], boxes[j]) < 0.1 and targets and not any(touched[i]) for i, j in pairs):
-        found.append("search")
+    found = []
+    for i in range(len(boxes) - 1):
+        if targets and not any(touched[i]) and iou(boxes[i], boxes[i + 1]) < 0.1:
+            found.append("search")
+            break
     if len({hits.index(True) for hits in touched if sum(hits) == 1}) > 1:
         found.append("comparison")
-    if any(iou(boxes[i], boxes[j]) > 0.5 for j in range(len(boxes)) for i in range(j)):
+    if any(iou(a, b) > 0.5 for a, b in combinations(boxes, 2)):
         found.append("confirmation")
-    said = [match for turn in row["turns"][:-1] for match in STATED.findall(turn)]
-    answer = (row.get("answer") or "").strip().lower()
-    kinds = [(len(text) == 1, text in ("yes", "no")) for text in (said[-1].lower() if said else "", answer)]
-    alike = kinds[0] == kinds[1]  # not "red=A", then "no" or "left"
-    if answer and said and alike and len(targets) < 2 and said[-1].lower() not in (answer, answer[:1]):
+    if is_corrected(row):
         found.append("correction")
     return found
 
 
-def observations(trajectory, tokenizer) -> list[str]:
-    """What the model was given after each turn, as text; a picture's pads are shown as [crop]."""
-    runs, before = [], 1
-    for token, own in zip(trajectory.completion_ids, trajectory.sampled):
-        if not own:
-            runs = runs[:-1] + [runs[-1] + [token]] if not before else [*runs, [token]]
-        before = own
-    return [re.sub(r"(<\|image_pad\|>)+", "[crop]", tokenizer.decode(ids)) for ids in runs]
+def is_corrected(row: dict) -> bool:
+    """Was another answer stated before a crop than in the end, and one of the same kind?"""
+    stated = [match.lower() for turn in row["turns"][:-1] for match in STATED.findall(turn)]
+    answer = (row.get("answer") or "").strip().lower()
+    if not stated or not answer or len(row["targets"]) > 1:
+        return False
+    same_kind = answer_kind(stated[-1]) == answer_kind(
+        answer
+    )  # not "red=A", then "no" or "left"
+    return same_kind and stated[-1] not in (answer, answer[:1])
 
 
-def store_trajectory(run: Path, t, pictures: list[str], tokenizer, **more) -> None:
-    """Append a trajectory to trajectories.jsonl, its pictures to pictures/; more: step, reward ..."""
-    (run / "pictures").mkdir(exist_ok=True)
-    for name, picture in zip(pictures, t.images):
-        picture.save(run / "pictures" / name)
-    row = {"id": t.sample.id, "meta": t.sample.meta, "question": t.sample.text(), "gold": t.sample.answer}
-    row |= {"targets": t.sample.boxes, "size": t.sample.open().size, "turns": t.turns, "boxes": t.boxes}
-    row |= {"errors": t.errors, "observations": observations(t, tokenizer), "answer": t.answer}
-    with (run / "trajectories.jsonl").open("a") as file:
-        file.write(json.dumps(row | {"stop": t.stop, "pictures": pictures} | more) + "\n")
+def answer_kind(text: str) -> str:
+    if text in ("yes", "no"):
+        return "yes or no"
+    return "letter" if len(text) == 1 else "text"
 
 
 def spread_out(rows: list[dict], most: int) -> list[dict]:
     """Rows of at most `most` groups, evenly over the steps; probe questions always."""
     groups = list(dict.fromkeys((r["step"], r["id"]) for r in rows if not r.get("probe")))
-    kept = {groups[i * len(groups) // most] for i in range(most)} if len(groups) > most else set(groups)
+    kept = (
+        {groups[i * len(groups) // most] for i in range(most)}
+        if len(groups) > most
+        else set(groups)
+    )
     return [row for row in rows if row.get("probe") or (row["step"], row["id"]) in kept]
+
+
+def data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
 def encode(files: list[Path]) -> dict[str, str]:
@@ -209,7 +182,8 @@ def encode(files: list[Path]) -> dict[str, str]:
 
     pictures = {}
     for side in SIDES:
-        pictures, total = {}, 0
+        pictures = {}
+        total = 0
         for file in files:
             try:
                 picture = Image.open(file).convert("RGB")
@@ -218,7 +192,7 @@ def encode(files: list[Path]) -> dict[str, str]:
             picture.thumbnail((side, side))
             buffer = io.BytesIO()
             picture.save(buffer, "WEBP", quality=70)
-            pictures[file.name] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+            pictures[file.name] = data_url(buffer.getvalue(), "webp")
             total += len(pictures[file.name])
             if total > PICTURE_BYTES:
                 break
@@ -255,18 +229,34 @@ def series(run: Path) -> list[dict]:
 
 def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
     """Runs by what distinguishes them: those that differ only in seed and folder share a line."""
-    args = {run: json.loads((run / "args.json").read_text()) for run in runs if (run / "args.json").exists()}
-    differ = {
-        key
-        for key in set().union(*args.values(), ())
-        if key not in ("seed", "out", "threads", "resume")
-        and len({json.dumps(a.get(key)) for a in args.values()}) > 1
-    }
+    args = {run: read_json(run / "args.json") for run in runs}
+    differ = []
+    for key in sorted(set().union(*args.values()) - {"seed", "out", "threads", "resume"}):
+        values = {json.dumps(own.get(key)) for own in args.values() if own}
+        if len(values) > 1:
+            differ.append(key)
     groups = defaultdict(list)
     for run in runs:
-        own = args.get(run, {})
-        groups[", ".join(f"{key} {own.get(key)}" for key in sorted(differ)) or run.name].append(run)
+        label = ", ".join(f"{key} {args[run].get(key)}" for key in differ)
+        groups[label or run.name].append(run)
     return groups
+
+
+def draw_line(axis, runs: list[Path], key: str, label: str, color: str) -> None:
+    """A metric over the steps: one run as a thin and a smooth line, several as their mean and a band."""
+    import numpy as np
+
+    rows = [series(run) for run in runs]
+    length = min(map(len, rows))
+    steps = [row["step"] for row in rows[0][:length]]
+    values = [smooth([row.get(key) for row in own[:length]]) for own in rows]
+    values = np.array(values, dtype=float)  # (runs, steps)
+    if len(runs) == 1:
+        raw = np.array([row.get(key) for row in rows[0]], dtype=float)  # None becomes nan
+        axis.plot(steps, raw, color=color, alpha=0.25, linewidth=1)
+    else:
+        axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
+    axis.plot(steps, values.mean(0), color=color, label=label)
 
 
 def draw_curves(runs, out: Path | None = None) -> Path:
@@ -275,31 +265,24 @@ def draw_curves(runs, out: Path | None = None) -> Path:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    import numpy as np
 
     runs = [runs] if isinstance(runs, Path) else runs
-    out, groups = out or runs[0] / "curves.png", same_but_seed(runs)
+    out = out or runs[0] / "curves.png"
+    groups = same_but_seed(runs)
+    alone = len(groups) == 1
     figure, axes = plt.subplots(4, 3, figsize=(13, 12), constrained_layout=True)
-    colors = [f"tab:{c}" for c in ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray")]
     for axis, (title, (keys, healthy, _)) in zip(axes.flat, PANELS.items()):
-        lines = [(name, members, key) for name, members in groups.items() for key in keys]
-        lines = lines if len(groups) == 1 else [line for line in lines if line[2] == keys[0]]
-        for color, (name, members, key) in zip(cycle(colors), lines):
-            label = key if len(groups) == 1 else name
-            rows = [series(run) for run in members]
-            length = min(map(len, rows))
-            values = np.array([smooth([row.get(key) for row in own[:length]]) for own in rows], dtype=float)
-            steps = [row["step"] for row in rows[0][:length]]
-            if len(members) == 1:
-                raw = [float("nan") if row.get(key) is None else row[key] for row in rows[0]]
-                axis.plot(steps, raw, color=color, alpha=0.25, linewidth=1)
-            else:
-                axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
-            axis.plot(steps, values.mean(0), color=color, label=label)
-        axis.set_title(title if len(groups) == 1 else f"{title}: {keys[0]}", fontsize=10)
+        colors = cycle(f"tab:{name}" for name in COLORS)
+        if alone:
+            for key in keys:
+                draw_line(axis, runs, key, key, next(colors))
+        else:
+            for name, members in groups.items():
+                draw_line(axis, members, keys[0], name, next(colors))
+        axis.set_title(title if alone else f"{title}: {keys[0]}", fontsize=10)
         axis.set_xlabel(f"step.   Healthy: {healthy}", fontsize=8)
         axis.grid(alpha=0.3)
-        if len(lines) > 1:
+        if len(axis.get_legend_handles_labels()[0]) > 1:
             axis.legend(fontsize=7, framealpha=0.5)
     axes.flat[-1].axis("off")
     bands = max(map(len, groups.values())) > 1
@@ -319,49 +302,67 @@ def make_page(runs, out: Path | None = None) -> Path:
     from jinja2 import Environment, FileSystemLoader
 
     runs = [runs] if isinstance(runs, Path) else runs
-    run, out = runs[0], out or runs[0] / "report.html"
-    trained = [r for r in runs if (r / "metrics.jsonl").exists()]
+    run = runs[0]
+    out = out or run / "report.html"
+    trained = [each for each in runs if (each / "metrics.jsonl").exists()]
     curves = draw_curves(trained, out.with_name("curves.png")) if trained else None
-    metrics = series(run) if (run / "metrics.jsonl").exists() else []
-    shown = read_rows(run / "trajectories.jsonl") if (run / "trajectories.jsonl").exists() else []
-    shown = spread_out(shown, GROUPS)
+    metrics = series(run)
+    shown = spread_out(read_rows(run / "trajectories.jsonl"), GROUPS)
     for row in shown:
         row["patterns"] = patterns(row)
-        row["turns"] = [turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]]
-        row["pictures"] = [Path(name).name for name in row["pictures"]]  # a name is no way out of the folder
+        row["turns"] = [
+            turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]
+        ]
+        row["pictures"] = [
+            Path(name).name for name in row["pictures"]
+        ]  # a name is no way out of the folder
     names = sorted({name for row in shown for name in row["pictures"]})
     counted = defaultdict(Counter)
     for row in shown:
         counted[row["step"]].update(row["patterns"])
         counted[row["step"]]["trajectories"] += 1
-    stored = {r.name: json.loads((r / "eval.json").read_text()) for r in runs if (r / "eval.json").exists()}
-    scores = {name: {k: s[k] for k in ("before", "after", "arms") if k in s} for name, s in stored.items()}
-    details = {name: {k: v for k, v in s.items() if k not in scores[name]} for name, s in stored.items()}
+    scores = {}
+    details = {}
+    for each in runs:
+        if stored := read_json(each / "eval.json"):
+            scores[each.name] = {
+                k: stored[k] for k in ("before", "after", "arms") if k in stored
+            }
+            details[each.name] = {k: v for k, v in stored.items() if k not in scores[each.name]}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.jinja").render(
         title=", ".join(r.name for r in runs),
-        args=json.loads((run / "args.json").read_text()) if (run / "args.json").exists() else {},
+        args=read_json(run / "args.json"),
         troubles=history(metrics),
         last=metrics[-1] if metrics else {},
         panels=PANELS,
-        curves=curves and "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode(),
+        curves=curves and data_url(curves.read_bytes(), "png"),
         patterns={step: dict(count) for step, count in sorted(counted.items())},
         scores=scores,
         details=details,
-        data={"trajectories": shown, "pictures": encode([run / "pictures" / name for name in names])},
+        data={
+            "trajectories": shown,
+            "pictures": encode([run / "pictures" / name for name in names]),
+        },
     )
-    out.with_suffix(".tmp").write_text(page, encoding="utf-8")
-    out.with_suffix(".tmp").rename(out)
+    write_whole(out, page)
     return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, of train.py or eval.py")
-    parser.add_argument("--out", type=Path, help="the page to write; default: report.html in the first run")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders of runs, of train.py or eval.py"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="the page to write; default: report.html in the first run"
+    )
     arguments = parser.parse_args()
     for run in arguments.runs:
-        if not any((run / name).exists() for name in ("metrics.jsonl", "eval.json", "trajectories.jsonl")):
+        if not any(
+            (run / name).exists()
+            for name in ("metrics.jsonl", "eval.json", "trajectories.jsonl")
+        ):
             fail(f"{run} holds no metrics.jsonl and no eval.json; give the folder of a run")
     page = make_page(arguments.runs, arguments.out)
     print(f"page:   {page}")

@@ -1,7 +1,11 @@
 """The interleaved loop: think -> zoom -> look at the crop -> ... -> answer.
 
-`Episodes` keeps the books of all trajectories; one of two engines runs the model: `Turns` below, turn by
-turn on Hugging Face `generate`, easy to check, or `slots.Slots`, which is faster and gives the same.
+    python rollout.py                   # one question of the toy, turn by turn, as the model lived it
+    python rollout.py --model runs/tiny-toy/checkpoint-160 --kind compare
+
+`Episodes` keeps the books of all trajectories: what was asked, written, zoomed on, and given back. One of two
+engines runs the model: `GenerateEngine` below, turn by turn on Hugging Face `generate`, easy to check, or
+`fast.slots.SlotEngine`, which is faster and gives the same.
 
 What makes both cheap: the prompt with its picture is run once per sample and copied to the group, the
 key/value cache lives on between turns, only the new observation (one crop) goes through the model, and
@@ -10,50 +14,30 @@ decoded and encoded again, every picture's pads are appended together with the p
 the sampler's logprobs come from the same weights that train.
 """
 
-import ctypes
-import multiprocessing
 import random
-import signal
-import sys
+import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
-from peft.tuners.lora import LoraLayer
 from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+import controls
 import tools
-from data import Sample
-from model import grid_of, see
-from slots import Slots
+from data import Box, Sample, load
+from fast.lanes import count_lanes, run_in_lanes
+from fast.lora import merged_lora
+from fast.slots import SlotEngine
+from knobs import Limits, fill_limits, knob, parse, rollout_limits, run_command
+from model import load_model, pixel_budgets, see
+from reward import WEIGHTS, group_advantages, score
 
 ENGINES = ("generate", "slots")
-ARMS = ("on", "off", "blank", "random", "oracle")
-MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
-
-
-@contextmanager
-def merged(model):
-    """Fold a float32 model's LoRA into its weights for a while: two matrix products of three less.
-
-    In float32 the outputs change by rounding alone (a test holds them to the trainer's). The weights are put
-    back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 or 4 bits
-    the merged weights would be other weights, so these are left alone.
-    """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    layers = [layer for layer in layers if layer.get_base_layer().weight.dtype == torch.float32]
-    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
-    try:
-        for layer in layers:
-            layer.merge()
-        yield
-    finally:
-        for layer, weight in zip(layers, kept):
-            layer.unmerge()
-            layer.get_base_layer().weight.data.copy_(weight)
 
 
 @dataclass
@@ -62,16 +46,233 @@ class Trajectory:
 
     sample: Sample
     prompt_ids: list[int]
-    completion_ids: list[int] = field(default_factory=list)  # the model's tokens, observations between them
-    sampled: list[int] = field(default_factory=list)  # 1 = the model's own token (trained on), 0 = given
-    logprobs: list[float] = field(default_factory=list)  # of sampled tokens under the policy, 0.0 elsewhere
-    images: list[Image.Image] = field(default_factory=list)  # as shown: first look, then each delivered crop
+    completion_ids: list[int] = field(
+        default_factory=list
+    )  # the model's tokens, observations between them
+    sampled: list[int] = field(
+        default_factory=list
+    )  # 1 = the model's own token (trained on), 0 = given
+    logprobs: list[float] = field(
+        default_factory=list
+    )  # of sampled tokens under the policy, 0.0 elsewhere
+    images: list[Image.Image] = field(
+        default_factory=list
+    )  # as shown: first look, then each delivered crop
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
-    boxes: list[tools.Box] = field(default_factory=list)  # of the crops, ORIGINAL pixels, as asked for
-    errors: list[str] = field(default_factory=list)  # what refused calls were told
+    boxes: InitVar[list[Box]] = ()  # of the delivered crops, ORIGINAL pixels
+    errors: InitVar[list[str]] = ()  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
-    features: list[torch.Tensor] = field(default_factory=list)  # of `images`, if kept for the update
+    calls: list[tools.Call] = field(default_factory=list)
+    features: list[torch.Tensor] = field(
+        default_factory=list
+    )  # of `images`, if kept for the update
+    advantage: float = 0.0  # within its group; set by train.py
+    old_logprobs: torch.Tensor | None = None  # of the policy before the update; set by train.py
+
+    def __post_init__(self, boxes, errors):
+        """Boxes and errors given by hand become calls, which `boxes` and `errors` read."""
+        if not self.calls:
+            self.calls = [tools.Call(tools.TOOL, region=box) for box in boxes]
+            self.calls += [tools.Call(error=error) for error in errors]
+
+
+# After the class, in whose body they would be the defaults of the arguments of the same name.
+Trajectory.boxes = property(
+    lambda self: [call.region for call in self.calls if call.error is None]
+)
+Trajectory.errors = property(
+    lambda self: [call.error for call in self.calls if call.error is not None]
+)
+
+
+class Observation(NamedTuple):
+    """What a call is answered with."""
+
+    ids: list[int]
+    pictures: list[Image.Image]  # as shown; none with an error
+
+
+def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
+    """Tokenise text once, each image pad repeated to its picture's number of visual tokens."""
+    pad = processor.image_token_id
+    counts = iter([processor.family.tokens(picture) for picture in pictures])
+    ids = []
+    for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        ids += [pad] * next(counts) if token == pad else [token]
+    return ids
+
+
+# --------------------------------------------------------------------------------------------------
+# The books.
+
+
+class Episodes:
+    """The books of a batch of trajectories, the same for every engine: no model, no mathematics."""
+
+    def __init__(self, processor, limits: Limits, *, group=1, tool="on", seed=None, begin_with_targets=False,
+                 keep_features=False, bar=None):  # fmt: skip
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.limits = limits
+        self.group = group
+        self.tool = tool
+        self.seed = seed
+        self.begin_with_targets = begin_with_targets
+        self.with_features = keep_features
+        self.bar = bar
+        known = self.tokenizer.get_vocab()
+        self.im_end = known["<|im_end|>"]
+        self.pad_id = self.tokenizer.pad_token_id
+        self.end_ids = [
+            known[t] for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known
+        ]
+        self.banned_ids = [known[t] for t in tools.BANNED if t in known]
+        self.trajectories: list[Trajectory] = []
+        self.views: list[tools.View | None] = []  # one for each trajectory, while it runs
+        self.chances: list[random.Random] = []  # of the random crops, one for each trajectory
+
+    def begin(self, sample: Sample, opening: list[int]) -> list[int]:
+        """Open a sample's picture, take the first look, and start its group, whose numbers are returned.
+
+        opening: ids that the completions start with, written for the model.
+        """
+        original = sample.open()
+        view = tools.View(
+            original, self.fit(original, self.limits.look_pixels), self.processor.family.frame
+        )
+        look = view.look()
+        offered = sample.tool and self.tool != "off"
+        prompt = tools.prompt(sample.text(), tool=offered, boxed=not sample.tool)
+        ids = expand_pads(self.processor, prompt, [look])
+        first = len(self.trajectories)
+        for member in range(self.group):
+            # Lists of its own for every member: siblings share nothing that can change.
+            trajectory = Trajectory(sample, list(ids), images=[look])
+            append_given(trajectory, opening)
+            self.trajectories.append(trajectory)
+            self.views.append(view)
+            self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
+            if self.begin_with_targets:
+                self.show_targets(trajectory, view)
+        return list(range(first, first + self.group))
+
+    def fit(self, picture: Image.Image, pixels: int) -> tuple[int, int]:
+        least = self.processor.image_processor.size["shortest_edge"]
+        return tools.fit(picture.size, pixels, least, self.processor.family.token_side)
+
+    def show_targets(self, trajectory: Trajectory, view: tools.View) -> None:
+        """Begin with calls on the sample's targets and their crops, as if the model had made them."""
+        for target in trajectory.sample.boxes:
+            region = controls.around(view.original, target)
+            call = tools.Call(tools.TOOL, region=region, picture=view.original.crop(region))
+            call.picture = tools.resize(
+                call.picture, self.fit(call.picture, self.limits.crop_pixels)
+            )
+            text = controls.written_call(view, region) + "<|im_end|>" + tools.observation()
+            append_given(trajectory, expand_pads(self.processor, text, [call.picture]))
+            trajectory.calls.append(call)
+            trajectory.images.append(call.picture)
+
+    def keep_features(self, numbers: list[int], features: list[torch.Tensor]) -> None:
+        """Note the features of the next pictures of these trajectories, which share them."""
+        if self.with_features:
+            for i in numbers:
+                self.trajectories[i].features += features
+
+    def room(self, i: int) -> int:
+        """Tokens that trajectory i may write in its next turn."""
+        left = self.limits.max_tokens - len(self.trajectories[i].completion_ids)
+        return max(0, min(self.limits.max_turn_tokens, left))
+
+    def end_turn(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
+        """Note the turn that trajectory i has just written, and carry out its call; None: the episode is over.
+
+        An observation that leaves no room to go on is dropped whole: half a picture would shift the positions
+        of all that follows.
+        """
+        trajectory = self.trajectories[i]
+        self.append_turn(trajectory, tokens, logprobs)
+        trajectory.stop = self.why_stop(trajectory, tokens)
+        if trajectory.stop:
+            return self.finish(i)
+        call = self.carry_out(i)
+        pictures = [] if call.error else [call.picture]
+        ids = expand_pads(self.processor, tools.observation(call.error), pictures)
+        if (
+            tokens[-1] != self.im_end
+        ):  # the turn stopped at </tool_call>: close it for the model
+            ids = [self.im_end, *ids]
+        if len(trajectory.completion_ids) + len(ids) >= self.limits.max_tokens:
+            trajectory.stop = "budget"
+            return self.finish(i)
+        append_given(trajectory, ids)
+        trajectory.calls.append(call)
+        trajectory.images += pictures
+        return Observation(ids, pictures)
+
+    def append_turn(
+        self, trajectory: Trajectory, tokens: list[int], logprobs: list[float]
+    ) -> None:
+        """Append what the model wrote; the text of a first turn includes what was written before it."""
+        first = not trajectory.turns and not self.begin_with_targets
+        opening = trajectory.completion_ids if first else []
+        trajectory.turns.append(
+            self.tokenizer.decode(opening + tokens, skip_special_tokens=True)
+        )
+        trajectory.completion_ids = trajectory.completion_ids + tokens
+        trajectory.sampled += [1] * len(tokens)
+        trajectory.logprobs += logprobs
+
+    def why_stop(self, trajectory: Trajectory, tokens: list[int]) -> str:
+        """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's code's."""
+        text = trajectory.turns[-1]
+        offered = trajectory.sample.tool and self.tool != "off"
+        trajectory.answer = tools.find_answer(text, boxed=not trajectory.sample.tool)
+        if trajectory.answer is not None:
+            return "answer"  # an answer wins over a call in the same turn
+        if not tokens or tokens[-1] not in self.end_ids:
+            return "length"
+        if not offered or tools.find_call(text) is None:
+            return "no_call"
+        return "turns" if len(trajectory.turns) == self.limits.max_turns else ""
+
+    def carry_out(self, i: int) -> tools.Call:
+        """The call of trajectory i, its crop as it is shown: in the control arms another one."""
+        view = self.views[i]
+        trajectory = self.trajectories[i]
+        call = tools.carry_out(view, trajectory.turns[-1])
+        if call.error:
+            return call
+        if self.tool in ("random", "oracle"):
+            nth = len(trajectory.boxes)
+            targets = trajectory.sample.boxes
+            region = controls.replaced_region(
+                self.tool, view.original, call.region, targets, nth, self.chances[i]
+            )
+            call.picture = view.original.crop(region)
+        call.picture = tools.resize(
+            call.picture, self.fit(call.picture, self.limits.crop_pixels)
+        )
+        if self.tool == "blank":
+            call.picture = Image.new("RGB", call.picture.size, controls.GREY)
+        return call
+
+    def finish(self, i: int) -> None:
+        self.views[i] = None  # frees the original in full size
+        if self.bar is not None:
+            self.bar.update()
+
+
+def append_given(trajectory: Trajectory, ids: list[int]) -> None:
+    """Append tokens that the model has not sampled: nothing of them is trained on."""
+    trajectory.completion_ids += ids
+    trajectory.sampled += [0] * len(ids)
+    trajectory.logprobs += [0.0] * len(ids)
+
+
+# --------------------------------------------------------------------------------------------------
+# The plain engine.
 
 
 class SamplingTape(LogitsProcessor):
@@ -82,34 +283,194 @@ class SamplingTape(LogitsProcessor):
     model gives banned ids nothing.
     """
 
-    def __init__(self, temperature: float, banned: list[int]):
-        self.temperature, self.banned, self.last, self.taken = temperature or 1.0, banned, None, []
+    def __init__(self, temperature: float, banned_ids: list[int]):
+        self.temperature = temperature or 1.0
+        self.banned_ids = banned_ids
+        self.last = None  # (R, V) logprobs of the tokens that are being chosen
+        self.taken = []  # a (R,) tensor for each token
 
-    def read(self, token_ids: torch.Tensor) -> None:  # (R,)
+    def take(self, token_ids: torch.Tensor) -> None:  # (R,)
         self.taken.append(self.last.gather(1, token_ids[:, None])[:, 0])
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.last is not None:  # only now do we know what was sampled from the scores of the last call
-            self.read(input_ids[:, -1])
+        if (
+            self.last is not None
+        ):  # only now do we know what was sampled from the scores of the last call
+            self.take(input_ids[:, -1])
         scores = scores.float() / self.temperature  # (R, V)
         self.last = scores.log_softmax(-1)
-        scores[:, self.banned] = -torch.inf
+        scores[:, self.banned_ids] = -torch.inf
         return scores
 
     def logprobs(self, sequences: torch.Tensor) -> torch.Tensor:  # -> (R, new tokens)
-        self.read(sequences[:, -1])
+        self.take(sequences[:, -1])
         return torch.stack(self.taken, 1)
+
+
+class GenerateEngine:
+    """The engine on `generate`: all live trajectories write a turn, then all get their observations.
+
+    Rows of the tensors are the live trajectories.
+    """
+
+    def __init__(self, model, episodes: Episodes, temperature: float, batch: int):
+        self.model = model
+        self.episodes = episodes
+        self.temperature = temperature
+        self.processor = episodes.processor
+        self.samples_at_once = max(1, batch // episodes.group)
+
+    def run(self, samples: list[Sample], openings: list[list[int]]) -> list[Trajectory]:
+        """All trajectories of these samples' groups; openings: ids that a sample's completions start with."""
+        n = self.samples_at_once
+        for start in range(0, len(samples), n):
+            self.run_batch(samples[start : start + n], openings[start : start + n])
+        return self.episodes.trajectories
+
+    def run_batch(self, samples, openings) -> None:
+        live = []  # the trajectories' numbers in the books
+        for sample, opening in zip(samples, openings):
+            live += self.episodes.begin(sample, opening)
+        ids, mask, cache = self.prefill(live)
+        features = []  # of the pictures that are not in the cache yet
+        while live:
+            ids, mask, cache, turns = self.write_turns(live, ids, mask, cache, features)
+            going = []  # rows
+            observations = []
+            for row, (i, (tokens, logprobs)) in enumerate(zip(live, turns)):
+                observation = self.episodes.end_turn(i, tokens, logprobs)
+                if observation is not None:
+                    going.append(row)
+                    observations.append(observation)
+            live = [live[row] for row in going]
+            if not live:
+                return
+            if len(going) < len(ids):
+                cache.batch_select_indices(torch.tensor(going, device=ids.device))
+            features = self.look_at(
+                live, [observation.pictures for observation in observations]
+            )
+            new_ids, new_mask = self.pad([observation.ids for observation in observations])
+            ids = torch.cat([ids[going], new_ids], 1)
+            mask = torch.cat([mask[going], new_mask], 1)
+
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (R, longest), padded on the left: the last column of a batch that goes on must be real
+        in every row."""
+        longest = max(map(len, rows))
+        ids = [[self.episodes.pad_id] * (longest - len(row)) + row for row in rows]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self.model.device), torch.tensor(
+            mask, device=self.model.device
+        )
+
+    def look_at(self, live: list[int], pictures: list[list[Image.Image]]) -> list[torch.Tensor]:
+        """The features of the new pictures of these trajectories, in order."""
+        features = see(self.model, self.processor, sum(pictures, []))
+        unclaimed = iter(features)
+        for i, own in zip(live, pictures):
+            self.episodes.keep_features([i], [next(unclaimed) for _ in own])
+        return features
+
+    def grids(self, pictures: list[Image.Image]) -> torch.Tensor:
+        return torch.tensor(
+            list(map(self.processor.family.grid, pictures)), device=self.model.device
+        )
+
+    def prefill(self, live: list[int]):
+        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
+        token: `generate` wants at least one new token to start from."""
+        group = self.episodes.group
+        firsts = [self.episodes.trajectories[i] for i in live[::group]]
+        features = self.look_at(live[::group], [first.images for first in firsts])
+        for start, first in zip(range(0, len(live), group), firsts):
+            self.episodes.keep_features(live[start + 1 : start + group], first.features)
+        ids, mask = self.pad(
+            [first.prompt_ids + first.completion_ids for first in firsts]
+        )  # (S, P)
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        self.model.model.rope_deltas = None
+        self.model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
+            image_grid_thw=self.grids(
+                [picture for first in firsts for picture in first.images]
+            ),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+            logits_to_keep=1,
+        )
+        cache.batch_repeat_interleave(group)
+        return (
+            ids.repeat_interleave(group, 0),
+            mask.repeat_interleave(group, 0),
+            cache,
+        )  # (S * G, P)
+
+    def write_turns(self, live, ids, mask, cache, features):
+        """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and the
+        turns: (ids, logprobs) for every row."""
+        episodes = self.episodes
+        room = [episodes.room(i) for i in live]
+        pictures = [picture for i in live for picture in episodes.trajectories[i].images]
+        tape = SamplingTape(self.temperature, episodes.banned_ids)
+        # Stale deltas of another batch would shift every position, silently.
+        self.model.model.rope_deltas = None
+        # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
+        # a repetition penalty, a top_k of 1 and a temperature near 0.
+        config = GenerationConfig(
+            max_new_tokens=max(1, *room),
+            eos_token_id=episodes.end_ids,
+            pad_token_id=episodes.pad_id,
+            do_sample=self.temperature > 0,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            return_dict_in_generate=True,
+        )
+        seen = {"image": BaseModelOutputWithPooling(pooler_output=features)} if features else {}
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([tape]),
+            mm_token_type_ids=(ids == self.processor.image_token_id).int(),
+            image_grid_thw=self.grids(pictures),
+            mm_encoder_outputs=seen,
+        )
+        new = out.sequences[:, ids.shape[1] :]  # (R, n)
+        logprobs = tape.logprobs(out.sequences).tolist()
+        new_mask = torch.zeros_like(new)
+        turns = []
+        for row, tokens in enumerate(new.tolist()):
+            ends = (k + 1 for k, token in enumerate(tokens) if token in episodes.end_ids)
+            length = min(next(ends, len(tokens)), room[row])
+            new_mask[row, :length] = 1
+            turns.append((tokens[:length], logprobs[row][:length]))
+        return out.sequences, torch.cat([mask, new_mask], 1), out.past_key_values, turns
+
+
+# --------------------------------------------------------------------------------------------------
+# The way in.
 
 
 @contextmanager
 def sampling_mode(model, seed: int | None):
-    """Eval mode (checkpointing in train mode drops the cache), no gradients, and a random state of its own
-    if seeded."""
+    """Eval mode (checkpointing in train mode drops the cache), no gradients, LoRA folded in, and a random
+    state of its own if seeded."""
     was_training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
+        with (
+            torch.no_grad(),
+            merged_lora(model),
+            torch.random.fork_rng(devices, enabled=seed is not None),
+        ):
             if seed is not None:
                 torch.manual_seed(seed)
             yield
@@ -117,45 +478,12 @@ def sampling_mode(model, seed: int | None):
         model.train(was_training)
 
 
-def expand_pads(processor, text: str, grids: list) -> list[int]:
-    """Tokenise text once, each image pad repeated to its picture's number of visual tokens (grid over 4)."""
-    ids, pad = [], processor.image_token_id
-    counts = iter([int(t * h * w) // processor.image_processor.merge_size**2 for t, h, w in grids])
-    for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        ids += [pad] * next(counts) if token == pad else [token]
-    return ids
-
-
-def pixel_budgets(processor, look_pixels: int | None, crop_pixels: int | None) -> tuple[int, int]:
-    """The pixel budgets of a first look and of a crop; unset ones are the processor's own maximum.
-
-    Raises ValueError outside the processor's limits: it would resize again, into a frame of its own.
-    """
-    least, most = (processor.image_processor.size[key] for key in ("shortest_edge", "longest_edge"))
-    for name, budget in (("look_pixels", look_pixels), ("crop_pixels", crop_pixels)):
-        if budget is not None and not least <= budget <= most:
-            raise ValueError(f"{name} must be between {least} and {most} for this model, not {budget}")
-    return look_pixels or most, crop_pixels or most
-
-
-def forced_openings(processor, first_turns: list[Trajectory]) -> list[list[int]]:
-    """For each sample the ids of its first thought (if it had one) and of an opened call, up to the box."""
-    decode, call = processor.tokenizer.decode, tools.CALL_OPENING
-    opening = processor.tokenizer(call, add_special_tokens=False)["input_ids"]
-    result = []
-    for trajectory in first_turns:
-        ids = trajectory.completion_ids
-        ends = (k for k in range(1, len(ids) + 1) if "</think>" in decode(ids[:k]))
-        result.append(ids[: next(ends, 0)] + opening if trajectory.sample.tool else [])
-    return result
-
-
 def rollout(
     model, processor, samples: list[Sample], *, group: int = 1, tool: str = "on", max_turns: int = 5,
     max_turn_tokens: int = 512, max_tokens: int = 4096, temperature: float = 1.0, seed: int | None = None,
-    engine: str = "generate", progress: bool = False, look_pixels: int | None = None,
-    crop_pixels: int | None = None, force_call: bool = False, show_targets: bool = False, batch: int = 256,
-    lanes: int = 1, keep_features: bool = False,
+    engine: str = "generate", look_pixels: int | None = None, crop_pixels: int | None = None,
+    batch: int = 256, threads: int = 1, progress: bool = False, force_call: bool = False,
+    begin_with_targets: bool = False, keep_features: bool = False,
 ) -> list[Trajectory]:  # fmt: skip
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
 
@@ -163,366 +491,131 @@ def rollout(
     "random" (a region of the same size anywhere), "oracle" (the target). max_turns: model turns, so at most
     max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
     greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
-    each crop. force_call: after its first (greedy) thought open a call for the model; the box is its own.
-    show_targets: begin with calls on the sample's target boxes and their crops, as if the model had made
-    them. batch: trajectories at once. lanes: the slots of so many processes share a tiny model's samples.
-    keep_features: trajectories keep what the vision tower made of their pictures. Raises ValueError for a
-    bad knob, and for a sample whose picture can't be read.
+    each crop (None: the processor's own). batch: trajectories at once. threads: of a tiny model, so many
+    processes share the samples. force_call: after its first (greedy) thought open a call for the model; the
+    box is its own. begin_with_targets: begin with calls on the sample's target boxes and their crops, as if
+    the model had made them. keep_features: trajectories keep what the vision tower made of their pictures.
+    Raises ValueError for a bad knob, and for a sample whose picture can't be read.
     """
-    for name, value, known in (("tool", tool, ARMS), ("engine", engine, ENGINES)):
+    for name, value, known in (("tool", tool, controls.ARMS), ("engine", engine, ENGINES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-    if min(group, max_turns, max_turn_tokens, max_tokens, batch, lanes) < 1:
-        raise ValueError("group, max_turns, max_turn_tokens, max_tokens, batch, lanes must be at least 1")
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    small = engine == "slots" and base.device.type == "cpu" and base.num_parameters() < 10**8
-    lanes = max(1, min(lanes, len(samples), batch // group)) if small and sys.platform == "linux" else 1
+    if min(group, max_turns, max_turn_tokens, max_tokens, batch, threads) < 1:
+        raise ValueError(
+            "group, max_turns, max_turn_tokens, max_tokens, batch, threads must be at least 1"
+        )
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
-    limits = dict(tool=tool, max_turn_tokens=max_turn_tokens, max_tokens=max_tokens, seed=seed)
-    limits |= dict(look_pixels=look_pixels, crop_pixels=crop_pixels, show_targets=show_targets)
+    limits = Limits(
+        look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens, batch, engine, threads
+    )
+    books = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
+    openings = [[] for _ in samples]
     with (
         sampling_mode(model, seed),
-        merged(model),
-        tqdm(total=len(samples) * group, disable=not progress, unit="traj") as bar,
+        tqdm(total=len(samples) * group, disable=not progress) as bar,
     ):
-
-        def run(given, temperature=temperature, bar=None, **more):
-            def work(part: slice, bar=None) -> list[Trajectory]:
-                episodes = Episodes(processor, bar=bar, keep_features=keep_features, **limits | more)
-                make = Slots if engine == "slots" else Turns
-                at_once = min(batch // lanes, len(samples[part]) * episodes.group)
-                return make(base, episodes, temperature, at_once).run(samples[part], given[part])
-
-            return side_by_side(work, samples, lanes, bar)
-
-        given = [[] for _ in samples]
         if force_call:
-            given = forced_openings(processor, run(given, temperature=0, group=1, max_turns=1))
-        return run(given, group=group, max_turns=max_turns, bar=bar)
+            first_turn = Episodes(processor, replace(limits, max_turns=1), **books)
+            thoughts = run_episodes(model, first_turn, samples, openings, 0.0)
+            openings = controls.forced_openings(processor.tokenizer, thoughts)
+        books |= {"group": group, "keep_features": keep_features, "bar": bar}
+        return run_episodes(
+            model, Episodes(processor, limits, **books), samples, openings, temperature
+        )
 
 
-def side_by_side(work, samples: list[Sample], lanes: int, bar=None) -> list[Trajectory]:
-    """work(part) of every part of the samples, in one list; all but the first in forks of this process.
-
-    A tiny model's operations are too small to be shared among threads, its trajectories are not: each process
-    gets one thread. Chance differs between them, and is repeatable.
-    """
-    size = max(1, -(-len(samples) // lanes))
-    first, *rest = [slice(i, i + size) for i in range(0, len(samples), size)] or [slice(0)]
-    if not rest:
-        return work(first, bar)
-    fork, threads, children = multiprocessing.get_context("fork"), torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        for part in rest:
-            receiver, sender = fork.Pipe(duplex=False)
-            child = fork.Process(target=lane, args=(work, part, torch.randint(2**62, ()).item(), sender))
-            child.start()
-            children.append((child, receiver))
-            sender.close()  # before the next fork: with the child its end must be gone
-        done = work(first, bar)
-        for _, receiver in children:
-            try:
-                own = receiver.recv()
-            except (EOFError, OSError) as error:
-                raise MemoryError("a process of the rollout was killed: too little memory?") from error
-            if isinstance(own, BaseException):
-                raise own
-            done += own
-    finally:
-        torch.set_num_threads(threads)
-        for child, _ in children:
-            child.kill()
-            child.join()
-    for i, trajectory in enumerate(done):
-        trajectory.sample = samples[i * len(samples) // len(done)]
-        trajectory.features = list(map(torch.as_tensor, trajectory.features))
-    if bar is not None:
-        bar.update(len(done) - bar.n)
-    return done
+def run_episodes(
+    model, episodes: Episodes, samples, openings, temperature: float
+) -> list[Trajectory]:
+    """Play these samples' episodes with the engine of the limits."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    limits = episodes.limits
+    bar = episodes.bar if episodes.bar is not None else tqdm(disable=True)
+    if limits.engine == "generate":
+        batch = min(limits.batch, len(samples) * episodes.group)
+        return GenerateEngine(base, episodes, temperature, batch).run(samples, openings)
+    lanes = count_lanes(limits.threads, base, samples, limits.batch // episodes.group)
+    slots = min(limits.batch // lanes, -(-len(samples) // lanes) * episodes.group)
+    engine = SlotEngine(base, episodes, temperature, slots)
+    return run_in_lanes(engine, samples, openings, lanes, bar)
 
 
-def lane(work, part: slice, seed: int, pipe) -> None:
-    """In a fork: send work(part) through the pipe, or what went wrong."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whoever kills the parent ends this, too
-    torch.manual_seed(seed)
-    try:
-        done = work(part)
-        arrays = {id(each): each.numpy() for t in done for each in t.features}  # siblings share the first
-        for trajectory in done:
-            trajectory.sample = None  # its picture would take longer to send than all the rest
-            trajectory.features = [arrays[id(each)] for each in trajectory.features]
-    except BaseException as error:  # Ctrl-C, too: it is for the parent to speak
-        done = error
-    pipe.send(done)
+# --------------------------------------------------------------------------------------------------
+# One trajectory, as it happened.
 
 
-class Episodes:
-    """The books of a batch of trajectories, the same for every engine: no model, no mathematics."""
-
-    def __init__(self, processor, *, group, tool, max_turns, max_turn_tokens, max_tokens, look_pixels,
-                 crop_pixels, seed, show_targets=False, keep_features=False, bar=None):  # fmt: skip
-        self.processor, self.tokenizer, self.group, self.tool = processor, processor.tokenizer, group, tool
-        self.max_turns, self.max_turn_tokens, self.max_tokens = max_turns, max_turn_tokens, max_tokens
-        self.look_pixels, self.crop_pixels, self.seed, self.bar = look_pixels, crop_pixels, seed, bar
-        self.show_targets, self.keep_features = show_targets, keep_features
-        ids, known = self.tokenizer.convert_tokens_to_ids, self.tokenizer.get_vocab()
-        self.im_end, self.pad_id = ids("<|im_end|>"), self.tokenizer.pad_token_id
-        self.ends = [ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known]
-        self.banned = [ids(t) for t in tools.BANNED if t in known]
-        # by trajectory; chances: of the random crops of that control
-        self.trajectories, self.views, self.chances = [], [], []
-
-    def begin(self, sample: Sample, given: list[int]) -> list[int]:
-        """Open a sample's picture, take the first look, and start its group, whose indices are returned.
-
-        given: ids that the completions start with.
-        """
-        original = sample.open()
-        view = tools.View(original, self.fit(original, self.look_pixels))
-        look = view.look()
-        text = tools.prompt(sample.text(), tool=sample.tool and self.tool != "off", boxed=not sample.tool)
-        ids = expand_pads(self.processor, text, [grid_of(look)])
-        for member in range(self.group):
-            # lists of its own for every member: siblings share nothing that can change
-            zeros = [0.0] * len(given)
-            own = Trajectory(sample, list(ids), list(given), [0] * len(given), zeros, [look])
-            self.trajectories.append(own)
-            self.views.append(view)
-            self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
-            for box in sample.boxes if self.show_targets else ():
-                self.show(len(self.trajectories) - 1, box)
-        return list(range(len(self.trajectories) - self.group, len(self.trajectories)))
-
-    def show(self, i: int, target: tools.Box) -> None:
-        """Begin a trajectory with a call on a target and its crop, none of it the model's own."""
-        view, trajectory, region = self.views[i], self.trajectories[i], self.around(i, target)
-        sx, sy = view.frame[0] / view.original.width, view.frame[1] / view.original.height
-        box = [round(v * s) for v, s in zip(region, (sx, sy, sx, sy))]
-        call = f"{tools.CALL_OPENING}{','.join(map(str, box))}]}}}}</tool_call>"
-        crop = view.original.crop(region)
-        crop = tools.resize(crop, self.fit(crop, self.crop_pixels))
-        ids = expand_pads(self.processor, call + "<|im_end|>" + tools.observation(), [grid_of(crop)])
-        trajectory.completion_ids += ids
-        trajectory.sampled += [0] * len(ids)
-        trajectory.logprobs += [0.0] * len(ids)
-        trajectory.images.append(crop)
-        trajectory.boxes.append(tuple(map(float, region)))
-
-    def seen(self, indices: list[int], features: list[torch.Tensor]) -> None:
-        """The features of the next pictures of these trajectories, which share them."""
-        for i in indices if self.keep_features else ():
-            self.trajectories[i].features += features
-
-    def fit(self, picture: Image.Image, budget: int) -> tuple[int, int]:
-        return tools.fit(picture.size, budget, self.processor.image_processor.size["shortest_edge"])
-
-    def room(self, i: int) -> int:
-        """Tokens that trajectory i may write in its next turn."""
-        return max(0, min(self.max_turn_tokens, self.max_tokens - len(self.trajectories[i].completion_ids)))
-
-    def step(self, i: int, tokens: list[int], logprobs: list[float]):
-        """Record the turn that trajectory i has just written, and carry out its call.
-
-        Returns the observation's ids and its pictures as shown (none with an error), or None when the
-        episode is over.
-        """
-        trajectory = self.trajectories[i]
-        trajectory.turns.append(self.record(trajectory, tokens, logprobs))
-        trajectory.stop = self.verdict(trajectory, tokens)
-        if trajectory.stop:
-            return self.end(i)
-        observed, crop, box, error = self.zoom(i)
-        if tokens[-1] != self.im_end:  # the turn stopped at </tool_call>: close it for the model
-            observed = [self.im_end] + observed
-        if len(trajectory.completion_ids) + len(observed) >= self.max_tokens:
-            trajectory.stop = "budget"  # dropped whole: half a picture would shift all positions after it
-            return self.end(i)
-        trajectory.completion_ids += observed
-        trajectory.sampled += [0] * len(observed)
-        trajectory.logprobs += [0.0] * len(observed)
-        if error:
-            trajectory.errors.append(error)
-        else:
-            trajectory.images.append(crop)
-            trajectory.boxes.append(box)
-        return observed, [] if error else [crop]
-
-    def end(self, i: int) -> None:
-        self.views[i] = None  # an original in full size is worth dropping
-        if self.bar is not None:
-            self.bar.update()
-
-    def record(self, trajectory: Trajectory, tokens: list[int], logprobs: list[float]) -> str:
-        """Append a turn to its trajectory; returns its text (the first turn's with what was forced before
-        it)."""
-        forced = trajectory.completion_ids if not trajectory.turns and not self.show_targets else []
-        text = self.tokenizer.decode(forced + tokens, skip_special_tokens=True)
-        trajectory.completion_ids = trajectory.completion_ids + tokens
-        trajectory.sampled += [1] * len(tokens)
-        trajectory.logprobs += logprobs
-        return text
-
-    def verdict(self, trajectory: Trajectory, tokens: list[int]) -> str:
-        """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's
-        code's."""
-        text, single = trajectory.turns[-1], self.tool == "off" or not trajectory.sample.tool
-        trajectory.answer = tools.find_answer(text, boxed=not trajectory.sample.tool)
-        if trajectory.answer is not None:
-            return "answer"  # an answer wins over a call in the same turn
-        if not tokens or tokens[-1] not in self.ends:
-            return "length"
-        if single or tools.find_call(text) is None:
-            return "no_call"
-        return "turns" if len(trajectory.turns) == self.max_turns else ""
-
-    def zoom(self, i: int):
-        """Carry out the call of trajectory i: (observation ids, crop as shown, its box, None), or (ids, None,
-        None, error)."""
-        view = self.views[i]
-        try:
-            asked = tools.parse_call(self.trajectories[i].turns[-1], view.frame)
-            crop, box = view.crop(asked)
-        except tools.ZoomError as error:
-            return expand_pads(self.processor, tools.observation(str(error)), []), None, None, str(error)
-        if self.tool in ("random", "oracle"):
-            crop = view.original.crop(self.replacement(i, box))
-        crop = tools.resize(crop, self.fit(crop, self.crop_pixels))
-        if self.tool == "blank":
-            crop = Image.new("RGB", crop.size, (128, 128, 128))
-        return expand_pads(self.processor, tools.observation(), [grid_of(crop)]), crop, box, None
-
-    def replacement(self, i: int, box: tools.Box) -> tuple[int, ...]:
-        """The region that a control shows instead of `box`, whole ORIGINAL pixels."""
-        trajectory, (width, height) = self.trajectories[i], self.views[i].original.size
-        if self.tool == "random":
-            w, h = int(box[2] - box[0]), int(box[3] - box[1])
-            x, y = self.chances[i].randint(0, width - w), self.chances[i].randint(0, height - h)
-            return x, y, x + w, y + h
-        targets = trajectory.sample.boxes
-        if not targets:  # nothing to show: the model's own crop
-            return tuple(int(v) for v in box)
-        return self.around(i, targets[len(trajectory.boxes) % len(targets)])
-
-    def around(self, i: int, target: tools.Box) -> tuple[int, ...]:
-        """A target with a margin and a minimum side, whole ORIGINAL pixels."""
-        (width, height), (x1, y1, x2, y2) = self.views[i].original.size, target
-        grow_x = max(MARGIN * (x2 - x1), (tools.MIN_SIDE - x2 + x1) / 2)
-        grow_y = max(MARGIN * (y2 - y1), (tools.MIN_SIDE - y2 + y1) / 2)
-        box = max(0, x1 - grow_x), max(0, y1 - grow_y), min(width, x2 + grow_x), min(height, y2 + grow_y)
-        return tuple(map(int, box))
+@dataclass
+class Question:
+    model: str = knob("tiny", "preset, folder of a model, or checkpoint of a run")
+    kind: str = knob("read", "read | compare | glance: the toy's kinds of questions")
+    number: int = knob(4, "which of these questions")
+    member: int = knob(-1, "which trajectory of its group; -1: the one with the highest reward")
+    group: int = knob(8, "trajectories of the group")
+    temperature: float = knob(1.0, "of sampling; 0 is greedy")
+    seed: int = knob(2, "of sampling; with this one the untrained base zooms, fails and guesses")
 
 
-class Turns:
-    """The engine on `generate`: all live trajectories write a turn, then all get their observations.
+@dataclass
+class Knobs(Limits, Question):
+    pass
 
-    Rows of the tensors are the live trajectories.
-    """
 
-    def __init__(self, model, episodes: Episodes, temperature: float, batch: int):
-        self.model, self.episodes, self.temperature = model, episodes, temperature
-        self.processor, self.samples_at_once = episodes.processor, max(1, batch // episodes.group)
+def read_knobs(argv: list[str]) -> Knobs:
+    knobs, given = parse(Knobs, argv, __doc__)
+    fill_limits(knobs, given)
+    return knobs
 
-    def run(self, samples, given) -> list[Trajectory]:
-        """All trajectories of these samples' groups; given: per sample, ids its completions start with."""
-        n = self.samples_at_once
-        for i in range(0, len(samples), n):
-            self.run_batch(samples[i : i + n], given[i : i + n])
-        return self.episodes.trajectories
 
-    def run_batch(self, samples, given) -> None:
-        live = [i for sample, start in zip(samples, given) for i in self.episodes.begin(sample, start)]
-        ids, mask, cache = self.prefill(live)
-        seen = {}
-        while True:
-            ids, mask, cache, turns = self.generate(live, ids, mask, cache, seen)
-            live, rows, observations, seen = self.observe(live, turns)
-            if not live:
-                return
-            new_ids, new_mask = self.pad(observations)
-            ids, mask = torch.cat([ids[rows], new_ids], 1), torch.cat([mask[rows], new_mask], 1)
-            if len(rows) < cache.layers[0].keys.shape[0]:
-                cache.batch_select_indices(torch.tensor(rows, device=ids.device))
+def main(knobs: Knobs) -> None:
+    torch.set_num_threads(knobs.threads)
+    model, processor = load_model(knobs.model)
+    questions = load("toy", split="test", limit=100 * (knobs.number + 1))
+    sample = [each for each in questions if each.meta["kind"] == knobs.kind][knobs.number]
+    settings = {"group": knobs.group, "temperature": knobs.temperature, "seed": knobs.seed}
+    group = rollout(model, processor, [sample], **settings, **rollout_limits(knobs))
+    rewards = [score(trajectory) for trajectory in group]
+    advantages = group_advantages([reward.total for reward in rewards])
+    best = max(range(knobs.group), key=lambda member: rewards[member].total)
+    shown = best if knobs.member < 0 else knobs.member
+    print_trajectory(group[shown], processor)
+    print_reward(group[shown], rewards[shown])
+    for member, (reward, advantage) in enumerate(zip(rewards, advantages)):
+        mark = "  <- this one" if member == shown else ""
+        print(f"member {member}: reward {reward.total:5.2f}, advantage {advantage:+.2f}{mark}")
 
-    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded ids and mask, (R, longest): the last column of a batch that goes on must be real in
-        every row."""
-        longest = max(map(len, rows))
-        ids = [[self.episodes.pad_id] * (longest - len(row)) + row for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
-    def prefill(self, live: list[int]):
-        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
-        token: `generate` wants at least one new token to start from."""
-        group = self.episodes.group
-        firsts = [self.episodes.trajectories[i] for i in live[::group]]
-        pictures = [picture for t in firsts for picture in t.images]
-        features = see(self.model, self.processor, pictures)
-        rest = iter(features)
-        for k, first in enumerate(firsts):
-            self.episodes.seen(live[k * group : (k + 1) * group], [next(rest) for _ in first.images])
-        ids, mask = self.pad([t.prompt_ids + t.completion_ids for t in firsts])  # (S, P)
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        self.model.model.rope_deltas = None
-        self.model(
-            input_ids=ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True,
-            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(), logits_to_keep=1,
-            image_grid_thw=torch.tensor([grid_of(picture) for picture in pictures], device=ids.device),
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-        )  # fmt: skip
-        cache.batch_repeat_interleave(group)
-        return ids.repeat_interleave(group, 0), mask.repeat_interleave(group, 0), cache  # (S * G, P)
+def print_trajectory(trajectory: Trajectory, processor) -> None:
+    """The tokens in their order: the model's own with their logprobs, what it was given, and its pictures."""
+    sample = trajectory.sample
+    look = trajectory.images[0]
+    print(f"question: {sample.text()}  (gold answer {sample.answer!r}, targets {sample.boxes})")
+    visual = processor.family.tokens(look)
+    print(f"first look: {sample.open().size} shown as {look.size}, {visual} visual tokens")
+    print(f"prompt: {len(trajectory.prompt_ids)} tokens, given\n")
+    calls = iter(trajectory.calls)
+    tokens = zip(trajectory.sampled, trajectory.completion_ids, trajectory.logprobs)
+    for sampled, span in groupby(tokens, key=lambda token: token[0]):
+        _, ids, logprobs = zip(*span)
+        if sampled:
+            words = [f"{processor.tokenizer.decode([i])} ({lp:.2f})" for i, lp in zip(ids, logprobs)]
+            print(f"WROTE {len(ids)} tokens, trained on, each with its logprob:\n{' '.join(words)}\n")
+            continue
+        call = next(calls)
+        text = processor.tokenizer.decode(ids)
+        if call.picture:
+            crop = f"[the crop: region {call.region} of the original, shown as {call.picture.size}]"
+            text = re.sub(r"(<\|image_pad\|>)+", crop, text)
+        print(f"WAS GIVEN {len(ids)} tokens, not trained on:\n{text}")
 
-    def generate(self, live, ids, mask, cache, seen):
-        """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and
-        (ids, logprobs) turns."""
-        episodes, room = self.episodes, [self.episodes.room(i) for i in live]
-        pictures = [picture for i in live for picture in episodes.trajectories[i].images]
-        tape = SamplingTape(self.temperature, episodes.banned)
-        # Stale deltas of another batch would shift every position, silently.
-        self.model.model.rope_deltas = None
-        # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
-        # a repetition penalty, a top_k of 1 and a temperature near 0.
-        config = GenerationConfig(
-            max_new_tokens=max(1, *room), eos_token_id=episodes.ends, pad_token_id=episodes.pad_id,
-            do_sample=self.temperature > 0, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0,
-            return_dict_in_generate=True,
-        )  # fmt: skip
-        out = self.model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config,
-            logits_processor=LogitsProcessorList([tape]), mm_encoder_outputs=seen,
-            mm_token_type_ids=(ids == self.processor.image_token_id).int(),
-            image_grid_thw=torch.tensor([grid_of(picture) for picture in pictures], device=ids.device),
-        )  # fmt: skip
-        new = out.sequences[:, ids.shape[1] :]  # (R, n)
-        logprobs = tape.logprobs(out.sequences).tolist()
-        turns, new_mask = [], torch.zeros_like(new)
-        for row, tokens in enumerate(new.tolist()):
-            length = next((k + 1 for k, token in enumerate(tokens) if token in episodes.ends), len(tokens))
-            length = min(length, room[row])
-            new_mask[row, :length] = 1
-            turns.append((tokens[:length], logprobs[row][:length]))
-        return out.sequences, torch.cat([mask, new_mask], 1), out.past_key_values, turns
 
-    def observe(self, live, turns):
-        """Record every row's turn, and deliver the crops.
+def print_reward(trajectory: Trajectory, reward) -> None:
+    weights = WEIGHTS[trajectory.sample.tool]
+    print(f"stop: {trajectory.stop}, answer: {trajectory.answer!r}")
+    print(
+        f"reward: {weights[0]} * accuracy {reward.accuracy:.0f} + {weights[1]} * format {reward.format:.0f}"
+        f" + {weights[2]} * tool {reward.tool:.0f} = {reward.total:.2f}"
+    )
 
-        Returns the trajectories that go on, their rows, their observations' ids, and the features of the
-        new crops.
-        """
-        going, rows, observations, crops = [], [], [], []
-        for row, (i, (tokens, logprobs)) in enumerate(zip(live, turns)):
-            if (result := self.episodes.step(i, tokens, logprobs)) is None:
-                continue
-            going.append(i)
-            rows.append(row)
-            observations.append(result[0])
-            crops.append(result[1])
-        shown = sum(crops, [])
-        features = see(self.model, self.processor, shown) if shown else []
-        rest = iter(features)
-        for i, own in zip(going, crops):
-            self.episodes.seen([i], [next(rest) for _ in own])
-        seen = {"image": BaseModelOutputWithPooling(pooler_output=features)} if shown else {}
-        return going, rows, observations, seen
+
+if __name__ == "__main__":
+    run_command(main, read_knobs)

@@ -21,60 +21,71 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from knobs import BIG, fail, knob, parse, run_command, write_json
+from knobs import (
+    Limits,
+    check_at_least,
+    fail,
+    fill_limits,
+    knob,
+    parse,
+    read_json,
+    rollout_limits,
+    run_command,
+    write_json,
+)  # fmt: skip
 
 
 @dataclass
-class Knobs:
+class Selection:
     data: str = knob("toy-mixture", "toy-mixture | toy | deepeyes | seal | a folder")
     model: str = knob("tiny", "whose skill decides what is hard")
-    quantize: Literal["", "4bit"] = knob("", "4 bits")
     root: str = knob("", "folder of the deepeyes or seal files")
     limit: int = knob(1000, "samples to score")
     seed: int = knob(0, "of samples and sampling")
     k: int = knob(8, "answers per stage")
-    own: bool = knob(False, "a third stage: k answers of the policy's own zooming (stored in the scores)")
+    own: bool = knob(
+        False, "a third stage: k answers of the policy's own zooming (stored in the scores)"
+    )
     easiest: float = knob(0.99, "highest p_look that is kept")
     solvable: float = knob(0.7, "lowest p_crop that is kept")
     gain: float = knob(0.3, "least p_crop - p_look")
     skip_crop: str = knob("chart,thinklite_eureka", "sources that pass by difficulty alone")
     only_difficulty: bool = knob(False, "leave out the crop stage's verdict (for the ablation)")
-    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
-    look_pixels: int = knob(112 * 112, "pixel budget of the first look (big models: 784000)")
-    crop_pixels: int = knob(134 * 134, "pixel budget of a crop (big models: 313600)")
-    max_turn_tokens: int = knob(48, "tokens of an answer (big models: 384)")
-    batch: int = knob(256, "trajectories at once (big models: 64)")
+    judge: str = knob(
+        "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
+    )
     chunk: int = knob(32, "samples scored and stored at once; part of the seed")
-    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
     out: str = knob("selected", "folder of the results")
     rescore: bool = knob(False, "apply thresholds to the stored scores of --out")
     dry_run: bool = knob(False, "the funnel on 64 samples, in OUT-dry")
-    export: Literal["", "verl"] = knob("", "verl: also write the parquet that verl's DeepEyes recipe reads")
+    export: Literal["", "verl"] = knob(
+        "", "verl: also write the parquet that verl's DeepEyes recipe reads"
+    )
 
 
-SHOWN = ("look_pixels", "crop_pixels", "max_turn_tokens", "batch")  # the knobs of a rollout
+@dataclass
+class Knobs(Limits, Selection):
+    """The flags of this script."""
+
+
+# What the scores depend on: to change one of these takes another folder.
+SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "own", "judge", "chunk"]
+SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens"]
+STAGE_TOKENS = 8192  # of a completion: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     knobs, given = parse(Knobs, argv, __doc__)
-    if knobs.model != "tiny":
-        for name in {*SHOWN} - given:
-            setattr(knobs, name, BIG[name])
-    for name in ("limit", "k", "chunk", "batch", "threads"):
-        if getattr(knobs, name) < 1:
-            fail(f"--{name} must be at least 1")
+    fill_limits(knobs, given)
+    check_at_least(1, knobs, "limit k chunk batch threads")
     if knobs.dry_run:
         knobs.limit = min(64, knobs.limit)
-    stored = Path(knobs.out) / "args.json"
-    if knobs.rescore and not stored.exists():
+    before = read_json(Path(knobs.out) / "args.json")
+    if knobs.rescore and not before:
         fail(f"nothing to rescore: {knobs.out} holds no args.json")
-    if stored.exists() and not knobs.dry_run:
-        before = json.loads(stored.read_text())
-        scored_by = (
-            "data model quantize root limit seed k own judge look_pixels crop_pixels max_turn_tokens chunk"
-        )
-        for name in scored_by.split():
+    if before and not knobs.dry_run:
+        for name in SCORED_BY:
             if knobs.rescore and name not in given:
                 setattr(knobs, name, before[name])
             elif before[name] != getattr(knobs, name):
@@ -92,7 +103,11 @@ def open_ended(sample):
     ('red', 'both')
     """
     texts = " | ".join((sample.question, *sample.options)).lower()
-    safe = sample.options and sample.answer in sample.options and not any(word in texts for word in UNSAFE)
+    safe = (
+        sample.options
+        and sample.answer in sample.options
+        and not any(word in texts for word in UNSAFE)
+    )
     return replace(sample, options=()) if safe else sample
 
 
@@ -125,34 +140,45 @@ def verdict(row: dict, knobs: Knobs) -> str:
     return "kept" if row["p_crop"] - row["p_look"] >= knobs.gain else "the crop does not help"
 
 
+def make_stages(samples, knobs: Knobs) -> dict:
+    """The name of each stage -> the samples it asks, and how."""
+    boxed = [sample for sample in samples if sample.boxes]
+    stages = {
+        "look": (samples, {"tool": "off", "max_turns": 1}),
+        "crop": (boxed, {"begin_with_targets": True, "max_turns": 1}),
+    }
+    if knobs.own:
+        stages["own"] = (samples, {})
+    return stages
+
+
 def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) -> list[dict]:
     """Every stage's answers and pass rate for some samples; the same for a seed and --threads anywhere."""
     from reward import is_correct
     from rollout import rollout
 
-    limits = {name: getattr(knobs, name) for name in SHOWN} | {"group": knobs.k, "seed": seed}
-    limits |= {"engine": "slots", "max_tokens": 8192, "temperature": 1.0, "lanes": knobs.threads}
-    boxed = [sample for sample in samples if sample.boxes]
-    stages = {"look": (samples, {"tool": "off", "max_turns": 1})}
-    stages["crop"] = (boxed, {"show_targets": True, "max_turns": 1})
-    if knobs.own:
-        stages["own"] = (samples, {"max_turns": 4})
-    rows = {
-        sample.id: {
-            "id": sample.id, "source": sample.source, "kind": sample.meta.get("kind"),
-            "question": sample.question, "gold": sample.answer,
+    settings = rollout_limits(knobs)
+    settings |= {"group": knobs.k, "seed": seed, "max_tokens": STAGE_TOKENS, "temperature": 1.0}
+    rows = {}
+    for sample in samples:
+        rows[sample.id] = {
+            "id": sample.id,
+            "source": sample.source,
+            "kind": sample.meta.get("kind"),
+            "question": sample.question,
+            "gold": sample.answer,
             "verifiable": judge is not None or verifiable(sample),
         }
-        for sample in samples
-    }  # fmt: skip
-    for stage, (asked, settings) in stages.items():
+    for stage, (asked, how) in make_stages(samples, knobs).items():
         for row in rows.values():
-            row |= {f"p_{stage}": None, f"answers_{stage}": []}
-        trajectories = rollout(model, processor, asked, **limits | settings) if asked else []
-        for i, sample in enumerate(asked):
-            group = trajectories[i * knobs.k : (i + 1) * knobs.k]
-            rows[sample.id][f"p_{stage}"] = sum(is_correct(t.answer, sample, judge) for t in group) / knobs.k
-            rows[sample.id][f"answers_{stage}"] = [t.answer for t in group]
+            row[f"p_{stage}"] = None
+            row[f"answers_{stage}"] = []
+        trajectories = rollout(model, processor, asked, **settings | how) if asked else []
+        for place, sample in enumerate(asked):
+            group = trajectories[place * knobs.k : (place + 1) * knobs.k]
+            right = [is_correct(trajectory.answer, sample, judge) for trajectory in group]
+            rows[sample.id][f"p_{stage}"] = sum(right) / knobs.k
+            rows[sample.id][f"answers_{stage}"] = [trajectory.answer for trajectory in group]
     return list(rows.values())
 
 
@@ -171,15 +197,21 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    chunks = list(range(0, len(samples), knobs.chunk))[state.process_index :: state.num_processes]
+    chunks = list(range(0, len(samples), knobs.chunk))[
+        state.process_index :: state.num_processes
+    ]
     todo = [start for start in chunks if not (parts / f"{start:06}.json").exists()]
     if todo:
-        model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
+        model, processor = load_model(
+            knobs.model, quantize=knobs.quantize or None, device=str(state.device)
+        )
     judge = Judge(knobs.judge, parts.parent / "judge.jsonl") if knobs.judge else None
     bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
     for start in bar if state.is_main_process else todo:
         chunk = [s for s in map(opened, samples[start : start + knobs.chunk]) if s]
-        rows = score_chunk(model, processor, chunk, knobs, knobs.seed * 1_000_003 + start, judge)
+        rows = score_chunk(
+            model, processor, chunk, knobs, knobs.seed * 1_000_003 + start, judge
+        )
         write_json(parts / f"{start:06}.json", rows)
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -192,10 +224,32 @@ def picture_cell(sample) -> dict:
         return {"path": str(Path(sample.image).resolve()), "bytes": None}
     if isinstance(sample.image, bytes):
         return {"path": None, "bytes": sample.image}
-    picture, buffer = sample.image() if callable(sample.image) else sample.image, io.BytesIO()
+    picture = sample.image() if callable(sample.image) else sample.image
+    buffer = io.BytesIO()
     kind = picture.format or "PNG"
     picture.save(buffer, kind, **{"quality": "keep"} if kind == "JPEG" else {})
     return {"path": None, "bytes": buffer.getvalue()}
+
+
+def count_verdicts(rows: list[dict]) -> dict[str, int]:
+    """How many rows have which verdict, most frequent first."""
+    return dict(Counter(row["verdict"] for row in rows).most_common())
+
+
+def write_selected(samples, file: Path) -> None:
+    """The samples that are kept, as train.py reads them; no file if there are none."""
+    from datasets import Dataset
+
+    if not samples:
+        file.unlink(missing_ok=True)
+        return
+    names = ("id", "question", "answer", "source", "tool")
+    columns = {name: [getattr(sample, name) for sample in samples] for name in names}
+    columns["options"] = [list(sample.options) for sample in samples]
+    columns["boxes"] = [list(map(list, sample.boxes)) for sample in samples]
+    columns["meta"] = [json.dumps(sample.meta) for sample in samples]
+    columns["image"] = list(map(picture_cell, samples))
+    Dataset.from_dict(columns).to_parquet(str(file))
 
 
 def write_results(rows: list[dict], samples: dict, knobs: Knobs, out: Path) -> dict:
@@ -207,24 +261,15 @@ def write_results(rows: list[dict], samples: dict, knobs: Knobs, out: Path) -> d
         row["verdict"] = verdict(row, knobs)
     kept = [samples[row["id"]] for row in rows if row["verdict"] == "kept"]
     Dataset.from_list(rows).to_parquet(str(out / "scores.parquet"))
-    columns = {
-        name: [getattr(s, name) for s in kept] for name in ("id", "question", "answer", "source", "tool")
-    }
-    columns |= {"options": [list(s.options) for s in kept], "boxes": [list(map(list, s.boxes)) for s in kept]}
-    columns |= {"meta": [json.dumps(s.meta) for s in kept], "image": list(map(picture_cell, kept))}
-    if kept:
-        Dataset.from_dict(columns).to_parquet(str(out / "selected.parquet"))
-    else:
-        (out / "selected.parquet").unlink(missing_ok=True)
-    summary = {"scored": len(rows), "kept": len(kept)}
-    summary["verdicts"] = dict(Counter(row["verdict"] for row in rows).most_common())
+    write_selected(kept, out / "selected.parquet")
+    summary = {"scored": len(rows), "kept": len(kept), "verdicts": count_verdicts(rows)}
     for name in ("source", "kind"):
         values = sorted({row[name] for row in rows if row[name]})
         summary[f"by {name}"] = {
-            value: dict(Counter(row["verdict"] for row in rows if row[name] == value).most_common())
+            value: count_verdicts([row for row in rows if row[name] == value])
             for value in values
         }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(out / "summary.json", summary)
     draw(rows, out / "summary.png")
     if knobs.export:
         export_verl(kept, out / "verl.parquet")
@@ -238,7 +283,9 @@ def draw(rows: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2))
+    figure, axes = plt.subplots(
+        1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2)
+    )
     boxed = [row for row in rows if row["p_crop"] is not None]
     panels = {"from one look (p_look)": [row["p_look"] for row in rows]}
     panels["with the target shown (p_crop)"] = [row["p_crop"] for row in boxed]
@@ -249,43 +296,49 @@ def draw(rows: list[dict], file: Path) -> None:
         axis.set_ylabel("samples")
     groups = sorted({row["kind"] or row["source"] for row in rows})
     left = [0] * len(groups)
-    for reason, count in Counter(row["verdict"] for row in rows).most_common():
-        part = [sum(r["verdict"] == reason and (r["kind"] or r["source"]) == g for r in rows) for g in groups]
-        axes[3].barh(groups, part, left=left, label=f"{reason} ({count})")
-        left = [a + b for a, b in zip(left, part)]
+    for reason, count in count_verdicts(rows).items():
+        named = Counter(
+            row["kind"] or row["source"] for row in rows if row["verdict"] == reason
+        )
+        widths = [named[group] for group in groups]
+        axes[3].barh(groups, widths, left=left, label=f"{reason} ({count})")
+        left = [start + width for start, width in zip(left, widths)]
     axes[3].legend(fontsize=8)
     axes[3].set_title("where they fell", fontsize=10)
     figure.savefig(file, dpi=80)
     plt.close(figure)
 
 
-def export_verl(samples, file: Path) -> None:
-    """The columns of verl's DeepEyes recipe."""
-    from datasets import Dataset
-
+def verl_row(sample, number: int) -> dict:
+    """A sample in the columns of verl's DeepEyes recipe."""
     import tools
 
-    rows = []
-    for i, sample in enumerate(samples):
-        suffix = tools.TOOL_SUFFIX if sample.tool else tools.BOXED_SUFFIX
-        system = tools.TOOL_SYSTEM if sample.tool else tools.PLAIN_SYSTEM
-        user = {"role": "user", "content": f"<image>\n{sample.text()}{suffix}"}
-        rows.append(
-            {
-                "prompt": [{"role": "system", "content": system}, user],
-                "images": [picture_cell(sample)],
-                "reward_model": {"ground_truth": sample.answer, "style": "model"},
-                "extra_info": {
-                    "question": sample.text(),
-                    "answer": sample.answer,
-                    "index": i,
-                    "split": "train",
-                },
-                "data_source": sample.source,
-                "ability": "vl_agent" if sample.tool else "vl_reasoning",
-                "env_name": "visual_toolbox_v2" if sample.tool else "",
-            }
-        )
+    suffix = tools.TOOL_SUFFIX if sample.tool else tools.BOXED_SUFFIX
+    system = tools.TOOL_SYSTEM if sample.tool else tools.PLAIN_SYSTEM
+    text = sample.text()
+    return {
+        "prompt": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": f"<image>\n{text}{suffix}"},
+        ],
+        "images": [picture_cell(sample)],
+        "reward_model": {"ground_truth": sample.answer, "style": "model"},
+        "extra_info": {
+            "question": text,
+            "answer": sample.answer,
+            "index": number,
+            "split": "train",
+        },
+        "data_source": sample.source,
+        "ability": "vl_agent" if sample.tool else "vl_reasoning",
+        "env_name": "visual_toolbox_v2" if sample.tool else "",
+    }
+
+
+def export_verl(samples, file: Path) -> None:
+    from datasets import Dataset
+
+    rows = [verl_row(sample, number) for number, sample in enumerate(samples)]
     Dataset.from_list(rows).to_parquet(str(file))
 
 
@@ -298,15 +351,19 @@ def main(knobs: Knobs) -> None:
         shutil.rmtree(out, ignore_errors=True)
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        (out / "args.json").write_text(json.dumps(asdict(knobs), indent=1) + "\n")
+        write_json(out / "args.json", asdict(knobs))
     except OSError as error:
         fail(f"can't write to {out}: {error.strerror}")
     split = None if not knobs.data.startswith("toy") else "train"
-    samples = load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, root=knobs.root or None)
+    samples = load(
+        knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, root=knobs.root or None
+    )
     samples = [open_ended(sample) for sample in samples]
     if not knobs.rescore:
         score_all(samples, knobs, parts)
-    rows = [row for file in sorted(parts.glob("*.json")) for row in json.loads(file.read_text())]
+    rows = [
+        row for file in sorted(parts.glob("*.json")) for row in json.loads(file.read_text())
+    ]
     summary = write_results(rows, {sample.id: sample for sample in samples}, knobs, out)
     for reason, count in summary["verdicts"].items():
         print(f"{count:>7}  {reason}")

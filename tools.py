@@ -13,10 +13,12 @@ own words, with `required: ["bbox_2d"]` where the released prompt said `["bbox"]
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from data import Box
 
 TOOL = "image_zoom_in_tool"
 SCHEMA = {
@@ -76,16 +78,22 @@ IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"  # the rollout repeats the
 # Ids of these are never sampled: a model that writes an image pad breaks the match of pads and pictures.
 BANNED = tuple(
     f"<|{name}|>"
-    for name in ("im_start", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
+    for name in (
+        "im_start",
+        "vision_start",
+        "vision_end",
+        "vision_pad",
+        "image_pad",
+        "video_pad",
+    )
 )
 
-FACTOR = 28  # one visual token of Qwen2.5-VL covers 28 x 28 pixels
-MIN_SIDE = 28  # original pixels; a thinner crop has to be blown up just to fill one visual token
+MIN_SIDE = (
+    28  # original pixels; a thinner crop has to be blown up just to fill one visual token
+)
 MAX_ASPECT = 100  # the paper's limit; the image processor itself fails above 200
 MAX_CALL_CHARS = 2000
 MAX_NUMBER = 1e6  # no picture is this wide
-
-Box = tuple[float, float, float, float]
 
 
 class ZoomError(ValueError):
@@ -124,7 +132,9 @@ def observation(error: str | None = None) -> str:
     >>> observation("no such region")
     '\\n<|im_start|>user\\nError: no such region<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    body = f"Error: {error}" if error else f"<tool_response>{IMAGE}{TOOL_SUFFIX}</tool_response>"
+    body = (
+        f"Error: {error}" if error else f"<tool_response>{IMAGE}{TOOL_SUFFIX}</tool_response>"
+    )
     return f"\n<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -134,7 +144,9 @@ def find_call(text: str) -> str | None:
     >>> find_call("<tool_call>a</tool_call> no, <tool_call>b</tool_call>")
     'b'
     """
-    end = text.rfind("</tool_call>")  # two scans, no regex: model text must not cost quadratic time
+    end = text.rfind(
+        "</tool_call>"
+    )  # two scans, no regex: model text must not cost quadratic time
     start = text.rfind("<tool_call>", 0, max(end, 0))
     return None if start < 0 else text[start + len("<tool_call>") : end]
 
@@ -169,64 +181,116 @@ def find_answer(text: str, boxed: bool = False) -> str | None:
 
 
 def _reject_constant(name: str):
-    raise ValueError(f"{name} is not JSON")  # json.loads takes NaN and Infinity unless told otherwise
+    raise ValueError(
+        f"{name} is not JSON"
+    )  # json.loads takes NaN and Infinity unless told otherwise
+
+
+def picture_size(frame: tuple[int, int] | None) -> str:
+    return f" The picture is {frame[0]} x {frame[1]} pixels." if frame else ""
+
+
+def read_call(text: str, frame: tuple[int, int] | None = None) -> tuple[str, dict]:
+    """The name and the arguments of the last call of a turn. JSON only, never eval. Raises ZoomError.
+
+    text: one turn of the model. frame: (width, height) of the frame of its boxes, named in the errors.
+
+    >>> read_call('<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1]}}</tool_call>')
+    ('image_zoom_in_tool', {'bbox_2d': [1]})
+    """
+    size = picture_size(frame)
+    inside = find_call(text)
+    if inside is None:
+        raise ZoomError(f"no <tool_call>...</tool_call> pair was found.{size}")
+    if len(inside) > MAX_CALL_CHARS:
+        raise ZoomError(f"a tool call may have at most {MAX_CALL_CHARS} characters.{size}")
+    try:
+        call = json.loads(inside, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise ZoomError(f"the tool call is not valid JSON.{size}") from None
+    if (
+        not isinstance(call, dict)
+        or "name" not in call
+        or not isinstance(call.get("arguments"), dict)
+    ):
+        raise ZoomError(f'a tool call must be a JSON object with "name" and "arguments".{size}')
+    if call["name"] not in tuple(TOOLS):  # not `in TOOLS`: what the model wrote may be a list
+        raise ZoomError(f"unknown tool name; the only tool is {TOOL}.{size}")
+    return call["name"], call["arguments"]
+
+
+def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
+    """The box among the arguments of a call, exactly as the model wrote it: four finite numbers.
+
+    Its place in the picture is checked by `View.crop`. Raises ZoomError.
+
+    >>> read_box({"bbox_2d": [1, 2, 30, 40.5]})
+    (1.0, 2.0, 30.0, 40.5)
+    """
+    size = picture_size(frame)
+    if "bbox_2d" not in arguments:
+        raise ZoomError(f'the argument "bbox_2d" is missing.{size}')
+    box = arguments["bbox_2d"]
+    if not isinstance(box, list) or len(box) != 4:
+        raise ZoomError(
+            f'"bbox_2d" must be a list of exactly 4 numbers [x1, y1, x2, y2].{size}'
+        )
+    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in box):
+        raise ZoomError(f'every entry of "bbox_2d" must be a number.{size}')
+    if any(
+        isinstance(v, float) and not math.isfinite(v) for v in box
+    ):  # 1e999 is JSON, and infinite
+        raise ZoomError(f'every number of "bbox_2d" must be finite.{size}')
+    if any(abs(v) > MAX_NUMBER for v in box):
+        raise ZoomError(f'the numbers of "bbox_2d" are far too large to be pixels.{size}')
+    return tuple(float(v) for v in box)
 
 
 def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
-    """The box of the last call of a turn, in pixels of the SHOWN frame, exactly as the model wrote it.
+    """The box of the last call of a turn, in pixels of the SHOWN frame.
 
     text: one turn of the model. size: (width, height) of the shown picture, named in the errors. Raises
-    ZoomError. JSON only, never eval; a box is four finite numbers, its place is checked by `View.crop`.
+    ZoomError.
 
     >>> call = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 30, 40.5]}}'
     >>> parse_call(f"Let me look. <tool_call>{call}</tool_call>")
     (1.0, 2.0, 30.0, 40.5)
     """
-    frame = f" The picture is {size[0]} x {size[1]} pixels." if size else ""
-    call = find_call(text)
-    if call is None:
-        raise ZoomError(f"no <tool_call>...</tool_call> pair was found.{frame}")
-    if len(call) > MAX_CALL_CHARS:
-        raise ZoomError(f"a tool call may have at most {MAX_CALL_CHARS} characters.{frame}")
-    try:
-        call = json.loads(call, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        raise ZoomError(f"the tool call is not valid JSON.{frame}") from None
-    if not isinstance(call, dict) or "name" not in call or not isinstance(call.get("arguments"), dict):
-        raise ZoomError(f'a tool call must be a JSON object with "name" and "arguments".{frame}')
-    if call["name"] != TOOL:
-        raise ZoomError(f"unknown tool name; the only tool is {TOOL}.{frame}")
-    if "bbox_2d" not in call["arguments"]:
-        raise ZoomError(f'the argument "bbox_2d" is missing.{frame}')
-    box = call["arguments"]["bbox_2d"]
-    if not isinstance(box, list) or len(box) != 4:
-        raise ZoomError(f'"bbox_2d" must be a list of exactly 4 numbers [x1, y1, x2, y2].{frame}')
-    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in box):
-        raise ZoomError(f'every entry of "bbox_2d" must be a number.{frame}')
-    if any(isinstance(v, float) and not math.isfinite(v) for v in box):  # 1e999 is JSON, and infinite
-        raise ZoomError(f'every number of "bbox_2d" must be finite.{frame}')
-    if any(abs(v) > MAX_NUMBER for v in box):
-        raise ZoomError(f'the numbers of "bbox_2d" are far too large to be pixels.{frame}')
-    return tuple(float(v) for v in box)
+    _, arguments = read_call(text, size)
+    return read_box(arguments, size)
 
 
-def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56) -> tuple[int, int]:
-    """The (width, height) at which a picture of this size is shown: multiples of 28 within the pixel budget.
+@dataclass
+class Call:
+    """One call of the model, and what came of it: a picture, or an error."""
 
-    Qwen's own rule (`smart_resize`), which shrinks or enlarges only where the budget demands it. It fails on
-    slivers, so these are squeezed to an aspect of 100.
+    name: str = ""  # of the tool; empty if the call could not be read
+    arguments: dict = field(default_factory=dict)  # as the model wrote them
+    region: Box | None = None  # what the model is shown, ORIGINAL pixels
+    picture: Image.Image | None = None  # that region, at full resolution, later as it is shown
+    error: str | None = None  # what the model is told instead
+
+
+def fit(
+    size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56, side: int = 28
+) -> tuple[int, int]:
+    """The (width, height) at which a picture of this size is shown, within the pixel budget.
+
+    Both are multiples of `side`, that of the square of pixels which a visual token covers. Qwen's own rule
+    (`smart_resize`), which shrinks or enlarges only where the budget demands it. It fails on slivers, so
+    these are squeezed to an aspect of 100.
 
     >>> fit((1008, 1008), 112 * 112), fit((1600, 1200), 1280 * 28 * 28), fit((20, 20), 10**6)
     ((112, 112), (1148, 840), (56, 56))
     """
-    w, h = min(size[0], 100 * size[1]), min(size[1], 100 * size[0])
-    height, width = smart_resize(h, w, FACTOR, min_pixels, max_pixels)
+    width = min(size[0], MAX_ASPECT * size[1])
+    height = min(size[1], MAX_ASPECT * size[0])
+    height, width = smart_resize(height, width, side, min_pixels, max_pixels)
     return width, height
 
 
 def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bicubic, Qwen's own filter; a reduction by more than 3 starts with a box filter, three times as
-    fast."""
+    """Bicubic, Qwen's own filter. A reduction by more than 3 starts with a box filter: three times as fast."""
     return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
@@ -234,13 +298,15 @@ def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 class View:
     """One original picture, the size at which the model saw it, and the frame its boxes are in.
 
-    For Qwen2.5-VL that frame is the shown picture. A family whose boxes run from 0 to 1,000, whatever the
-    picture, has frame=(1000, 1000); calls need no more, eval.py's grounding questions the same change.
+    For Qwen2.5-VL that frame is the shown picture; for a family whose boxes run from 0 to 1,000, whatever the
+    picture, it is (1000, 1000).
     """
 
     original: Image.Image
     shown: tuple[int, int]  # (width, height) of the first look
-    frame: tuple[int, int] | None = None  # (width, height) of the model's boxes; None: the shown picture's
+    frame: tuple[int, int] | None = (
+        None  # (width, height) of the model's boxes; None: the shown picture's
+    )
 
     def __post_init__(self):
         self.frame = self.frame or self.shown
@@ -267,27 +333,53 @@ class View:
         >>> crop.size, box
         ((100, 300), (900.0, 100.0, 1000.0, 400.0))
         """
-        frame = f"The picture is {self.frame[0]} x {self.frame[1]} pixels."
         x1, y1, x2, y2 = box
+        size = picture_size(self.frame)
         if not all(math.isfinite(v) for v in box):
-            raise ZoomError(f"every number of the box must be finite. {frame}")
+            raise ZoomError(f"every number of the box must be finite.{size}")
         if x1 > x2 or y1 > y2:
-            raise ZoomError(f"the corners are swapped: x1 < x2 and y1 < y2 must hold. {frame}")
+            raise ZoomError(f"the corners are swapped: x1 < x2 and y1 < y2 must hold.{size}")
         if x1 == x2 or y1 == y2:
-            raise ZoomError(f"the box is empty: x1 < x2 and y1 < y2 must hold. {frame}")
+            raise ZoomError(f"the box is empty: x1 < x2 and y1 < y2 must hold.{size}")
         if x1 >= self.frame[0] or y1 >= self.frame[1] or x2 <= 0 or y2 <= 0:
-            raise ZoomError(f"the box lies outside the picture. {frame}")
-        width, height = self.original.size
+            raise ZoomError(f"the box lies outside the picture.{size}")
         left, top, right, bottom = self.to_original(box)
-        left, top = (max(0, math.floor(v + 1e-6)) for v in (left, top))  # 90 * (1000 / 100) is not quite 900
-        right, bottom = min(width, math.ceil(right - 1e-6)), min(height, math.ceil(bottom - 1e-6))
+        # Outwards to whole pixels, but 90 * (1000 / 100) is not quite 900: hence the 1e-6.
+        left = max(0, math.floor(left + 1e-6))
+        top = max(0, math.floor(top + 1e-6))
+        right = min(self.original.width, math.ceil(right - 1e-6))
+        bottom = min(self.original.height, math.ceil(bottom - 1e-6))
         short, long = sorted((right - left, bottom - top))
         if short < MIN_SIDE:
-            least = math.ceil(MIN_SIDE * min(self.frame[0] / width, self.frame[1] / height))
-            raise ZoomError(f"the box is too thin: every side needs at least about {least} pixels. {frame}")
+            scale = min(
+                self.frame[0] / self.original.width, self.frame[1] / self.original.height
+            )
+            least = math.ceil(MIN_SIDE * scale)
+            raise ZoomError(
+                f"the box is too thin: every side needs at least about {least} pixels.{size}"
+            )
         if long > MAX_ASPECT * short:
             raise ZoomError(
-                f"the box is too narrow: its long side may be at most {MAX_ASPECT} times the short. {frame}"
+                f"the box is too narrow: its long side may be at most {MAX_ASPECT} times the short.{size}"
             )
-        box = (left, top, right, bottom)
-        return self.original.crop(box), tuple(float(v) for v in box)
+        region = (left, top, right, bottom)
+        return self.original.crop(region), tuple(float(v) for v in region)
+
+
+def image_zoom_in_tool(view: View, arguments: dict) -> tuple[Image.Image, Box]:
+    """Carry out a call: the crop at full resolution, and its region in ORIGINAL pixels. Raises ZoomError."""
+    return view.crop(read_box(arguments, view.frame))
+
+
+TOOLS = {TOOL: image_zoom_in_tool}  # by the name that the model calls
+
+
+def carry_out(view: View, turn: str) -> Call:
+    """What comes of the last call in a turn of the model: a picture at full resolution, or an error."""
+    call = Call()
+    try:
+        call.name, call.arguments = read_call(turn, view.frame)
+        call.picture, call.region = TOOLS[call.name](view, call.arguments)
+    except ZoomError as error:
+        call.error = str(error)
+    return call

@@ -6,35 +6,43 @@ arXiv 2505.14362).
     python train.py --model qwen2.5-vl-3b --plan      # will it fit? Then the same without --plan
     torchrun --nproc-per-node 2 train.py ...          # two GPUs
 
-One step is: sample a group of trajectories for each prompt, score them, update once. There is no reference
-model (beta 0) and no clipping at work (the update is on-policy). What is ours is the rollout and the
-reward; TRL does the rest.
+One step is: sample a group of trajectories for each question, score them, compare each with its group, and
+raise the probability of what did better. TRL lends the optimiser, its schedule, gradient accumulation,
+processes and checkpoints; the rest is here: `sample_groups` and `compute_loss`.
 """
 
-import copy
-import functools
-import json
 import os
-import random
 import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from statistics import stdev
 from typing import Literal
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import BIG, fail, knob, parse, write_json  # noqa: E402  (the heavy imports wait for valid knobs)
+from knobs import (  # noqa: E402  # noqa: E402
+    Limits,
+    check_at_least,
+    fail,
+    fill_limits,
+    knob,
+    parse,
+    read_json,
+    rollout_limits,
+    write_json,
+)
 
 
 @dataclass
-class Knobs:
-    model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name of a Qwen2.5-VL")
-    quantize: Literal["", "4bit"] = knob("", "4bit: the language model in NF4")
+class Training:
+    model: str = knob(
+        "tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name of a Qwen2.5-VL"
+    )
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
@@ -42,114 +50,140 @@ class Knobs:
     prompts: int = knob(16, "questions per step")
     group: int = knob(8, "trajectories per question, compared with one another")
     bonus: Literal["conditional", "unconditional", "none"] = knob(
-        "conditional", "conditional: on a right answer"
+        "conditional",
+        "what pays for a crop: conditional: a right answer; unconditional: any; none: nothing",
     )
-    look_pixels: int = knob(
-        112 * 112, "pixel budget of the first look; at full resolution zooming brings nothing new"
-    )
-    crop_pixels: int = knob(134 * 134, "pixel budget of each crop")
-    max_turns: int = knob(4, "model turns per trajectory, so one zoom less than that")
-    max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
-    max_tokens: int = knob(320, "tokens of a whole completion, observations included")
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
-    lr_schedule: Literal["linear", "constant"] = knob("linear", "linear: down to zero; constant: the paper's")
+    lr_schedule: Literal["linear", "constant"] = knob(
+        "linear", "linear: down to zero; constant: the paper's"
+    )
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
-    optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = knob("adamw_torch", "optimiser")
+    optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = knob(
+        "adamw_torch", "optimiser"
+    )
     iterations: int = knob(1, "updates on the same trajectories; above 1 the clipping matters")
     clip_high: float = knob(0.2, "upper clip of the ratio (0.28: clip-higher)")
-    advantage: Literal["std", "mean"] = knob("std", "within the group: divided by the deviation, or not")
-    curiosity: float = knob(0.0, "bonus for a crop while fewer than 30 %% of a step's trajectories zoom")
-    mask_overlong: bool = knob(False, "trajectories that ran out of turns or tokens teach nothing")
+    advantage: Literal["std", "mean"] = knob(
+        "std", "within the group: divided by the deviation, or not"
+    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = knob(
+        "dapo", "how token losses are averaged"
+    )
+    beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
+    curiosity: float = knob(
+        0.0, "bonus for a crop while fewer than 30 %% of a step's trajectories zoom"
+    )
+    mask_overlong: bool = knob(
+        False, "trajectories that ran out of turns or tokens teach nothing"
+    )
     refill: bool = knob(False, "sample other questions once for groups without a gradient")
     guard: Literal["warn", "stop", "off"] = knob("warn", "when the run falls ill")
-    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
-    beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = knob(
-        "dapo", "TRL's; dapo: mean over a step's tokens"
+    judge: str = knob(
+        "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
     )
-    pack_groups: bool = knob(True, "update: compute a group's prompt once (False: TRL's own forward pass)")
-    engine: Literal["slots", "generate"] = knob("slots", "a cache slot a trajectory, or turn by turn")
     micro_batch: int = knob(
         64, "trajectories a pass; divides prompts * group (not given: the most that does)"
     )
     seed: int = knob(0, "of pictures, order and sampling")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
-    save_every: int = knob(1, "steps between checkpoints; a killed run loses the steps since the last")
-    show_every: int = knob(10, "steps between groups that are written to trajectories.jsonl, with pictures")
-    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout; no more than free cores")
-    batch: int = knob(256, "trajectories sampled at once; lower it where memory is short")
+    save_every: int = knob(
+        1, "steps between checkpoints; a killed run loses the steps since the last"
+    )
+    show_every: int = knob(
+        10, "steps between groups that are written to trajectories.jsonl, with pictures"
+    )
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out")
     plan: bool = knob(False, "print the memory that these knobs need, and stop")
-    merge: bool = knob(False, "at the end write base and adapter as one plain checkpoint, OUT/merged")
+    merge: bool = knob(
+        False, "at the end write base and adapter as one plain checkpoint, OUT/merged"
+    )
 
 
-# What other models start from instead, where nothing else is given
-BIG = BIG | {
+@dataclass
+class Knobs(Limits, Training):
+    """The flags of this script."""
+
+
+# What other models than the tiny one start from, where nothing else is given.
+BIG = {
     "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
-    "save_every": 5, "eval_size": 200, "threads": 8,
+    "save_every": 5, "eval_size": 200,
 }  # fmt: skip
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 PROBES = 6  # questions whose answers are stored over and over
-CURIOUS_BELOW = 0.3  # share of trajectories that zoom
-OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
-
-TOY_SIZE = 4096  # questions of the toy set; the order of a run must not depend on its number of steps
+TOY_SIZE = (
+    4096  # questions of the toy set; the order of a run must not depend on its number of steps
+)
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
     knobs, given = parse(Knobs, argv, __doc__)
     if knobs.resume:
-        if extra := given - {"resume", "out", "steps"}:
-            fail(
-                f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
-            )
-        try:
-            stored = json.loads((Path(knobs.out) / "args.json").read_text())
-        except (OSError, ValueError):
-            fail(f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json")
-        steps = knobs.steps if "steps" in given else stored["steps"]
-        knobs = Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
-    elif knobs.out and (Path(knobs.out) / "args.json").exists():
-        fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
-    if knobs.model != "tiny" and not knobs.resume:
-        for name in set(BIG) - given:
+        knobs = resumed_knobs(knobs, given)
+    else:
+        if knobs.out and (Path(knobs.out) / "args.json").exists():
+            fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
+        fill_limits(knobs, given)
+        for name in set(BIG) - given if knobs.model != "tiny" else ():
             setattr(knobs, name, BIG[name])
-        if knobs.model in ("qwen2.5-vl-7b", "qwen2.5-vl-32b") and "quantize" not in given:
-            knobs.quantize = "4bit"
-    if "micro_batch" not in given and not knobs.resume:  # the largest that divides a smaller step
-        many = knobs.prompts * knobs.group // WORLD
-        knobs.micro_batch = max((d for d in range(1, knobs.micro_batch + 1) if many % d == 0), default=1)
+        if "micro_batch" not in given:  # the largest that divides a smaller step
+            trajectories = knobs.prompts * knobs.group // WORLD
+            sizes = range(1, knobs.micro_batch + 1)
+            knobs.micro_batch = max((n for n in sizes if trajectories % n == 0), default=1)
     check_knobs(knobs)
     return knobs
 
 
+def resumed_knobs(knobs: Knobs, given: set[str]) -> Knobs:
+    """The knobs of the run in --out; only its number of steps may change."""
+    if extra := given - {"resume", "out", "steps"}:
+        fail(
+            f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
+        )
+    try:
+        stored = read_json(Path(knobs.out) / "args.json")
+    except (OSError, ValueError):
+        stored = {}
+    if not stored:
+        fail(
+            f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json"
+        )
+    stored = {
+        name: value for name, value in stored.items() if name in Knobs.__dataclass_fields__
+    }
+    steps = knobs.steps if "steps" in given else stored["steps"]
+    return Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
+
+
 def check_knobs(knobs: Knobs) -> None:
-    positive = (
-        "steps prompts look_pixels crop_pixels max_turns max_turn_tokens max_tokens lora micro_batch batch"
+    check_at_least(
+        1, knobs, "steps prompts look_pixels crop_pixels max_turns max_turn_tokens max_tokens"
     )
-    for name in (positive + " save_every show_every threads iterations").split():
-        if getattr(knobs, name) < 1:
-            fail(f"--{name} must be at least 1")
-    for name in ("lr", "beta", "seed", "eval_size", "clip_high", "curiosity"):
-        if not 0 <= getattr(knobs, name) < 2**32:  # false for nan, too
-            fail(f"--{name} must be a number of at least 0")
+    check_at_least(1, knobs, "lora micro_batch batch save_every show_every threads iterations")
+    check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % WORLD:
-        fail(f"--prompts {knobs.prompts} must be a multiple of the {WORLD} processes: groups stay whole")
-    if knobs.prompts * knobs.group // WORLD % knobs.micro_batch:
+        fail(
+            f"--prompts {knobs.prompts} must be a multiple of the {WORLD} processes: groups stay whole"
+        )
+    trajectories = knobs.prompts * knobs.group // WORLD
+    if trajectories % knobs.micro_batch:
         share = "" if WORLD == 1 else f" over {WORLD} processes"
-        many = knobs.prompts * knobs.group // WORLD
-        fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group{share} = {many}")
+        fail(
+            f"--micro_batch {knobs.micro_batch} must divide prompts * group{share} = {trajectories}"
+        )
     if knobs.save_every % knobs.iterations:
         fail("--save_every must be a multiple of --iterations: trajectories are not saved")
     if not knobs.temperature > 0:
         fail("--temperature must be above 0: a group of equal trajectories teaches nothing")
     if (Path(knobs.model) / "adapter_config.json").exists():
-        fail(f"{knobs.model} is a LoRA checkpoint; start from a whole model, or go on with --resume")
+        fail(
+            f"{knobs.model} is a LoRA checkpoint; start from a whole model, or go on with --resume"
+        )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -158,399 +192,314 @@ def check_knobs(knobs: Knobs) -> None:
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
-    if KNOBS.threads * WORLD >= (os.cpu_count() or 1):  # with no core to spare, threads that spin take
+    if KNOBS.threads * WORLD >= (
+        os.cpu_count() or 1
+    ):  # with no core to spare, threads that spin take
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the cores from one another
     if WORLD == 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, one GPU
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-import trl.trainer.utils as trl_utils  # noqa: E402
 from accelerate import PartialState  # noqa: E402
 from accelerate.utils import broadcast_object_list, gather_object  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from torch.nn.utils.rnn import pad_sequence  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 import plan  # noqa: E402
-from data import load, mix, opened, readable  # noqa: E402
-from eval import ALL_ARMS, EVAL_SEED, LIMITS, best_iou, evaluate, iou, mean, stored_scores, table  # noqa: E402
+from data import Sample, load, mix, opened, readable  # noqa: E402
+from fast.packed import install_packed  # noqa: E402
 from judge import Judge  # noqa: E402
-from model import grid_of, load_model, lora_config, merge, resolve  # noqa: E402
-from pack import packed_logprobs  # noqa: E402
-from report import health, make_page, read_rows, rewrite, store_trajectory  # noqa: E402
-from reward import WEIGHTS, score  # noqa: E402
-from rollout import pixel_budgets, rollout  # noqa: E402
+from model import load_model, lora_config, merge, pixel_budgets, resolve  # noqa: E402
+from report import health, make_page  # noqa: E402
+from reward import Reward, score  # noqa: E402
+from rollout import Trajectory, rollout  # noqa: E402
+from runs import (  # noqa: E402
+    append_rows,
+    keep_rows,
+    last_checkpoint,
+    make_run_folder,
+    read_rows,
+    store_group,
+)
+from scores import ARMS, EVAL_SEED, evaluate, mean, score_table, step_stats  # noqa: E402
+from switches import refill_dead_groups, set_advantages  # noqa: E402
 
 
-class SeenPictures:
-    """In place of TRL's image processor: what the rollout's vision tower has made of the pictures already.
+def split_groups(groups: list[list], size: int) -> list[list[list]]:
+    """Cut the groups of a step into micro-batches of `size` members; those of a group stay together.
 
-    The tower is frozen, so that the update need not look again. TRL wants as many rows as there are 14-pixel
-    patches; four of them make a visual token, whose features are cut in four.
+    >>> split_groups([["a1", "a2"], ["b1", "b2"]], 4), split_groups([["a1", "a2"], ["b1", "b2"]], 1)[2]
+    ([[['a1', 'a2'], ['b1', 'b2']]], [['b1']])
     """
-
-    def __init__(self, processor):
-        self.processor, self.features = processor, {}  # by id of the picture
-
-    def __getattr__(self, name):
-        if name == "processor":  # not there yet while being copied
-            raise AttributeError(name)
-        return getattr(self.processor, name)
-
-    def __call__(self, images, **kwargs):
-        rows = torch.cat([self.features[id(image)] for image in images])  # (visual tokens, width)
-        self.features = {}  # asked for once; on a GPU they are worth dropping
-        grids = torch.tensor([grid_of(image) for image in images])
-        return transformers.BatchFeature(
-            {"pixel_values": rows.view(4 * len(rows), -1), "image_grid_thw": grids}
-        )
+    members = [(number, member) for number, group in enumerate(groups) for member in group]
+    micro_batches = []
+    for start in range(0, len(members), size):
+        part = groupby(members[start : start + size], key=lambda pair: pair[0])
+        micro_batches.append([[member for _, member in pairs] for _, pairs in part])
+    return micro_batches
 
 
 class ZoomGRPOTrainer(GRPOTrainer):
-    """TRL's GRPO with our rollout in place of its generation. Private methods of TRL are overridden, hence
-    the pin, and the tests that compare its logprobs with the sampler's."""
+    """GRPO on interleaved trajectories.
 
-    def __init__(self, *, processing_class, samples, knobs: Knobs, run: Path, **kwargs):
-        own = copy.copy(processing_class)  # the rollout needs the real one
-        if knobs.pack_groups:
-            own.image_processor = SeenPictures(processing_class.image_processor)
-        kwargs |= {"reward_funcs": self.reward, "rollout_func": lambda prompts, trainer: trainer.roll()}
-        super().__init__(processing_class=own, **kwargs)
-        self.samples, self.knobs, self.run, self.processor = samples, knobs, run, processing_class
-        base = self.model.get_base_model()
-        if knobs.pack_groups:
-            base.model.language_model.set_attn_implementation("shared_prompt")
-        plain = base.forward
+    TRL calls `_prepare_inputs` for each micro-batch, then `compute_loss` on what that returned, then its
+    optimiser. What passes between the two are our own trajectories.
+    """
 
-        @functools.wraps(plain)  # `generate` reads the signature
-        def forward(*args, packed=None, **kwargs):  # by the front door: DDP has to see every pass
-            return packed_logprobs(base, *packed) if packed else plain(*args, **kwargs)
-
-        base.forward, visual = forward, base.model.visual
-        # The vision tower is frozen; without pack_groups TRL would send gradients through it all the same.
-        visual.forward = torch.no_grad()(visual.forward)
-        self.stats, self.gaps, self.entropies, self.began, self.ill = {}, [], [], time.time(), set()
-        self.idle = None  # rows of the micro-batch that are not worth computing
+    def __init__(self, *, samples: list[Sample], knobs: Knobs, run: Path, **settings):
+        super().__init__(reward_funcs=self.no_reward, **settings)
+        install_packed(self.model.get_base_model())
+        self.samples = samples
+        self.knobs = knobs
+        self.run = run
+        self.judge = None
         self.probes = []  # questions that are answered again and again, greedily, to be looked at
-        self.judge, self.refreshed = None, time.time()
+        self.micro_batches = []
+        self.step_tokens = 0  # sampled tokens of the whole step, all processes
+        self.stats = {}  # of the last rollout
+        self.gaps = []  # largest |trainer's - sampler's logprob| of each micro-batch
+        self.entropies = []  # of each trained token
+        self.update_began = time.time()
+        self.page_made = time.time()
+        self.known_troubles = set()
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
-    def _generate_and_score_completions(self, inputs):
-        self.rows = inputs  # TRL hands the rollout nothing but the prompts
-        return super()._generate_and_score_completions(inputs)
+    @staticmethod
+    def no_reward(completions, **kwargs):
+        """TRL wants one; it is never called."""
 
-    def _generate(self, prompts):
-        self.tools = []  # TRL: take the branch of rollout_func and its env_mask ...
-        output = list(super()._generate(prompts))
-        self.tools = [self.roll]  # ... then the branch of "pictures inside the completion"; never called
-        output[6] = output[7] = output[5].pop("images")  # all pictures of a trajectory in token order
-        return tuple(output)
+    # ---- sampling
 
-    def roll(self) -> dict:
-        """Sample a group for every question of this step, and score it. Equal rows stand next to each
-        other."""
-        began, knobs, group = time.time(), self.knobs, self.knobs.group
-        chosen = [self.readable(row["index"]) for row in self.rows[::group]]
-        trajectories, rewards = self.sample(chosen)
-        if knobs.refill:
-            self.replace_dead_groups(trajectories, rewards)
-        self.stats = step_stats(trajectories, rewards, group) | {"sec_rollout": time.time() - began}
-        totals = training_rewards(trajectories, [r.total for r in rewards], knobs)
-        main = self.accelerator.is_main_process
-        if main and self.state.global_step % knobs.show_every == 0:
-            self.show(
-                trajectories[:group], rewards[:group], group_advantages(totals[:group], knobs.advantage)
-            )
-        self.began = time.time()
-        if knobs.pack_groups:
-            seen = {id(p): f for t in trajectories for p, f in zip(t.images, t.features, strict=True)}
-            self.processing_class.image_processor.features = seen
-        return {
-            "prompt_ids": [t.prompt_ids for t in trajectories],
-            "completion_ids": [t.completion_ids for t in trajectories],
-            "logprobs": [t.logprobs for t in trajectories],
-            "env_mask": [t.sampled for t in trajectories],
-            "images": [t.images for t in trajectories],
-            "total": totals,
-        }
+    def _prepare_inputs(self, rows: list[dict]) -> list[list[Trajectory]]:
+        """The next micro-batch: groups, or parts of them. When all have been used, a new rollout."""
+        micro_steps = self.args.steps_per_generation
+        if self._step % (micro_steps * self.num_iterations) == 0 or not self.micro_batches:
+            self.micro_batches = []  # frees the features of the last pictures before the rollout
+            indices = [
+                row["index"] for row in rows[:: self.knobs.group]
+            ]  # TRL repeats each for its group
+            groups = self.sample_groups([self.readable_sample(index) for index in indices])
+            self.micro_batches = split_groups(groups, self.args.per_device_train_batch_size)
+        return self.micro_batches[self._step % micro_steps]
 
-    def sample(self, chosen):
-        """Trajectories of these samples' groups, and their rewards."""
-        knobs = self.knobs
-        limits = rollout_knobs(knobs) | {"group": knobs.group, "temperature": knobs.temperature}
-        trajectories = rollout(self.model, self.processor, chosen, keep_features=knobs.pack_groups, **limits)
-        # First here, in the main thread: math-verify's time limit is a signal, which no other thread can set.
-        rewards = [score(t, bonus=knobs.bonus) for t in trajectories]
-        if self.judge:  # many at once; formulas come from the cache now
-            with ThreadPoolExecutor(16) as pool:
-                rewards = list(
-                    pool.map(functools.partial(score, bonus=knobs.bonus, judge=self.judge), trajectories)
-                )
-        return trajectories, rewards
-
-    def show(self, trajectories, rewards, advantages) -> None:
-        """Store a group, and what the probe questions get by now; refresh the page."""
-        step, tokenizer = self.state.global_step + 1, self.processing_class.tokenizer
-        show_group(self.run, step, trajectories, rewards, tokenizer, advantages)
-        if self.probes:
-            limits = rollout_knobs(self.knobs)
-            answered = rollout(self.model, self.processor, self.probes, temperature=0, **limits)
-            show_group(self.run, step, answered, [score(t) for t in answered], tokenizer)
-        if time.time() - self.refreshed > 60 and step > 1:  # drawing takes a second or two
-            make_page(self.run)
-            self.refreshed = time.time()
-
-    def replace_dead_groups(self, trajectories, rewards) -> None:
-        """Other questions in place of those whose group has one reward throughout, if they do better."""
-        group = self.knobs.group
-        starts = [i for i in range(0, len(rewards), group) if dead(rewards[i : i + group])]
-        rng = random.Random(f"{self.knobs.seed}-{self.state.global_step}-{self.accelerator.process_index}")
-        fresh, scores = self.sample([self.readable(rng.randrange(len(self.samples))) for _ in starts])
-        for k, i in enumerate(starts):
-            part = slice(k * group, (k + 1) * group)
-            if not dead(scores[part]):
-                trajectories[i : i + group], rewards[i : i + group] = fresh[part], scores[part]
-
-    def readable(self, index: int):
+    def readable_sample(self, index: int) -> Sample:
         """Sample `index`, its picture opened; for one that can't be read the next one serves."""
         for k in range(len(self.samples)):
             if sample := opened(self.samples[(index + k) % len(self.samples)]):
                 return sample
         raise ValueError("not one picture of the data set can be read")
 
-    @staticmethod
-    def reward(prompts, completions, total, **kwargs):
-        return total
-
-    def _prepare_inputs(self, generation_batch):
-        """TRL's own, but for its shuffle, which tears the groups apart."""
-        parts = self.args.steps_per_generation
-        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
-            self._buffered_inputs = None  # the last ones: on a GPU they are worth dropping before a rollout
-            batch = self._generate_and_score_completions(generation_batch)
-            batches = trl_utils.split_tensor_dict(trl_utils.split_pixel_values_by_grid(batch), parts)
-            self._buffered_inputs = [trl_utils.unsplit_pixel_values_by_grid(batch) for batch in batches]
-        return self._buffered_inputs[self._step % parts]
-
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, kept, *args, **kwargs):
-        if self.knobs.pack_groups:
-            output = self.packed(model, input_ids, attention_mask, kept, **kwargs)
-        else:
-            output = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, kept, *args, **kwargs
+    def sample_groups(self, samples: list[Sample]) -> list[list[Trajectory]]:
+        """Trajectories -> rewards -> advantages: a group for each question of this process's step."""
+        began = time.time()
+        groups, rewards = self.roll_and_score(samples)
+        if self.knobs.refill:
+            seed = (
+                f"{self.knobs.seed}-{self.state.global_step}-{self.accelerator.process_index}"
             )
-        self.logps, self.entropy = output[0].detach(), output[1].detach() if output[1] is not None else None
-        return output
+            refill_dead_groups(groups, rewards, self, seed)
+        set_advantages(groups, rewards, self.knobs)
+        tokens = sum(sum(trajectory.sampled) for group in groups for trajectory in group)
+        tokens = torch.tensor(float(tokens), device=self.accelerator.device)
+        self.step_tokens = self.accelerator.reduce(tokens, "sum").item()
+        self.stats = step_stats(groups, rewards) | {"sec_rollout": time.time() - began}
+        if (
+            self.accelerator.is_main_process
+            and self.state.global_step % self.knobs.show_every == 0
+        ):
+            self.store_for_page(groups[0], rewards[0])
+        self.update_began = time.time()
+        return groups
 
-    def packed(self, model, ids, mask, kept, *, batch_size=None, num_images, **kwargs):
-        """TRL's method with the prompts computed once; batch_size: rows at a time. Zeros for idle rows."""
-        live = list(range(len(ids))) if self.idle is None else (~self.idle).nonzero()[:, 0].tolist()
-        rows, grids = kwargs["pixel_values"], kwargs["image_grid_thw"]  # see SeenPictures
-        features = [each.reshape(len(each) // 4, -1) for each in rows.split(grids.prod(-1).tolist())]
-        first = [sum(num_images[:row]) for row in range(len(ids))]
-        fixed, results = (self.processing_class.image_token_id, self.temperature), []
-        for start in range(0, len(live), batch_size or len(live)):
-            rows = live[start : start + (batch_size or len(live))]
-            shown = [first[row] + k for row in rows for k in range(num_images[row])]
-            pictures = [features[i] for i in shown], grids[shown].tolist(), [num_images[row] for row in rows]
-            with self.accelerator.autocast():
-                results.append(model(packed=(ids[rows], mask[rows], kept, *pictures, *fixed)))
-        places, blank = torch.tensor(live, device=ids.device), torch.zeros(len(ids), kept, device=ids.device)
-        return (*(blank.index_copy(0, places, torch.cat(part)) for part in zip(*results)), None)
+    def roll_and_score(
+        self, samples: list[Sample]
+    ) -> tuple[list[list[Trajectory]], list[list[Reward]]]:
+        """The trajectories of these samples' groups, and their rewards."""
+        group = self.knobs.group
+        settings = {
+            "group": group,
+            "temperature": self.knobs.temperature,
+            "keep_features": True,
+        }
+        settings |= rollout_limits(self.knobs)
+        trajectories = rollout(self.model, self.processing_class, samples, **settings)
+        # First here, in the main thread: math-verify's time limit is a signal, which no other thread can set.
+        rewards = [score(t, bonus=self.knobs.bonus) for t in trajectories]
+        if self.judge:  # many requests at once; formulas come from the cache now
+            judged = partial(score, bonus=self.knobs.bonus, judge=self.judge)
+            with ThreadPoolExecutor(16) as pool:
+                rewards = list(pool.map(judged, trajectories))
+        starts = range(0, len(trajectories), group)
+        return [trajectories[i : i + group] for i in starts], [
+            rewards[i : i + group] for i in starts
+        ]
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """TRL's, with a note of the entropy and of how far its logprobs are from the sampler's.
+    # ---- the loss
 
-        A trajectory without an advantage moves nothing (unless there is a KL term): it is not computed.
+    def compute_loss(self, model, groups, return_outputs=False, num_items_in_batch=None):
+        """The GRPO loss of a micro-batch (DeepSeekMath, eq. 3; DAPO, eq. 8). For each sampled token:
+
+            ratio = policy(token) / old policy(token)
+            loss  = -min(ratio * A, clip(ratio, 1 - eps, 1 + eps_high) * A)  +  beta * KL(policy, base)
+
+        A is the advantage of the token's trajectory. Observations carry no loss. On the first update after a
+        rollout the policy is still the old one: the ratio is 1, and the gradient is A * grad logprob.
         """
-        advantages, idle = inputs["advantages"], None
-        if self.knobs.pack_groups and self.knobs.beta == 0:
-            idle = advantages.abs() < 1e-9
-            idle[0] &= not idle.all()  # a pass without any row has no gradient at all
-        self.idle = idle
-        try:
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        finally:
-            self.idle = None
-        mask = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
-        if idle is not None:
-            mask &= ~idle[:, None]
-        gaps = (self.logps - inputs["sampling_per_token_logps"]).abs()[mask]
-        self.gaps.append(gaps.max().item() if len(gaps) else 0.0)
-        self.entropies += self.entropy[mask].tolist()
-        return loss
+        batch = [trajectory for group in groups for trajectory in group]  # B of them
+        groups = [self.worth_training(group) for group in groups]
+        groups = [group for group in groups if group] or [
+            batch[:1]
+        ]  # DDP wants a gradient in every pass
+        live = [trajectory for group in groups for trajectory in group]
 
-    def log(self, logs, start_time=None):
+        with self.accelerator.autocast():
+            # (B, T) each; the mask is true where the policy sampled, and false on observations and padding
+            logprobs, entropies, mask = model(packed=groups, temperature=self.temperature)
+        self.entropies += entropies[mask].tolist()
+        if live[0].old_logprobs is None:  # the first update on these trajectories
+            self.gaps.append(largest_gap(live, logprobs.detach()[mask]))
+            for trajectory, row in zip(live, logprobs.detach()):
+                trajectory.old_logprobs = row[: len(trajectory.sampled)]
+        old_logprobs = pad_sequence([t.old_logprobs for t in live], batch_first=True)  # (B, T)
+        advantages = torch.tensor(
+            [[t.advantage] for t in live], device=logprobs.device
+        )  # (B, 1)
+
+        ratio = (logprobs - old_logprobs).exp()  # (B, T)
+        clipped = ratio.clamp(1 - self.epsilon_low, 1 + self.epsilon_high)
+        loss = -torch.min(ratio * advantages, clipped * advantages)
+        if self.beta:
+            gap = self.base_logprobs(model, groups) - logprobs
+            kl = gap.exp() - gap - 1  # Schulman's k3: unbiased, never negative
+            loss = loss + self.beta * ratio * kl  # with the ratio its gradient is unbiased, too
+        return self.average(loss * mask, mask, batch)
+
+    def average(
+        self, loss: torch.Tensor, mask: torch.Tensor, batch: list[Trajectory]
+    ) -> torch.Tensor:
+        """Token losses (B, T) -> the micro-batch's share of the step's loss, as each paper has it.
+
+        Trajectories that were left out as not worth training add zero, but count in the averages.
+        """
+        if (
+            self.loss_type == "dapo"
+        ):  # mean over all tokens of the step; DDP averages over processes
+            return loss.sum() * self.accelerator.num_processes / self.step_tokens
+        if self.loss_type == "bnpo":  # mean over the tokens of the micro-batch
+            mean_loss = loss.sum() / sum(sum(trajectory.sampled) for trajectory in batch)
+        elif (
+            self.loss_type == "grpo"
+        ):  # mean over each trajectory's tokens, then over trajectories
+            mean_loss = (loss.sum(1) / mask.sum(1)).sum() / len(batch)
+        else:  # dr_grpo: as grpo, but divided by a constant length: long answers are not favoured
+            mean_loss = loss.sum() / (len(batch) * self.max_completion_length)
+        return mean_loss / self.current_gradient_accumulation_steps
+
+    def worth_training(self, group: list[Trajectory]) -> list[Trajectory]:
+        """Without a KL term, a trajectory without an advantage moves nothing: it need not be computed."""
+        return group if self.beta else [t for t in group if abs(t.advantage) > 1e-9]
+
+    def base_logprobs(self, model, groups) -> torch.Tensor:  # (B, T)
+        """Logprobs under the reference: the model as it was, with its LoRA switched off."""
+        bare = self.accelerator.unwrap_model(model)
+        with torch.no_grad(), bare.disable_adapter(), self.accelerator.autocast():
+            return bare(packed=groups, temperature=self.temperature)[0]
+
+    # ---- the books
+
+    def log(self, logs: dict, start_time=None) -> None:
         """One line a step: on the screen and in metrics.jsonl, with keys that do not change."""
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        own = self.stats | {"logp_gap": max(self.gaps), "entropy": mean(self.entropies)}
-        own["sec_train"] = time.time() - self.began
-        own = [own] if WORLD == 1 else gather_object([own])
-        self.gaps, self.entropies = [], []
-        stop = [self.accelerator.is_main_process and self.write_row(logs, own)]
+        own = self.stats | {
+            "logp_gap": max(self.gaps, default=0.0),
+            "entropy": mean(self.entropies),
+        }
+        own["sec_train"] = time.time() - self.update_began
+        self.gaps = []
+        self.entropies = []
+        parts = gather_object([own]) if WORLD > 1 else [own]
+        stop = [self.accelerator.is_main_process and self.write_row(logs, parts)]
         if WORLD > 1:  # all processes stop together, or the others wait for ever
             broadcast_object_list(stop)
         self.control.should_training_stop |= stop[0]
         self.control.should_save |= stop[0]
 
-    def write_row(self, logs, own: list[dict]) -> bool:
+    def write_row(self, logs: dict, parts: list[dict]) -> bool:
         """The line of a step, from what each process has seen; should the run stop here?"""
-        row = {"step": self.state.global_step, "loss": logs["loss"], "grad_norm": logs["grad_norm"]}
-        row |= {key: mean(part.get(key) for part in own) for key in sorted(set().union(*own))}
-        row["logp_gap"] = max(part["logp_gap"] for part in own)
-        with (self.run / "metrics.jsonl").open("a") as file:
-            file.write(
-                json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()})
-                + "\n"
-            )
-        shown = "reward accuracy tool_rate calls iou tokens dead_groups sec_rollout sec_train"
-        text = {key: "  - " if row[key] is None else f"{row[key]:.2f}" for key in shown.split()}
+        row = {
+            "step": self.state.global_step,
+            "loss": logs["loss"],
+            "grad_norm": logs["grad_norm"],
+        }
+        row |= {
+            key: mean(part.get(key) for part in parts) for key in sorted(set().union(*parts))
+        }
+        row["logp_gap"] = max(part["logp_gap"] for part in parts)
+        row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
+        append_rows(self.run / "metrics.jsonl", row)
+        text = {key: "  - " if value is None else f"{value:.2f}" for key, value in row.items()}
         print(
-            f"step {row['step']:>4}/{self.args.max_steps}  "
-            "reward {reward}  accuracy {accuracy}  zoomed {tool_rate}  calls {calls}  IoU {iou}  "
-            "tokens {tokens}  dead groups {dead_groups}  {sec_rollout} + {sec_train} s".format(**text),
+            f"step {row['step']:>4}/{self.args.max_steps}  reward {text['reward']}  "
+            f"accuracy {text['accuracy']}  zoomed {text['tool_rate']}  calls {text['calls']}  "
+            f"IoU {text['iou']}  tokens {text['tokens']}  dead groups {text['dead_groups']}  "
+            f"{text['sec_rollout']} + {text['sec_train']} s",
             flush=True,
         )
-        return self.unwell() and self.knobs.guard == "stop"
+        return self.tell_troubles() and self.knobs.guard == "stop"
 
-    def unwell(self) -> bool:
+    def tell_troubles(self) -> bool:
         """Say what has gone wrong, once for each trouble; is there any new one?"""
-        troubles = health(read_rows(self.run / "metrics.jsonl")) if self.knobs.guard != "off" else []
-        fresh = [(name, text) for name, text in troubles if name not in self.ill]
-        for name, text in fresh:
-            print(f"  UNWELL: {text}", flush=True)
-            self.ill.add(name)
+        if self.knobs.guard == "off":
+            return False
+        troubles = dict(health(read_rows(self.run / "metrics.jsonl")))
+        fresh = troubles.keys() - self.known_troubles
+        for name in sorted(fresh):
+            print(f"  UNWELL: {troubles[name]}", flush=True)
+        self.known_troubles |= fresh
         return bool(fresh)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
+        """Store a group, and what the probe questions get by now; refresh the page."""
+        step = self.state.global_step + 1
+        tokenizer = self.processing_class.tokenizer
+        store_group(self.run, step, group, rewards, tokenizer)
+        if self.probes:
+            limits = rollout_limits(self.knobs)
+            answers = rollout(
+                self.model, self.processing_class, self.probes, temperature=0, **limits
+            )
+            store_group(
+                self.run, step, answers, [score(t) for t in answers], tokenizer, probe=True
+            )
+        if time.time() - self.page_made > 60 and step > 1:  # drawing takes a second or two
+            make_page(self.run)
+            self.page_made = time.time()
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
         """A checkpoint holds the adapter alone: it names its base, whose processor serves."""
         self.model.save_pretrained(output_dir, save_embedding_layers=False)
 
-    def create_model_card(self, *args, **kwargs):
-        pass  # TRL would write one into the run folder at every checkpoint
+    def create_model_card(self, *args, **kwargs) -> None:
+        """TRL would write one into the run folder at every checkpoint."""
 
 
-def dead(rewards) -> bool:
-    """A group whose members all got the same: no advantage, no gradient."""
-    return max(r.total for r in rewards) - min(r.total for r in rewards) < 1e-6
+def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:
+    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding, if all is well."""
+    pairs = [pair for t in trajectories for pair in zip(t.logprobs, t.sampled)]
+    sampler = torch.tensor(
+        [logprob for logprob, sampled in pairs if sampled], device=logprobs.device
+    )
+    return (logprobs - sampler).abs().max().item()
 
 
-def training_rewards(trajectories, totals: list[float], knobs: Knobs) -> list[float]:
-    """The rewards that train: with the curiosity bonus, and with overlong trajectories made neutral."""
-    zoomed, totals = [bool(t.boxes) for t in trajectories], list(totals)
-    if knobs.curiosity and sum(zoomed) < CURIOUS_BELOW * len(zoomed):
-        totals = [total + knobs.curiosity * zoom for total, zoom in zip(totals, zoomed)]
-    for start in range(0, len(totals), knobs.group) if knobs.mask_overlong else ():
-        members = range(start, start + knobs.group)
-        kept = [totals[i] for i in members if trajectories[i].stop not in OVERLONG]
-        for i in members:
-            if trajectories[i].stop in OVERLONG:  # the mean of the others: no advantage
-                totals[i] = sum(kept) / len(kept) if kept else 0.0
-    return totals
-
-
-def step_stats(trajectories, rewards, group: int) -> dict:
-    """What a step looked like, as means over its trajectories; None where there was nothing to average."""
-    zoomed = [bool(t.boxes) for t in trajectories]
-    groups = [rewards[i : i + group] for i in range(0, len(rewards), group)]
-    lucky = [t for t, r in zip(trajectories, rewards) if t.boxes and t.sample.boxes and r.accuracy]
-    weights = [WEIGHTS[t.sample.tool] for t in trajectories]
-    by_kind = {}
-    for t, r in zip(trajectories, rewards):
-        by_kind.setdefault(t.sample.meta.get("kind"), []).append(r.accuracy)
-    return {
-        "reward": mean(r.total for r in rewards),
-        "accuracy": mean(r.accuracy for r in rewards),
-        "format": mean(r.format for r in rewards),
-        "tool_rate": mean(z for t, z in zip(trajectories, zoomed) if t.sample.tool),
-        "calls": mean(len(t.boxes) + len(t.errors) for t in trajectories),
-        "delivered": mean(len(t.boxes) for t in trajectories),
-        "errors": mean(len(t.errors) for t in trajectories),
-        "iou": mean(map(best_iou, trajectories)),
-        "acc_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if z),
-        "acc_no_zoom": mean(r.accuracy for r, z in zip(rewards, zoomed) if not z),
-        "tokens": mean(sum(t.sampled) for t in trajectories),
-        "dead_groups": mean(map(dead, groups)),
-        "repeats": mean(map(repeats_box, trajectories)),
-        "blind_luck": mean(best_iou(t) == 0 for t in lucky),
-        "garbage": mean(map(is_garbage, trajectories)),
-        "overlong": mean(t.stop in OVERLONG for t in trajectories),
-        "reward_accuracy": mean(w[0] * r.accuracy for w, r in zip(weights, rewards)),
-        "reward_format": mean(w[1] * r.format for w, r in zip(weights, rewards)),
-        "reward_tool": mean(w[2] * r.tool for w, r in zip(weights, rewards)),
-        **{f"accuracy_{kind}": mean(values) for kind, values in sorted(by_kind.items()) if kind},
-    }
-
-
-def repeats_box(trajectory) -> bool:
-    """Does it zoom on (nearly) the same box again?"""
-    boxes = trajectory.boxes
-    return any(iou(a, b) > 0.9 for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def is_garbage(trajectory) -> bool:
-    """The same token eight times in a row, anywhere in what the model wrote."""
-    ids = [i for i, s in zip(trajectory.completion_ids, trajectory.sampled) if s]
-    run = 1
-    for before, token in zip(ids, ids[1:]):
-        run = run + 1 if token == before else 1
-        if run >= 8:
-            return True
-    return False
-
-
-def show_group(run: Path, step: int, trajectories, rewards, tokenizer, advantages=None) -> None:
-    """Append a group (without advantages: the probe questions) to the stored trajectories."""
-    for member, (t, reward) in enumerate(zip(trajectories, rewards)):
-        probe = advantages is None
-        stem = f"{step:05}-probe-{member}" if probe else f"{step:05}-{member}"
-        look = f"probe-{member}-look.png" if probe else f"{step:05}-look.png"
-        names = [look] + [f"{stem}-{i}.png" for i in range(1, len(t.images))]
-        more = {"step": step, "member": member, "probe": probe, "reward": asdict(reward)}
-        more["advantage"] = None if probe else advantages[member]
-        store_trajectory(run, t, names, tokenizer, **more)
-
-
-def group_advantages(totals: list[float], kind: str) -> list[float]:
-    """What TRL makes of a group's rewards, for the page.
-
-    >>> group_advantages([2.0, 0.0], "mean"), [round(a, 3) for a in group_advantages([2.0, 0.0], "std")]
-    ([1.0, -1.0], [0.707, -0.707])
-    """
-    center = mean(totals)
-    spread = stdev(totals) + 1e-4 if kind == "std" else 1.0
-    return [(total - center) / spread for total in totals]
-
-
-def make_run_folder(knobs: Knobs) -> None:
-    """Create the run folder and write args.json; a default name that is taken gets a number."""
-    name = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
-    number = 1
-    while not knobs.out:
-        candidate = Path(name if number == 1 else f"{name}-{number}")
-        knobs.out, number = "" if candidate.exists() else str(candidate), number + 1
-    try:
-        Path(knobs.out).mkdir(parents=True, exist_ok=True)
-        write_json(Path(knobs.out) / "args.json", asdict(knobs) | {"resume": False})
-    except OSError as error:
-        fail(f"can't write to the run folder {knobs.out}: {error.strerror}")
-
-
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint; a half-written one (trainer_state.json comes last) is passed over."""
-    complete = []
-    for folder in run.glob("checkpoint-*"):
-        try:
-            complete.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], folder))
-        except (OSError, ValueError, KeyError):
-            continue
-    return max(complete)[1] if complete else None
-
-
-def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
+def build_trainer(
+    knobs: Knobs, model, processor, samples, run: Path, **more
+) -> ZoomGRPOTrainer:
     """TRL's trainer with the knobs of the paper where they make sense; more: further settings of TRL."""
     on_cpu = model.device.type == "cpu"
     settings = dict(
@@ -559,61 +508,92 @@ def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more):
         gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch // WORLD,
         max_completion_length=knobs.max_tokens, temperature=knobs.temperature,
         beta=knobs.beta, loss_type=knobs.loss_type, num_iterations=knobs.iterations,
-        epsilon_high=knobs.clip_high, scale_rewards="group" if knobs.advantage == "std" else "none",
+        epsilon_high=knobs.clip_high,
         learning_rate=knobs.lr, lr_scheduler_type=knobs.lr_schedule, optim=knobs.optim,
         weight_decay=0.01, max_grad_norm=1.0, seed=knobs.seed,
         bf16=not on_cpu, use_cpu=on_cpu, gradient_checkpointing=not on_cpu,
         logging_steps=1, report_to="none", disable_tqdm=True,
         ddp_find_unused_parameters=False, remove_unused_columns=False,
     )  # fmt: skip
-    rows = Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))])
     return ZoomGRPOTrainer(
-        model=model, processing_class=processor, peft_config=lora_config(knobs.lora), train_dataset=rows,
+        model=model, processing_class=processor, peft_config=lora_config(knobs.lora),
+        train_dataset=Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))]),
         args=GRPOConfig(**settings | more), samples=samples, knobs=knobs, run=run,
     )  # fmt: skip
 
 
-def rollout_knobs(knobs: Knobs) -> dict:
-    return {name: getattr(knobs, name) for name in (*LIMITS, "engine")} | {"lanes": knobs.threads}
+# --------------------------------------------------------------------------------------------------
+# The command.
 
 
-def held_out(knobs: Knobs, samples, judge, run: Path, model, processor, when: str, arms, steps=0) -> dict:
-    """Score the arms on the held-out questions; each is stored in eval.json at once, and not scored twice."""
-    stored = stored_scores(run / "eval.json")
-    if when == "after" and stored.get("steps") != steps:  # scores of a run that has been prolonged since
-        stored |= {"after": {}, "steps": steps}
-    limits = rollout_knobs(knobs) | {"judge": judge}
-    for arm in arms:
-        if arm not in stored.setdefault(when, {}):
-            print(f"  {arm}: {len(samples)} questions ...", flush=True)
-            stored[when][arm] = evaluate(model, processor, samples, arm, **limits)
-            write_json(run / "eval.json", stored)
-    return stored[when]
+def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
+    """The questions to train on, and the held-out ones."""
+    root = knobs.root or None
+    limit = TOY_SIZE if knobs.data.startswith("toy") else None
+    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, root=root)
+    if knobs.mix:
+        samples = mix(samples, knobs.mix, knobs.seed)
+    if len(samples) < knobs.prompts:
+        raise ValueError(
+            f"{knobs.data} has {len(samples)} questions, fewer than --prompts {knobs.prompts}"
+        )
+    if not knobs.eval_size:
+        return samples, []
+    held_out = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED, root=root)
+    return samples, readable(held_out)
 
 
-def main(knobs: Knobs) -> None:
-    began, state = time.time(), PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
+@dataclass
+class HeldOut:
+    """The held-out questions, whose scores before and after training are kept in eval.json."""
+
+    samples: list[Sample]
+    file: Path
+    settings: dict  # of the rollouts
+    judge: Judge | None
+
+    def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
+        """Scores by arm; each is stored at once, and not scored twice. when: "before" or "after" `steps`."""
+        stored = read_json(self.file)
+        if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
+            stored |= {"after": {}, "steps": steps}
+        for arm in arms:
+            if arm not in stored.setdefault(when, {}):
+                print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
+                result = evaluate(
+                    model, processor, self.samples, arm, judge=self.judge, **self.settings
+                )
+                stored[when][arm] = result
+                write_json(self.file, stored)
+        return stored[when]
+
+
+def start_process(knobs: Knobs) -> PartialState:
+    """This process among all of them; what every one has to set up."""
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
     torch.set_num_threads(knobs.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.set_seed(knobs.seed)
-    toy = knobs.data.startswith("toy")
-    limit, root = TOY_SIZE if toy else None, knobs.root or None
-    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, root=root)
-    samples = mix(samples, knobs.mix, knobs.seed) if knobs.mix else samples
-    if len(samples) < knobs.prompts:
-        raise ValueError(f"{knobs.data} has {len(samples)} questions, fewer than --prompts {knobs.prompts}")
-    fresh = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED, "root": root}
-    questions = readable(load(knobs.data, **fresh)) if knobs.eval_size else []
+    return state
+
+
+def main(knobs: Knobs) -> None:
+    began = time.time()
+    state = start_process(knobs)
+    samples, questions = load_questions(knobs)
     if state.is_main_process:
-        make_run_folder(knobs)
+        usual = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
+        knobs.out = str(make_run_folder(knobs.out, usual, asdict(knobs)))
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
     judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
-    scored = functools.partial(held_out, knobs, questions, judge, run)
-    model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
+    model, processor = load_model(
+        knobs.model, quantize=knobs.quantize or None, device=str(state.device)
+    )
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
+    held_out = HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
     checkpoint = last_checkpoint(run) if knobs.resume else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if done > knobs.steps:
@@ -621,37 +601,44 @@ def main(knobs: Knobs) -> None:
     if state.is_main_process:
         going_on = f", going on from {checkpoint.name}" if checkpoint else ""
         print(
-            f"{knobs.model} on {knobs.data}: {len(samples)} questions, run folder {run}{going_on}", flush=True
+            f"{knobs.model} on {knobs.data}: {len(samples)} questions, run folder {run}{going_on}"
         )
-        if knobs.eval_size:
+        if questions:
             print("held-out questions before training", flush=True)
-            before = scored(model, processor, "before", ("on", "off", "forced"))
-            print(table(before), flush=True)
+            print(
+                score_table(held_out.score(model, processor, "before", ("on", "off", "forced")))
+            )
         for name in ("metrics.jsonl", "trajectories.jsonl"):
-            rewrite(run / name, lambda row: row["step"] <= done)
+            keep_rows(run / name, lambda row: row["step"] <= done)
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
-    trainer.judge, trainer.probes = judge, questions[:PROBES] or readable(samples[:PROBES])
+    trainer.judge = judge
+    trainer.probes = questions[:PROBES] or readable(samples[:PROBES])
     if done < knobs.steps:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         done = trainer.state.global_step
     else:  # killed while it was being scored: TRL would train one step more
         trainer._load_from_checkpoint(str(checkpoint))
     if state.is_main_process:
-        finish(knobs, functools.partial(scored, processor=processor, steps=done), trainer, run)
+        finish(knobs, run, trainer, held_out, done)
         print(f"{time.time() - began:.0f} s in all")
     state.wait_for_everyone()
 
 
-def finish(knobs: Knobs, scored, trainer, run: Path) -> None:
+def finish(
+    knobs: Knobs, run: Path, trainer: ZoomGRPOTrainer, held_out: HeldOut, steps: int
+) -> None:
     """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
-    if knobs.eval_size:
+    if held_out.samples:
         print("held-out questions after training, with controls", flush=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        after = scored(model, when="after", arms=ALL_ARMS)
-        before = {f"before: {arm}": row for arm, row in stored_scores(run / "eval.json")["before"].items()}
-        print(table(before | {f"after: {arm}": row for arm, row in after.items()}))
-        print(f"scores: {run / 'eval.json'}")
+        after = held_out.score(model, trainer.processing_class, "after", ARMS, steps)
+        rows = {
+            f"before: {arm}": row for arm, row in read_json(held_out.file)["before"].items()
+        }
+        rows |= {f"after: {arm}": row for arm, row in after.items()}
+        print(score_table(rows))
+        print(f"scores: {held_out.file}")
     checkpoint = last_checkpoint(run)
     if knobs.merge:
         merge(str(checkpoint), run / "merged")

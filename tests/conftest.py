@@ -15,6 +15,7 @@ import torch
 
 import rollout
 from data import Sample
+from fast.slots import SlotEngine
 from toy.make_base import make_model, make_processor
 from toy.world import random_scene, render
 
@@ -94,16 +95,16 @@ def script(monkeypatch, processor):
 
         def choose(engine, scores):
             tokens = []
-            for i, written in zip(engine.who[: engine.live], engine.written):
-                trajectory = engine.episodes.trajectories[i]
+            for slot in engine.live:
+                trajectory = engine.episodes.trajectories[slot.trajectory]
                 key = id(trajectory), len(trajectory.turns)
                 if key not in plans:
                     plans[key] = trajectory, to_ids(turns(rng))  # kept, so that its id stays taken
                 ids = plans[key][1]
-                tokens.append(ids[min(written, len(ids) - 1)])
+                tokens.append(ids[min(slot.written, len(ids) - 1)])
             return torch.tensor(tokens)
 
         monkeypatch.setattr(rollout, "SamplingTape", ScriptedTape)
-        monkeypatch.setattr(rollout.Slots, "choose", choose)
+        monkeypatch.setattr(SlotEngine, "choose", choose)
 
     return install

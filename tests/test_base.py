@@ -8,8 +8,8 @@ from conftest import ROOT
 
 import tools
 from data import load
-from eval import evaluate
 from model import load_model
+from scores import evaluate
 from toy.make_base import BLOCKS, Lessons, make_processor, make_tokenizer, measure_skills
 
 BASE = ROOT / "toy" / "base"
@@ -65,12 +65,12 @@ def test_no_lesson_rewards_a_good_box():
 
     shown, plain = [], make_base.close_up
     make_base.close_up = lambda rng, scene, *rest: shown.append(scene.seed) or plain(rng, scene, *rest)
-    drawn, ask = [], make_base.ask
-    make_base.ask = lambda rng, kind: drawn.append(ask(rng, kind)) or drawn[-1]
+    drawn, draw = [], make_base.draw_question
+    make_base.draw_question = lambda rng, kind: drawn.append(draw(rng, kind)) or drawn[-1]
     try:
         batch = [lesson for step in (2500, 3000) for lesson in make_base.lessons(step, 3400, 0)]
     finally:
-        make_base.close_up, make_base.ask = plain, ask
+        make_base.close_up, make_base.draw_question = plain, draw
     assert sum(name.startswith("call") for name, _, _ in batch) > 20
     assert {scene.seed for scene, *_ in drawn}.isdisjoint(shown)
 

@@ -11,8 +11,8 @@ from conftest import ROOT
 
 import plan
 import train
+from fast.slots import GROWTH, SlotCache
 from model import load_model
-from slots import GROWTH, SlotCache
 
 
 def run(script, *arguments):
@@ -80,7 +80,7 @@ def test_the_plan_counts_weights_and_cache_as_they_are(folder, quantize):
     longest = knobs.look_pixels // 784 + 500 + knobs.max_tokens
     cache = SlotCache(model.config.text_config, 8, "cpu", torch.bfloat16)
     cache.reserve(longest)
-    held = sum(buffer.nbytes for pair in cache.layers for buffer in pair)
+    held = sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
     planned = parts["rollout: keys and values"] * plan.GB
     assert planned <= held <= planned * (1 + GROWTH / longest)
 
@@ -93,28 +93,25 @@ import torch
 import plan, tools
 from data import load
 from model import add_lora, load_model, see
-from pack import packed_logprobs
-from rollout import expand_pads
+from fast.packed import install_packed
+from rollout import Trajectory, expand_pads
 
 torch.set_num_threads(2)
 model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers={layers}, dtype=torch.bfloat16)
 base = add_lora(model, 8).get_base_model()
-base.model.language_model.set_attn_implementation("shared_prompt")
+install_packed(base)
 base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={{"use_reentrant": False}})
 base.enable_input_require_grads()
 base.train()
-base.model.visual.forward = torch.no_grad()(base.model.visual.forward)
 look = load("toy", limit=1)[0].open().resize((448, 448))
-pixels = processor.image_processor([look], return_tensors="pt")
-prompt = expand_pads(processor, tools.prompt("What is it?"), pixels["image_grid_thw"])
-ids = torch.tensor([prompt + [300 + i % 50 for i in range(100)]] * 4)
-features = see(model, processor, [look]) * 4
+prompt = expand_pads(processor, tools.prompt("What is it?"), [look])
+with torch.no_grad():
+    features = see(model, processor, [look])
+completion = [300 + i % 50 for i in range(100)]
+group = [Trajectory(None, prompt, completion, [1] * 100, images=[look], features=features) for _ in range(4)]
 
 def update():
-    shapes = pixels["image_grid_thw"].tolist() * 4
-    pad = processor.image_token_id
-    pictures = features, shapes, [1] * 4
-    packed_logprobs(base, ids, torch.ones_like(ids), 100, *pictures, pad, 1.0)[0].sum().backward()
+    base(packed=[group])[0].sum().backward()
 
 def memory(name):
     return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) * 1024

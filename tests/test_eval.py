@@ -17,27 +17,28 @@ from conftest import ROOT, call
 from datasets import Dataset, Features, Sequence, Value
 from PIL import Image
 
-import benchmarks
 import eval
 import tools
-from benchmarks import GROUNDING, MAKERS, TABLES, load_benchmark
+from answers import last_number, letters
+from benchmarks import BENCHMARKS, grade, load_benchmark
+from benchmarks.grounding import answer_box
+from benchmarks.record import lettered_options
 from data import Sample
 from eval import (
     attempt,
-    evaluate,
-    mcnemar,
-    paired,
-    pick,
-    questions,
+    load_questions,
+    make_result,
+    pick_samples,
     read_knobs,
-    record,
-    results,
-    shuffled,
-    summary,
+    result_text,
+    shuffle_options,
 )
+from knobs import Limits
 from model import load_model
 from rollout import Episodes, Trajectory
+from scores import compare_arms, evaluate, make_record, mcnemar, shows_all, summarise, wilson
 
+GROUNDING = [name for name, benchmark in BENCHMARKS.items() if benchmark.kind == "grounding"]
 PICTURE = Image.new("RGB", (400, 200), (90, 120, 30))
 
 
@@ -71,10 +72,14 @@ def reply(sample: Sample, answer: str | None, look=(392, 196)) -> Trajectory:
     )
 
 
+def record(name: str, trajectory: Trajectory, arm: str, repeat: int = 0, judge=None) -> dict:
+    return make_record(trajectory, grade(name, trajectory, judge), arm, repeat)
+
+
 def score(name: str, samples, answers) -> dict:
     """eval.json of a policy that gives these answers."""
     records = [record(name, reply(s, a), "off") for s, a in zip(samples, answers, strict=True)]
-    return results(name, json.loads(json.dumps(records)), {"repeats": 1})
+    return make_result(name, json.loads(json.dumps(records)), {"repeats": 1})
 
 
 def accuracy(result) -> float:
@@ -347,18 +352,18 @@ def built(tmp_path, monkeypatch):
     return build
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_loads_with_its_pictures_and_distinct_ids(built, name, capsys):
     samples, _ = built(name)
-    assert len({s.id for s in samples}) == len(samples) >= 3 and set(BUILD) == set(TABLES) == set(MAKERS)
+    assert len({s.id for s in samples}) == len(samples) >= 3 and set(BUILD) == set(BENCHMARKS)
     assert all(s.open().size == PICTURE.size for s in samples)
     assert all("<image" not in s.question and s.meta["kind"] for s in samples)
-    assert f"{TABLES[name][2]} in the public copy" in capsys.readouterr().out
+    assert f"{BENCHMARKS[name].questions} in the public copy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["vstar", "mme-realworld-lite", "hrbench4k", "hrbench8k"])
 def test_multiple_choice_is_scored_as_by_hand(built, name):
-    samples = [shuffled(sample, 0) for sample in built(name)[0]]
+    samples = [shuffle_options(sample, 0) for sample in built(name)[0]]
     said = RIGHT + WRONG
     answers = [said[i % len(said)](s) for i, s in enumerate(samples)]
     expected = sum(i % len(said) < len(RIGHT) for i in range(len(samples))) / len(samples)
@@ -374,10 +379,10 @@ def test_a_policy_that_always_says_a_is_exposed(tmp_path, monkeypatch):
             copy = tmp_path / "direct_attributes" / f"sa_{i}.{end}"
             copy.write_bytes((tmp_path / "direct_attributes" / f"sa_0.{end}").read_bytes())
     argv = ["--data", "vstar", "--root", str(tmp_path)]
-    official, shuffled_ = (questions(read_knobs(argv + more)) for more in (["--official_order"], []))
+    official, shuffled_ = (load_questions(read_knobs(argv + more)) for more in (["--official_order"], []))
     assert all(s.options[0] == s.answer for s in official)
     assert [s.options for s in shuffled_] == [
-        s.options for s in questions(read_knobs(argv))
+        s.options for s in load_questions(read_knobs(argv))
     ]  # the same each time
     assert accuracy(score("vstar", official, ["A"] * len(official))) == 1.0
     attributes = [s for s in shuffled_ if s.meta["kind"] == "direct_attributes"]
@@ -394,7 +399,7 @@ def test_hrbench_means_its_cycles(built):
     result = score("hrbench4k", samples, answers)
     assert result["scores"]["off"] == {"mean of cycles": 0.5, "all cycles right": 0.5}
     assert result["arms"]["off"]["FSP"]["accuracy"] == 1.0 and result["arms"]["off"]["FCP"]["accuracy"] == 0.0
-    assert len({s.meta["group"] for s in samples}) == 4 and len(pick(samples, 5, 0)) == 8  # whole groups
+    assert len({s.meta["group"] for s in samples}) == 4 and len(pick_samples(samples, 5, 0)) == 8  # whole groups
 
 
 def test_pope_exposes_one_that_always_says_yes(built):
@@ -426,7 +431,7 @@ def test_grounding_rescales_boxes_and_means_iou(built, name):
     records = [record(name, reply(s, a, look=(196, 98)), "off") for s, a in zip(samples, said)]
     assert [r["right"] for r in records] == [True, True, False, False]
     assert records[0]["box_iou"] > 0.99 and records[3]["box_iou"] == 0.0
-    scores = results(name, records, {})["scores"]["off"]
+    scores = make_result(name, records, {})["scores"]["off"]
     assert scores["accuracy at IoU 0.5"] == 0.5
     assert scores["mean IoU"] == pytest.approx((records[0]["box_iou"] * 2 + records[2]["box_iou"]) / 4)
     assert 0.48 < record(name, reply(samples[0], str(upper), look=(196, 98)), "off")["box_iou"] < 0.52
@@ -435,7 +440,7 @@ def test_grounding_rescales_boxes_and_means_iou(built, name):
 @pytest.mark.parametrize("name", ["mathvista", "mathverse", "mathvision"])
 def test_mathematics_is_scored_as_by_hand(built, name):
     samples, said = built(name)
-    samples = [shuffled(s, 0) if name != "mathvision" else s for s in samples]
+    samples = [shuffle_options(s, 0) if name != "mathvision" else s for s in samples]
     assert not any(s.tool for s in samples)
     got = [
         record(name, reply(s, answer), "off")["right"] for s, (answer, _) in zip(samples, said, strict=True)
@@ -459,8 +464,8 @@ def test_wemath_counts_problems_four_ways(built):
     expected = {"strict": (1 + 0.5) / 5, "loose": (2 + 0.5) / 5, "IK": 0.2, "IG": 0.2, "CM strict": 0.2}
     expected |= {"CM loose": 0.4, "RM strict": 2 / 3, "RM loose": 1 / 3}
     assert scores == pytest.approx(expected)
-    assert len(pick(samples, 4, 0)) >= 4 and all(
-        len([s for s in pick(samples, 4, 0) if s.meta["group"] == name]) in (0, len(marks))
+    assert len(pick_samples(samples, 4, 0)) >= 4 and all(
+        len([s for s in pick_samples(samples, 4, 0) if s.meta["group"] == name]) in (0, len(marks))
         for name, marks in WEMATH.items()
     )
 
@@ -496,16 +501,16 @@ def test_a_missing_file_is_named(tmp_path):
     "hostile", ["[1,2,3", "[" * 5000, "1e999, 2, 3, 4", "[9" + "9" * 5000 + ",1,1,1]", "[nan, 1, 2, 3]"]
 )
 def test_hostile_boxes_and_numbers_are_no_boxes(hostile):
-    assert benchmarks.answer_box(hostile, (100, 100), (100, 100)) is None
+    assert answer_box(hostile, (100, 100), (100, 100)) is None
     began = time.time()
-    benchmarks.last_number(hostile), benchmarks.letters(hostile)
+    last_number(hostile), letters(hostile)
     assert time.time() - began < 1
 
 
 def test_letters_are_found_in_linear_time():
     began = time.time()
     for text in ("A" * 990, "a, " * 330, "answer is " * 99, "(" * 990, "and" * 330):
-        benchmarks.letters(text)
+        letters(text)
     assert time.time() - began < 1
 
 
@@ -514,24 +519,24 @@ def test_boxes_on_a_picture_of_8000_pixels(processor):
     picture = Image.new("RGB", (8000, 6000))
     picture.paste((200, 30, 40), (4567, 1234, 4767, 1384))  # the target
     sample = Sample("big", picture, "Where?", "x", boxes=((4567.0, 1234.0, 4767.0, 1384.0),))
-    episodes = Episodes(processor, group=1, tool="on", max_turns=3, max_turn_tokens=200, max_tokens=99999,
-                        look_pixels=12_000_000, crop_pixels=400 * 784, seed=0)  # fmt: skip
+    limits = Limits(12_000_000, 400 * 784, max_turns=3, max_turn_tokens=200, max_tokens=99999)
+    episodes = Episodes(processor, limits, seed=0)
     (i,) = episodes.begin(sample, [])
     shown = episodes.views[i].shown
     assert shown[0] * shown[1] <= 12_000_000 < (shown[0] + 28) * (shown[1] + 28)
     sx, sy = shown[0] / 8000, shown[1] / 6000
     box = [v * s for v, s in zip((4567, 1234, 4767, 1384), (sx, sy, sx, sy))]
     ids = processor.tokenizer(call(*box), add_special_tokens=False)["input_ids"]
-    observed, crops = episodes.step(i, ids, [0.0] * len(ids))
+    crops = episodes.end_turn(i, ids, [0.0] * len(ids)).pictures
     assert episodes.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
     colours = crops[0].getcolors(maxcolors=crops[0].width * crops[0].height)
     assert colours == [(crops[0].width * crops[0].height, (200, 30, 40))]  # not one pixel of what is around
-    said = benchmarks.answer_box(str([round(v, 3) for v in box]), shown, (8000, 6000))
+    said = answer_box(str([round(v, 3) for v in box]), shown, (8000, 6000))
     assert said == pytest.approx(sample.boxes[0], abs=0.01)
     whole = [
         round(v) for v in box
     ]  # a model that writes whole pixels is off by less than two of the original
-    assert benchmarks.answer_box(str(whole), shown, (8000, 6000)) == pytest.approx(sample.boxes[0], abs=2)
+    assert answer_box(str(whole), shown, (8000, 6000)) == pytest.approx(sample.boxes[0], abs=2)
 
 
 def test_pairs_and_their_test():
@@ -541,7 +546,7 @@ def test_pairs_and_their_test():
         for arm in marks
         for i, mark in enumerate(marks[arm])
     ]
-    found = paired(rows, "on", "off")
+    found = compare_arms(rows, "on", "off")
     assert (found["gain"], found["harm"]) == (0.5, pytest.approx(1 / 6)) and found["n"] == 6
     assert found["p"] == pytest.approx(2 * (1 + 4) / 16)
     assert mcnemar(5, 5) == 1.0 and mcnemar(20, 0) == pytest.approx(2 / 2**20)
@@ -550,7 +555,7 @@ def test_pairs_and_their_test():
 def test_repeats_are_averaged_and_passed():
     sample = Sample("1", b"", "?", "A", options=("A", "B"))
     rows = [record("", reply(sample, a), "on", k) for k, a in enumerate(["A", "B", None, "A"])]
-    found = summary(rows)
+    found = summarise(rows)
     assert (
         found["accuracy"] == 0.5 and found["pass"] == 1.0 and found["n"] == 1 and found["unanswered"] == 0.25
     )
@@ -563,7 +568,7 @@ def test_places_are_shuffled_like_any_option():
         ("both hands", "left hand", "right hand"),
     ):
         orders = {
-            shuffled(Sample(str(i), b"", "?", options[0], options=options), 0).options for i in range(99)
+            shuffle_options(Sample(str(i), b"", "?", options[0], options=options), 0).options for i in range(99)
         }
         assert len(orders) == math.factorial(len(options))
 
@@ -571,10 +576,11 @@ def test_places_are_shuffled_like_any_option():
 def test_whole_means_all_there_is_to_read():
     sample = Sample("1", b"", "?", "yes", boxes=((0, 0, 10, 10), (50, 50, 60, 60)))
     one = reply(sample, "yes")
-    one.boxes = [(0.0, 0.0, 20.0, 20.0)]
-    assert not eval.holds(one)
-    one.boxes.append((40.0, 40.0, 70.0, 70.0))
-    assert eval.holds(one)
+    assert shows_all(one) is None
+    one.calls.append(tools.Call(region=(0.0, 0.0, 20.0, 20.0)))
+    assert shows_all(one) is False
+    one.calls.append(tools.Call(region=(40.0, 40.0, 70.0, 70.0)))
+    assert shows_all(one) is True
 
 
 def test_one_failure_does_not_lose_the_rest():
@@ -620,7 +626,7 @@ def test_options_of_every_kind(options, answers, right):
     """The gold is the last option; letters mean labels first, texts second."""
     sample = Sample("1", b"", "?", options[-1], options=options)
     assert [record("", reply(sample, a), "on")["right"] for a in answers] == right
-    assert shuffled(sample, 1).answer == sample.answer
+    assert shuffle_options(sample, 1).answer == sample.answer
 
 
 def test_options_that_name_each_other_are_not_shuffled():
@@ -632,7 +638,7 @@ def test_options_that_name_each_other_are_not_shuffled():
     )
     for options in kept:
         for i in range(9):
-            assert shuffled(Sample(str(i), b"", "?", options[0], options=options), 0).options == options
+            assert shuffle_options(Sample(str(i), b"", "?", options[0], options=options), 0).options == options
 
 
 @pytest.mark.parametrize(
@@ -648,12 +654,12 @@ def test_options_that_name_each_other_are_not_shuffled():
     ],
 )  # fmt: skip
 def test_numbers_in_answers(said, value):
-    found = benchmarks.last_number(said)
+    found = last_number(said)
     assert found is None if value is None else found == pytest.approx(value, abs=1e-4)
 
 
 def test_option_texts_keep_their_signs():
-    assert benchmarks.lettered(["A. -5", "B. >", "(C) $5.00", "D. -7°C"], "A")[1] == (
+    assert lettered_options(["A. -5", "B. >", "(C) $5.00", "D. -7°C"], "A")[1] == (
         "-5",
         ">",
         "$5.00",
@@ -666,8 +672,8 @@ def test_option_texts_keep_their_signs():
 )
 def test_boxes_are_read_in_the_forms_models_use(form):
     said = form.format(10, 20, 30, 40)
-    assert benchmarks.answer_box(said, (100, 100), (100, 100)) == (10, 20, 30, 40)
-    beside = benchmarks.answer_box(f"2 cups: {said}", (100, 100), (100, 100))
+    assert answer_box(said, (100, 100), (100, 100)) == (10, 20, 30, 40)
+    beside = answer_box(f"2 cups: {said}", (100, 100), (100, 100))
     assert beside == (
         (10, 20, 30, 40) if said.startswith("[") else None
     )  # only brackets tell a box from others
@@ -678,8 +684,8 @@ def test_groups_count_once_in_intervals_and_pairs(built):
     samples, _ = built("hrbench4k")
     on = [record("hrbench4k", reply(s, s.answer), "on") for s in samples]
     off = [record("hrbench4k", reply(s, None), "off") for s in samples]
-    result = results("hrbench4k", on + off, {})
-    assert result["arms"]["on"]["all"]["interval"] == eval.wilson(1.0, 4)
+    result = make_result("hrbench4k", on + off, {})
+    assert result["arms"]["on"]["all"]["interval"] == wilson(1.0, 4)
     assert (
         result["paired"]["on against off"]["p"] == mcnemar(4, 0)
         and result["paired"]["on against off"]["n"] == 16
@@ -692,7 +698,7 @@ def test_scores_are_means_over_repeats(built):
     for repeat, marks in enumerate((right, [True] * len(right))):
         said = [letter(s) if mark else "Z" for s, mark in zip(samples, marks)]
         rows += [record("wemath", reply(s, a), "off", repeat) for s, a in zip(samples, said)]
-    scores = results("wemath", rows, {})["scores"]["off"]
+    scores = make_result("wemath", rows, {})["scores"]["off"]
     assert scores["strict"] == pytest.approx((0.3 + 1.0) / 2) and scores["CM strict"] == pytest.approx(
         (0.2 + 1) / 2
     )
@@ -706,7 +712,7 @@ def test_an_arm_without_a_kind_has_a_gap_in_the_table():
         record("", reply(other, "A"), "on"),
         record("", reply(other, "A"), "off"),
     ]
-    text = eval.report_text(results("toy", rows, {"repeats": 1}))
+    text = result_text(make_result("toy", rows, {"repeats": 1}))
     assert "3" in text.splitlines()[0] and " - " in text.splitlines()[2]
 
 
@@ -729,7 +735,7 @@ def test_a_judge_hears_what_rules_cannot_read():
 
 def test_shuffling_keeps_the_gold_and_the_set():
     sample = Sample("x", b"", "?", "b", options=("a", "b", "c", "d"))
-    orders = {shuffled(Sample(str(i), b"", "?", "b", options=sample.options), 0).options for i in range(200)}
+    orders = {shuffle_options(Sample(str(i), b"", "?", "b", options=sample.options), 0).options for i in range(200)}
     assert len(orders) == 24 and all(set(order) == set(sample.options) for order in orders)
 
 

@@ -16,7 +16,10 @@ import train
 from data import Sample
 from judge import Judge
 from report import TROUBLES, health
+from reward import Reward
 from rollout import Trajectory
+from scores import is_garbage, repeats_box
+from switches import set_advantages
 
 FINE = dict(
     tool_rate=0.9, repeats=0.0, blind_luck=0.1, dead_groups=0.1, entropy=0.3, garbage=0.0, logp_gap=0.0
@@ -64,29 +67,35 @@ def trajectory(stop="answer", boxes=()):
     return Trajectory(Sample("x", b"", "?", "A"), [1], stop=stop, boxes=list(boxes))
 
 
+def advantages(group, totals: list[float], **knobs) -> list[float]:
+    """The advantages that a group of these rewards gets, not divided by the deviation."""
+    rewards = [Reward(0.0, 0.0, 0.0, total) for total in totals]
+    set_advantages([group], [rewards], train.Knobs(group=len(group), advantage="mean", **knobs))
+    return [each.advantage for each in group]
+
+
 def test_curiosity_pays_only_below_the_floor():
-    knobs = train.Knobs(group=4, curiosity=0.5)
-    one = [trajectory(boxes=[(0, 0, 9, 9)])]
-    none = [trajectory() for _ in range(3)]
-    assert train.training_rewards(one + none, [0.0] * 4, knobs) == [0.5, 0, 0, 0]
-    assert train.training_rewards(one * 3 + none[:1], [0.0] * 4, knobs) == [0.0] * 4
+    def group(zooms):
+        return [trajectory(boxes=[(0, 0, 9, 9)] * (i < zooms)) for i in range(4)]
+
+    assert advantages(group(1), [0.0] * 4, curiosity=0.5) == [0.375, -0.125, -0.125, -0.125]
+    assert advantages(group(3), [0.0] * 4, curiosity=0.5) == [0.0] * 4
 
 
 def test_overlong_trajectories_get_the_mean_of_the_others():
-    knobs = train.Knobs(group=3, mask_overlong=True)
     group = [trajectory(), trajectory("turns"), trajectory()]
-    assert train.training_rewards(group, [2.0, -0.2, 0.0], knobs) == [2.0, 1.0, 0.0]
-    assert train.training_rewards([trajectory("length")] * 3, [1.0] * 3, knobs) == [0.0] * 3
+    assert advantages(group, [2.0, -0.2, 0.0], mask_overlong=True) == [1.0, 0.0, -1.0]
+    assert advantages([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True) == [0.0] * 3
 
 
 def test_garbage_and_repeats():
     long = trajectory()
     long.completion_ids, long.sampled = [5] * 9, [1] * 9
-    assert train.is_garbage(long) and not train.is_garbage(trajectory())
+    assert is_garbage(long) and not is_garbage(trajectory())
     long.sampled = [1, 0] * 4 + [1]  # five tokens of its own
-    assert not train.is_garbage(long)
-    assert train.repeats_box(trajectory(boxes=[(0, 0, 100, 100), (0, 0, 99, 100)]))
-    assert not train.repeats_box(trajectory(boxes=[(0, 0, 100, 100), (50, 0, 150, 100)]))
+    assert not is_garbage(long)
+    assert repeats_box(trajectory(boxes=[(0, 0, 100, 100), (0, 0, 99, 100)]))
+    assert not repeats_box(trajectory(boxes=[(0, 0, 100, 100), (50, 0, 150, 100)]))
 
 
 def test_refill_replaces_dead_groups(build, script, tmp_path):  # noqa: F811
@@ -191,9 +200,11 @@ TWO = """
 import random, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-import torch, rollout, train
+import torch, train
 from conftest import call
 from data import load
+from fast.slots import SlotEngine
+from test_train import StockLoss
 from toy.make_base import make_model, make_processor
 from accelerate import PartialState
 
@@ -201,21 +212,22 @@ state = PartialState(cpu=True)
 processor = make_processor()
 def choose(engine, scores):  # what a row writes depends on its picture and turn alone
     tokens = []
-    for slot in range(engine.live):
-        who = engine.who[slot]
-        t = engine.episodes.trajectories[who]
-        rng = random.Random(f"{{t.sample.id}}-{{who % engine.episodes.group}}-{{len(t.turns)}}")
+    for slot in engine.live:
+        t = engine.episodes.trajectories[slot.trajectory]
+        rng = random.Random(f"{{t.sample.id}}-{{slot.trajectory % engine.episodes.group}}-{{len(t.turns)}}")
         answers = ["<answer>A</answer><|im_end|>", "<answer>X</answer><|im_end|>"]
         turn = rng.choice([call(5, 5, 60, 60), *answers])
         ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
-        tokens.append(ids[min(engine.written[slot], len(ids) - 1)])
+        tokens.append(ids[min(slot.written, len(ids) - 1)])
     return torch.tensor(tokens)
-rollout.Slots.choose = choose
+SlotEngine.choose = choose
 torch.manual_seed(0)
 knobs = train.Knobs(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
 trainer = train.build_trainer(
     knobs, make_model(processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
 )
+if {stock}:
+    trainer.__class__ = StockLoss
 trainer.train()
 if state.is_main_process:
     total = sum(p.double().abs().sum().item() for n, p in trainer.model.named_parameters() if "lora" in n)
@@ -223,19 +235,20 @@ if state.is_main_process:
 """
 
 
-def test_two_processes_do_what_one_does(tmp_path):
+def test_two_processes_do_what_one_does_and_what_trls_loss_does(tmp_path):
     """The same questions in the same order, the same loss, the same weights, within float tolerance."""
     results = {}
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
+    for processes, stock in ((1, False), (2, False), (2, True)):
+        out = tmp_path / f"{processes}-{stock}"
         out.mkdir()
-        (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out)))
+        (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out), stock=stock))
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         command += ["--master-port", str(29500 + random.randint(0, 400)), str(out / "run.py")]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
-        results[processes] = metrics(out), float((out / "sum.txt").read_text())
-    (one, weights), (two, weights_two) = results[1], results[2]
+        results[processes, stock] = metrics(out), float((out / "sum.txt").read_text())
+    (one, weights), (two, weights_two) = results[1, False], results[2, False]
+    stock_two, stock_weights = results[2, True]
     assert [row["step"] for row in two] == [1, 2, 3]
     for a, b in zip(one, two):
         for key in ("reward", "accuracy", "tool_rate", "calls"):
@@ -244,6 +257,8 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert b["logp_gap"] < 1e-4
     assert weights == pytest.approx(weights_two, rel=1e-4)
+    assert stock_weights == pytest.approx(weights_two, rel=1e-4)
+    assert [row["loss"] for row in stock_two] == pytest.approx([row["loss"] for row in two], rel=1e-3, abs=1e-5)
 
 
 def test_the_plan_speaks_before_anything_loads():

@@ -10,6 +10,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 import model as models
 from data import load
+from knobs import PRESETS
 from model import add_lora, config_of, load_model, merge, resolve
 from rollout import rollout
 
@@ -59,7 +60,7 @@ def test_four_bits(tmp_path):
 def test_a_hub_layout_with_legacy_sizes_and_a_video_processor(tmp_path):
     """preprocessor_config.json as the Qwen2.5-VL repositories have it: loads, with or without torchvision."""
     folder = tmp_path / "Qwen2.5-VL-Test"
-    shutil.copytree(models.TINY, folder)
+    shutil.copytree(PRESETS["tiny"].place, folder)
     (folder / "processor_config.json").unlink(missing_ok=True)
     legacy = {
         "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "merge_size": 2,

@@ -1,7 +1,9 @@
 """The rollout against independent slow paths: one uncached forward per trajectory, and crops cut by hand."""
 
+import copy
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -14,22 +16,24 @@ import torch
 from conftest import ROOT, call
 from PIL import Image, ImageChops
 
-import model as model_module
-import rollout as rollout_module
-import slots as slots_module
+import fast.graph as graph_module
+import fast.lanes as lanes_module
+import fast.slots as slots_module
 import tools
 from data import Sample
-from model import see
-from rollout import Episodes
+from fast.lora import merged_lora
+from fast.slots import SlotEngine
+from knobs import Limits
+from model import add_lora, see
+from rollout import Episodes, Trajectory
 from rollout import rollout as plain_rollout
-from slots import Slots
 
 LOOK, CROP = 112 * 112, 134 * 134
 LIMITS = dict(max_turn_tokens=40, max_tokens=420, look_pixels=LOOK, crop_pixels=CROP)
 
 
 ENGINES = {"generate": {"engine": "generate"}, "slots": {"engine": "slots"}}
-ENGINES["lanes"] = {"engine": "slots", "lanes": 2}
+ENGINES["lanes"] = {"engine": "slots", "threads": 2}
 
 
 @pytest.fixture(params=ENGINES)
@@ -152,7 +156,7 @@ def test_siblings_share_no_list(episodes):
     lists = [
         id(x)
         for t in episodes
-        for x in (t.images, t.boxes, t.errors, t.turns, t.completion_ids, t.prompt_ids)
+        for x in (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids)
     ]
     assert len(set(lists)) == len(lists)
     assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
@@ -294,9 +298,8 @@ def test_unknown_arms_and_engines_are_refused(rollout, model, processor, samples
 
 def test_slots_draw_from_the_policy(model, processor):
     """Frequencies of 40,000 draws against the probabilities; what has none is never drawn."""
-    episodes = Episodes(processor, group=1, tool="on", max_turns=1, max_turn_tokens=4, max_tokens=9,
-                        look_pixels=LOOK, crop_pixels=CROP, seed=0)  # fmt: skip
-    engine = Slots(model, episodes, 1.0, 1)
+    episodes = Episodes(processor, Limits(max_turns=1, max_turn_tokens=4, max_tokens=9), seed=0)
+    engine = SlotEngine(model, episodes, 1.0, 1)
     wanted = torch.tensor([0.0, 0.5, 0.001, 0.0, 0.299, 0.2, 0.0])
     torch.manual_seed(0)
     drawn = engine.choose(wanted.log().expand(40_000, -1))
@@ -317,7 +320,7 @@ def test_lanes_do_what_one_process_does(model, processor, samples):
     """The same greedy trajectories for any number of processes, in order, with the samples themselves."""
     threads = torch.get_num_threads()
     runs = [
-        plain_rollout(model, processor, samples, group=2, temperature=0, engine="slots", lanes=n, **LIMITS)
+        plain_rollout(model, processor, samples, group=2, temperature=0, engine="slots", threads=n, **LIMITS)
         for n in (1, 2, 3, 50)
     ]
     for run in runs[1:]:
@@ -330,7 +333,7 @@ def test_lanes_do_what_one_process_does(model, processor, samples):
 def test_chance_in_lanes_is_repeatable_and_not_shared(model, processor, samples):
     same = [samples[0], samples[0]]
     one, again, other = (
-        plain_rollout(model, processor, same, engine="slots", lanes=2, seed=seed, **LIMITS)
+        plain_rollout(model, processor, same, engine="slots", threads=2, seed=seed, **LIMITS)
         for seed in (3, 3, 4)
     )
     assert [t.completion_ids for t in one] == [t.completion_ids for t in again]
@@ -341,23 +344,23 @@ def test_what_fails_in_a_lane_is_heard(model, processor, samples, monkeypatch):
     """An unreadable picture, and a process that is killed, in the second lane."""
     broken = Sample("broken", "nowhere.png", "What?", "A")
     with pytest.raises(ValueError, match="nowhere.png"):
-        plain_rollout(model, processor, [samples[0], broken], engine="slots", lanes=2, **LIMITS)
+        plain_rollout(model, processor, [samples[0], broken], engine="slots", threads=2, **LIMITS)
     begin, parent = Episodes.begin, os.getpid()
     monkeypatch.setattr(
         Episodes, "begin", lambda *a: begin(*a) if os.getpid() == parent else os.kill(os.getpid(), 9)
     )
     with pytest.raises(MemoryError, match="killed"):
-        plain_rollout(model, processor, samples[:2], engine="slots", lanes=2, **LIMITS)
+        plain_rollout(model, processor, samples[:2], engine="slots", threads=2, **LIMITS)
 
 
 def test_a_lane_killed_while_it_sends_is_heard(model, processor, samples, monkeypatch):
-    def half(work, part, seed, pipe):
+    def half(engine, samples, openings, seed, pipe):
         os.write(pipe.fileno(), (4096).to_bytes(4, "big") + b"half")
         os.kill(os.getpid(), 9)
 
-    monkeypatch.setattr(rollout_module, "lane", half)
+    monkeypatch.setattr(lanes_module, "lane", half)
     with pytest.raises(MemoryError, match="killed"):
-        plain_rollout(model, processor, samples[:2], engine="slots", lanes=2, **LIMITS)
+        plain_rollout(model, processor, samples[:2], engine="slots", threads=2, **LIMITS)
 
 
 ORPHAN = """
@@ -372,7 +375,7 @@ def begin(*_):
         print(os.getpid(), flush=True)
     time.sleep(100)
 Episodes.begin = begin
-rollout(*load_model("tiny"), load("toy", limit=2), engine="slots", lanes=2)
+rollout(*load_model("tiny"), load("toy", limit=2), engine="slots", threads=2)
 """
 
 
@@ -408,15 +411,15 @@ def recorded(step, given):
 def test_recorded_steps_change_nothing(model, processor, samples, script, monkeypatch):
     """The decode step over all slots and all their room, as a GPU replays it: the same trajectories, though
     slots are free, filled again, and grow."""
-    runs, plain = [], Slots.__init__
-    for record in (None, recorded):
+    runs, plain = [], SlotEngine.__init__
+    for capture in (None, recorded):
         recorded.count = 0
         script(random_turn)
-        if record:
-            monkeypatch.setattr(slots_module, "record", record)
+        if capture:
+            monkeypatch.setattr(slots_module, "capture_graph", capture)
             monkeypatch.setattr(slots_module, "GROWTH", 32)
             monkeypatch.setattr(
-                Slots, "__init__", lambda self, *a: plain(self, *a) or vars(self).update(graphs=True)
+                SlotEngine, "__init__", lambda self, *a: plain(self, *a) or vars(self).update(use_graphs=True)
             )
         limits = {"group": 2, "max_turns": 4, "batch": 4, "seed": 3} | LIMITS
         runs.append(plain_rollout(model, processor, samples, engine="slots", **limits))
@@ -448,5 +451,40 @@ def test_a_graph_that_can_not_be_trusted_is_not_used(breaks, monkeypatch):
     names |= dict(stream=nullcontext, graph=graph, set_stream=streams.append)
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(**names))
     with pytest.warns(UserWarning, match="capturing" if breaks else "something else"):
-        assert model_module.record(lambda x: x + 1, (torch.zeros(2),)) is None
+        assert graph_module.capture_graph(lambda x: x + 1, (torch.zeros(2),)) is None
     assert streams == [stream]
+
+
+def test_records_made_by_hand_read_like_played_ones(samples):
+    """Boxes and errors that are given become calls, and `boxes` and `errors` read these."""
+    box = (0.0, 0.0, 50.0, 50.0)
+    t = Trajectory(samples[0], [1], [], [], [], [], ["x"], [box, box], ["no"], "A", "answer")
+    assert (t.boxes, t.errors, t.answer, t.stop) == ([box, box], ["no"], "A", "answer")
+    assert [call.error for call in t.calls] == [None, None, "no"]
+    assert Trajectory(samples[0], [1]).boxes == []
+
+
+def test_merged_lora_leaves_no_trace(model, processor, samples):
+    """While sampling, the layers of LoRA are gone; afterwards all weights and modules are as they were."""
+    lora = add_lora(copy.deepcopy(model), 4)
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    before = {name: value.clone() for name, value in lora.state_dict().items()}
+    names = [name for name, _ in lora.named_modules()]
+    with merged_lora(lora):
+        assert not any("lora" in name for name, _ in lora.named_modules())
+        merged = lora.state_dict()["base_model.model.model.language_model.layers.0.self_attn.q_proj.weight"]
+        assert not any(torch.equal(merged, other) for other in before.values())
+    assert [name for name, _ in lora.named_modules()] == names
+    assert all(torch.equal(value, before[name]) for name, value in lora.state_dict().items())
+
+
+def test_the_command_prints_a_trajectory():
+    """Turns with logprobs, the crop, the reward's terms, and the advantages, which are those of the group."""
+    done = subprocess.run([sys.executable, "rollout.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "trained on" in done.stdout and "not trained on" in done.stdout and "[the crop:" in done.stdout
+    assert "accuracy 1" in done.stdout and "tool 1 = 2.00" in done.stdout
+    advantages = [float(v) for v in re.findall(r"advantage ([+-][\d.]+)", done.stdout)]
+    assert len(advantages) == 8 and abs(sum(advantages)) < 0.05 and "<- this one" in done.stdout

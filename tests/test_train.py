@@ -11,15 +11,22 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, call
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+from trl import GRPOTrainer
 
+import runs
 import train
+from bench import stock_batch
 from data import Sample, load
+from fast import packed
+from reward import group_advantages
 from toy.make_base import make_model
 
 
@@ -41,7 +48,7 @@ def random_turn(rng: random.Random) -> str:
 def build(processor, tmp_path):
     """build(knob=value, ...): a trainer on a fresh random tiny model."""
 
-    def make(more=None, **knobs):
+    def make(more=None, kind=train.ZoomGRPOTrainer, **knobs):
         torch.manual_seed(0)
         defaults = dict(
             prompts=3,
@@ -55,14 +62,11 @@ def build(processor, tmp_path):
             threads=1,  # one process: what is counted here is all there is
         )
         knobs = train.Knobs(**defaults | knobs)
-        return train.build_trainer(
-            knobs,
-            make_model(processor.tokenizer),
-            copy.copy(processor),
-            load("toy", limit=6),
-            tmp_path,
-            **more or {},
+        trainer = train.build_trainer(
+            knobs, make_model(processor.tokenizer), processor, load("toy", limit=6), tmp_path, **more or {}
         )
+        trainer.__class__ = kind
+        return trainer
 
     return make
 
@@ -71,7 +75,34 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("pack", [True, False])
+class StockLoss(train.ZoomGRPOTrainer):
+    """The oracle: TRL's own loss on our trajectories, over padded batches, from pixels."""
+
+    def compute_loss(self, model, groups, return_outputs=False, num_items_in_batch=None):
+        members = [trajectory for group in groups for trajectory in group]
+        batch = stock_batch(members, self.processing_class, model.device)
+        batch["num_items_in_batch"] = torch.tensor(self.step_tokens)
+        if self.num_iterations > 1:
+            if members[0].old_logprobs is None:
+                for trajectory, row in zip(members, self.stock_logprobs(model, batch)):
+                    trajectory.old_logprobs = row[: len(trajectory.sampled)]
+            old_logprobs = pad_sequence([t.old_logprobs for t in members], batch_first=True)
+            batch["old_per_token_logps"] = old_logprobs
+        if self.beta:
+            with self.model.disable_adapter():
+                batch["ref_per_token_logps"] = self.stock_logprobs(model, batch)
+        return GRPOTrainer.compute_loss(self, model, batch)
+
+    @torch.no_grad()
+    def stock_logprobs(self, model, batch):
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+        kept = batch["completion_ids"].shape[1]
+        more = {name: batch[name] for name in names}
+        return self._get_per_token_logps_and_entropies(model, ids, mask, kept, **more)[0]
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -83,11 +114,10 @@ def metrics(run: Path) -> list[dict]:
         {"engine": "generate"},
     ],
 )
-def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs, pack):
-    """Recomputed by TRL over padded micro-batches with all pictures, at step 2 with LoRA weights that are
-    not zero."""
+def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
+    """Recomputed for the update, at step 2 with LoRA weights that are not zero."""
     script(random_turn)
-    trainer = build(**knobs, pack_groups=pack)
+    trainer = build(**knobs)
     trainer.train()
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
@@ -99,13 +129,20 @@ def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs, pac
     )
 
 
-def gradients(trainer, steps: int = 1) -> dict[str, torch.Tensor]:
-    """Every LoRA tensor's gradient, summed over the steps of a run that starts from LoRA weights that are not
-    zero."""
-    total, random = Counter(), torch.Generator().manual_seed(5)
-    for name, parameter in trainer.model.named_parameters():
+def disturb(trainer) -> None:
+    """LoRA weights that are not zero, the same for every trainer."""
+    random = torch.Generator().manual_seed(5)
+    for _, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
+
+
+def gradients(trainer) -> dict[str, torch.Tensor]:
+    """Every LoRA tensor's gradient, summed over all micro-batches and steps of a run."""
+    total = Counter()
+    disturb(trainer)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
             parameter.register_hook(lambda g, name=name: total.update({name: g}))
     trainer.train()
     return total
@@ -117,49 +154,109 @@ def assert_equal(some: dict, others: dict, tolerance: float):
         assert (some[name] - gradient).norm() < tolerance * gradient.norm(), name
 
 
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        {},
-        {"micro_batch": 12},  # all groups in one micro-batch
-        {"micro_batch": 2},  # parts of groups
-        {"beta": 0.04, "loss_type": "grpo"},
-        {"loss_type": "dr_grpo", "temperature": 0.7},
-        {"loss_type": "bnpo", "more": {"gradient_checkpointing": True}},
-        {"steps": 4, "more": {"num_iterations": 2, "steps_per_generation": 4}},
-    ],
-)
-def test_gradients_of_packed_groups_are_trls(build, script, monkeypatch, knobs):
-    """Against TRL's own forward pass on the same trajectories: groups of unequal lengths, members with and
-    without zooms."""
+LOSSES = [
+    {},
+    {"micro_batch": 12},  # all groups in one micro-batch
+    {"micro_batch": 2},  # parts of groups
+    {"loss_type": "grpo"},
+    {"loss_type": "bnpo", "temperature": 0.7},
+    {"loss_type": "dr_grpo", "more": {"gradient_checkpointing": True}},
+    {"beta": 0.04},
+    {"beta": 0.04, "loss_type": "grpo", "micro_batch": 3},
+    {"iterations": 2, "clip_high": 0.28},
+    {"iterations": 2, "beta": 0.04, "loss_type": "bnpo", "micro_batch": 4},
+    {"iterations": 2, "loss_type": "dr_grpo", "advantage": "mean"},
+]
+
+
+@pytest.mark.parametrize("knobs", LOSSES)
+def test_training_is_trls(build, script, knobs):
+    """Gradients and losses of whole runs, accumulation and iterations included, against TRL's own loss on the
+    same trajectories: groups of unequal lengths, members with and without zooms."""
     results, losses = [], []
-    for pack in (True, False):
+    for kind in (train.ZoomGRPOTrainer, StockLoss):
         script(random_turn)
         # lr: above zero where the second iteration must differ from the first
-        trainer = build(**{"steps": 1, "lr": 1e-4 if "steps" in knobs else 0.0, "pack_groups": pack} | knobs)
+        run = {"steps": 4, "lr": 1e-4} if "iterations" in knobs else {"steps": 1, "lr": 0.0}
+        trainer = build(kind=kind, **run | knobs)
         results.append(gradients(trainer))
         losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
     assert_equal(*results, 1e-5)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-7)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta):
+    """Old logprobs so far away that both clips are at work: losses to 1e-6, LoRA gradients to 1e-5."""
+    script(random_turn)
+    trainer = build(loss_type=loss_type, beta=beta, clip_high=0.28, iterations=2, micro_batch=6)
+    disturb(trainer)
+    trainer.state.global_step = 1  # nothing for the page
+    trainer.current_gradient_accumulation_steps = 2
+    groups = trainer.sample_groups(trainer.samples[:3])
+    random = torch.Generator().manual_seed(7)
+    clipped = 0
+    for t in [t for group in groups for t in group]:
+        noise = 0.4 * torch.randn(len(t.sampled), generator=random)
+        t.old_logprobs = torch.tensor(t.logprobs) + noise
+        ratio = (-noise).exp()
+        clipped += ((ratio > 1.28) & (t.advantage > 0) | (ratio < 0.8) & (t.advantage < 0)).sum()
+    oracle = copy.copy(trainer)
+    oracle.__class__ = StockLoss
+    losses = {}
+    grads = {}
+    for name, each in (("ours", trainer), ("trl", oracle)):
+        trainer.model.zero_grad()
+        losses[name] = []
+        for part in train.split_groups(groups, 6):
+            loss = each.compute_loss(trainer.model, part)
+            loss.backward()
+            losses[name].append(loss.item())
+        grads[name] = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert clipped > 5
+    assert losses["ours"] == pytest.approx(losses["trl"], abs=1e-6)
+    assert_equal(grads["ours"], grads["trl"], 1e-5)
+
+
+def test_split_groups_keeps_members_together():
+    groups = [[f"{g}{m}" for m in range(4)] for g in "abc"]
+    for size in (1, 2, 3, 4, 6, 12):
+        parts = train.split_groups(groups, size)
+        assert [m for part in parts for group in part for m in group] == [m for g in groups for m in g]
+        assert all(sum(map(len, part)) == size for part in parts)
+        assert all(len({m[0] for m in group}) == 1 for part in parts for group in part)
+        assert all(len({group[0][0] for group in part}) == len(part) for part in parts)
+
+
+@pytest.mark.parametrize("scale", ["std", "mean"])
+def test_advantages_are_trls(scale):
+    """By the formula of TRL's rewards, with torch."""
+    totals = [2.0, 0.8, 0.0, -0.2, 0.0]
+    rewards = torch.tensor(totals)
+    wanted = rewards - rewards.mean()
+    wanted = wanted / (rewards.std() + 1e-4) if scale == "std" else wanted
+    assert group_advantages(totals, scale) == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert max(map(abs, group_advantages([0.8] * 8, scale))) < 1e-9
 
 
 def test_the_page_shows_the_advantages_that_train(build, script, tmp_path, monkeypatch):
-    """Those of a stored group are those in the trainer's batch, for both ways of taking them."""
+    """Those of a stored group are those that reach the loss, for both ways of taking them."""
     for kind in ("std", "mean"):
         script(random_turn)
         trainer = build(steps=1, prompts=1, group=6, micro_batch=6, advantage=kind, show_every=1)
         seen, plain = [], trainer.compute_loss
 
-        def spy(model, inputs, *args, seen=seen, plain=plain, **more):
-            seen += inputs["advantages"].tolist()
-            return plain(model, inputs, *args, **more)
+        def spy(model, groups, *args, seen=seen, plain=plain, **more):
+            seen += [t.advantage for group in groups for t in group]
+            return plain(model, groups, *args, **more)
 
         monkeypatch.setattr(trainer, "compute_loss", spy)
         (tmp_path / "trajectories.jsonl").unlink(missing_ok=True)
         trainer.train()
         rows = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
         shown = sorted(row["advantage"] for row in rows if not row["probe"])
-        assert len(set(shown)) > 1 and shown == pytest.approx(sorted(seen), abs=1e-4)
+        assert len(set(shown)) > 1 and shown == pytest.approx(sorted(seen))
 
 
 def test_formulas_are_compared_in_training(build, script, tmp_path):
@@ -168,29 +265,29 @@ def test_formulas_are_compared_in_training(build, script, tmp_path):
     said = iter([r"\boxed{0.5}", r"\boxed{\frac{2}{4}}", r"\boxed{\frac{1}{2}}", r"\boxed{3}"])
     script(lambda rng: next(said))
     trainer = build(steps=1, group=4)
-    _, rewards = trainer.sample([sample])
-    assert sorted(r.accuracy for r in rewards) == [0.0, 1.0, 1.0, 1.0]
+    _, rewards = trainer.roll_and_score([sample])
+    assert sorted(r.accuracy for r in rewards[0]) == [0.0, 1.0, 1.0, 1.0]
 
 
 def test_trajectories_without_an_advantage_are_not_computed(build, script, monkeypatch):
     """A dead group costs nothing, and its absence changes neither loss nor gradients."""
     results, computed = [], []
-    plain = train.packed_logprobs
+    plain = packed.packed_logprobs
 
-    def spy(base, ids, *rest):
-        computed.append(len(ids))
-        return plain(base, ids, *rest)
+    def spy(base, groups, temperature):
+        computed.append(sum(map(len, groups)))
+        return plain(base, groups, temperature)
 
-    monkeypatch.setattr(train, "packed_logprobs", spy)
+    monkeypatch.setattr(packed, "packed_logprobs", spy)
 
     def policy(rng):  # the first group always fails alike, the others differ
         policy.asked += 1
         return "<think> hm</think>" if policy.asked <= 4 else random_turn(rng)
 
-    for pack in (True, False):
+    for kind in (train.ZoomGRPOTrainer, StockLoss):
         policy.asked = 0
         script(policy)
-        results.append(gradients(build(steps=1, lr=0.0, pack_groups=pack, micro_batch=4)))
+        results.append(gradients(build(steps=1, lr=0.0, kind=kind, micro_batch=4)))
     assert_equal(*results, 1e-5)
     assert sum(computed) <= 9  # one of the dead group's four rows, the others as they are
 
@@ -199,38 +296,28 @@ def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch)
     """The same prompt ids, but another picture: not one group."""
     same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
     results = []
-    for pack in (True, False):
+    for kind in (train.ZoomGRPOTrainer, StockLoss):
         script(random_turn)
-        trainer = build(steps=1, lr=0.0, pack_groups=pack)
+        trainer = build(steps=1, lr=0.0, kind=kind)
         trainer.samples = same
         results.append(gradients(trainer))
     assert_equal(*results, 1e-5)
 
 
 def test_only_sampled_tokens_move_the_policy(build, script):
-    """Observations carry no loss: TRL's mask covers exactly the sampled ids."""
+    """Observations carry no loss: the mask covers exactly the sampled ids, and logprobs elsewhere are zero."""
     script(random_turn)
-    trainer = build(steps=1)
-    seen = []
-    inner = trainer._compute_loss
-    trainer._compute_loss = lambda model, inputs: seen.append(inputs) or inner(model, inputs)
-    trajectories, roll = [], train.rollout
-    train.rollout = lambda *a, **k: trajectories.extend(roll(*a, **k)) or trajectories
-    try:
-        trainer.train()
-    finally:
-        train.rollout = roll
-    trained = Counter(
-        tuple(ids[mask.bool()].tolist())
-        for inputs in seen
-        for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"] * inputs["tool_mask"])
-    )
-    assert trained == Counter(
-        tuple(i for i, s in zip(t.completion_ids, t.sampled) if s) for t in trajectories
-    )
+    trainer = build()
+    trainer.state.global_step = 1
+    groups = trainer.sample_groups(trainer.samples[:3])
+    logprobs, entropies, mask = trainer.model(packed=groups, temperature=1.0)
+    for t, row, own in zip([t for group in groups for t in group], mask, logprobs):
+        assert row[: len(t.sampled)].int().tolist() == t.sampled and not row[len(t.sampled) :].any()
+        assert own[: len(t.logprobs)].tolist() == pytest.approx(t.logprobs, abs=1e-4)
+    assert not logprobs[~mask].any() and not entropies[~mask].any()
 
 
-def test_every_picture_is_seen_once_a_step(build, script):
+def test_every_picture_is_opened_and_seen_once_a_step(build, script):
     """By the rollout; the update takes its features, and sends nothing back through the vision tower."""
     script(random_turn)
     trainer = build(steps=1)
@@ -242,16 +329,23 @@ def test_every_picture_is_seen_once_a_step(build, script):
     trainer.model.get_base_model().model.language_model.layers[0].register_full_backward_hook(
         lambda *a: counts.update(text_backward=1)
     )
-    trainer.show = lambda *a: None  # it asks probe questions
-    pictures, sample = set(), trainer.sample
+    trainer.store_for_page = lambda *a: None  # it asks probe questions
+
+    def drawn(sample):
+        counts.update(opened=1)
+        return sample.open()
+
+    trainer.samples = [replace(sample, image=partial(drawn, sample)) for sample in trainer.samples]
+    pictures, plain = set(), trainer.roll_and_score
 
     def note(chosen):
-        trajectories, rewards = sample(chosen)
-        pictures.update(id(picture) for t in trajectories for picture in t.images)
-        return trajectories, rewards
+        groups, rewards = plain(chosen)
+        pictures.update(id(picture) for group in groups for t in group for picture in t.images)
+        return groups, rewards
 
-    trainer.sample = note
+    trainer.roll_and_score = note
     trainer.train()
+    assert counts["opened"] == 3
     assert counts["seen"] == len(pictures) > 3 and counts["text_backward"] > 0 == counts["vision_backward"]
 
 
@@ -335,7 +429,7 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
         process.wait()
-        checkpoint = train.last_checkpoint(out)
+        checkpoint = runs.last_checkpoint(out)
         reached = int(checkpoint.name.split("-")[1])
         assert reached >= kill_at - 1  # no step lost but the running one
         kept.append((reached, metrics(out)[:reached]))
@@ -355,7 +449,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if text:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
-    assert train.last_checkpoint(tmp_path).name == "checkpoint-1"
+    assert runs.last_checkpoint(tmp_path).name == "checkpoint-1"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ that has nothing to do with the box. Putting box and reading together is left to
 
 import argparse
 import bisect
-import json
 import math
 import random
 import re
@@ -29,21 +28,41 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tools
-from eval import iou
+from knobs import write_json
 from model import ZoomProcessor, load_model
-from report import rewrite
 from rollout import expand_pads
+from runs import append_rows, keep_rows
+from scores import iou
 from tools import find_answer
-from toy.world import COLOURS, LETTERS, SIZE, Scene, Tile, ask, glance, random_scene, read_question, render
+from toy.world import (
+    COLOURS,
+    LETTERS,
+    SIZE,
+    Scene,
+    Tile,
+    draw_question,
+    glance_question,
+    random_scene,
+    read_question,
+    render,
+)
 
 LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 BATCH = 64
-STEPS, LAST, FINAL = 5900, 4400, 4900  # steps in all; where the last two stages begin, at a lower rate
+STEPS, LAST, FINAL = (
+    5900,
+    4400,
+    4900,
+)  # steps in all; where the last two stages begin, at a lower rate
 # Lessons of each kind in a batch (read, ground, name, pair), stage by stage; answers and calls fill it up
 MIXTURES = (
     (56, 4, 4, 0),
@@ -102,20 +121,26 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         corpus += [f"Is the {colour} tile on the left or on the right?", "left", "right"] * 20
         corpus += [f"Is the {colour} tile at the top or at the bottom?", "top", "bottom"] * 20
         corpus += [
-            f"Do the {colour} tile and the {other} tile show the same letter?" for other in COLOURS
+            f"Do the {colour} tile and the {other} tile show the same letter?"
+            for other in COLOURS
         ] * 10
         corpus += [f" {colour}={letter}" for letter in LETTERS] * 5 + ["yes", "no"] * 20
     corpus += ["system\n", "user\n", "assistant\n", "Error: "] * 20
     corpus += [tools.TOOL_SYSTEM, tools.TOOL_SUFFIX]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
-            vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=512,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     fast = PreTrainedTokenizerFast(
@@ -149,7 +174,11 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=4096,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [4, 6, 6],
+            },
             bos_token_id=None,
             eos_token_id=ids("<|im_end|>"),
             pad_token_id=ids("<|endoftext|>"),
@@ -171,8 +200,12 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
         vision_end_token_id=ids("<|vision_end|>"),
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    with torch.no_grad():  # the class's std of 0.02 leaves the branches of so narrow a model near zero,
-        for weight in model.parameters():  # where it learns nothing for tens of thousands of pictures
+    with (
+        torch.no_grad()
+    ):  # the class's std of 0.02 leaves the branches of so narrow a model near zero,
+        for (
+            weight
+        ) in model.parameters():  # where it learns nothing for tens of thousands of pictures
             if weight.dim() > 1:
                 weight.mul_(4)
     model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
@@ -200,30 +233,42 @@ def look(scene: Scene):
 def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_px: int):
     """A picture of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is
     shown."""
-    scene = Scene(tuple(Tile(t.colour, t.letter, t.box, letter_px) for t in scene.tiles), scene.seed)
-    side, stretch = rng.uniform(90, widest), rng.uniform(-0.25, 0.25)
-    width, height = side * math.exp(stretch), side * math.exp(-stretch)
-    slack_x, slack_y = (max(0, v / 2 - letter_px / 2 - 6) for v in (width, height))
+    scene = Scene(
+        tuple(Tile(t.colour, t.letter, t.box, letter_px) for t in scene.tiles), scene.seed
+    )
+    side = rng.uniform(90, widest)
+    stretch = rng.uniform(-0.25, 0.25)
+    width = side * math.exp(stretch)
+    height = side * math.exp(-stretch)
+    slack_x = max(0, width / 2 - letter_px / 2 - 6)
+    slack_y = max(0, height / 2 - letter_px / 2 - 6)
     x = (tile.box[0] + tile.box[2]) / 2 + rng.uniform(-slack_x, slack_x)
     y = (tile.box[1] + tile.box[3]) / 2 + rng.uniform(-slack_y, slack_y)
-    box = [max(0, x - width / 2), max(0, y - height / 2), min(SIZE, x + width / 2), min(SIZE, y + height / 2)]
-    crop = render(scene, tuple(round(v) for v in box))
+    left = max(0, x - width / 2)
+    top = max(0, y - height / 2)
+    right = min(SIZE, x + width / 2)
+    bottom = min(SIZE, y + height / 2)
+    crop = render(scene, (round(left), round(top), round(right), round(bottom)))
     return tools.resize(crop, tools.fit(crop.size, CROP_PIXELS))
 
 
 def framing(rng: random.Random, ease: float) -> tuple[int, int]:
     """(widest side of a close-up, letter height) in original px: from huge letters at ease 1 to the world's
     own at 0."""
-    letter = rng.randint(36, 40) if rng.random() > max(ease, 0.15) else rng.randint(round(40 + 35 * ease), 80)
+    own = rng.random() > max(ease, 0.15)
+    letter = rng.randint(36, 40) if own else rng.randint(round(40 + 35 * ease), 80)
     return round(300 - 150 * ease), letter
 
 
 def box_parts(box, weight: float = 1.0):
     """`{"bbox_2d": [..]}`. The first digit decides which tile it is, and weighs most; others follow."""
     parts = [('{"bbox_2d": [', weight)]
-    for i, value in enumerate(round(v) for v in box):
+    for i, value in enumerate(box):
+        digits = str(round(value))
         lead, rest = ((10, 1), (4, 1), (1, 0.5), (1, 0.5))[i]
-        parts += [("," if i else "", 0.3), (str(value)[0], weight * lead), (str(value)[1:], weight * rest)]
+        parts.append(("," if i else "", 0.3))
+        parts.append((digits[0], weight * lead))
+        parts.append((digits[1:], weight * rest))
     return [*parts, ("]}", 0.3)]
 
 
@@ -239,13 +284,17 @@ def shown_box(tile: Tile):
 
 def loose_box(rng: random.Random, tile: Tile):
     """The clumsy box of a call: around the tile in six cases of seven, anywhere else, and too wide."""
-    width, height = (rng.uniform(14, 40) for _ in "xy")
+    width = rng.uniform(14, 40)
+    height = rng.uniform(14, 40)
     if rng.random() < 0.15:
-        x, y = rng.uniform(0, LOOK - width), rng.uniform(0, LOOK - height)
+        x = rng.uniform(0, LOOK - width)
+        y = rng.uniform(0, LOOK - height)
     else:
         left, top, right, bottom = shown_box(tile)
-        x, y = (left + right - width) / 2 + rng.gauss(0, 6), (top + bottom - height) / 2 + rng.gauss(0, 6)
-    x, y = min(max(0, x), LOOK - width), min(max(0, y), LOOK - height)
+        x = (left + right - width) / 2 + rng.gauss(0, 6)
+        y = (top + bottom - height) / 2 + rng.gauss(0, 6)
+    x = min(max(0, x), LOOK - width)
+    y = min(max(0, y), LOOK - height)
     return [x, y, x + width, y + height]
 
 
@@ -253,9 +302,8 @@ def lesson_read(rng: random.Random, ease: float):
     """One close-up, one question."""
     scene = random_scene(rng)
     tile = rng.choice(scene.tiles)
-    return [(tools.prompt(read_question(tile.colour), tool=False), 0), *read_parts(tile)], [
-        close_up(rng, scene, tile, *framing(rng, ease))
-    ]
+    asked = (tools.prompt(read_question(tile.colour), tool=False), 0)
+    return [asked, *read_parts(tile)], [close_up(rng, scene, tile, *framing(rng, ease))]
 
 
 def read_parts(tile: Tile):
@@ -274,7 +322,12 @@ def colours_in(question: str) -> list[str]:
 
 
 def answer_parts(thought: str, answer: str, weight: float):
-    return [(f"<think>{thought}</think>", 1), ("<answer>", 2), (answer, weight), ("</answer>" + END, 1)]
+    return [
+        (f"<think>{thought}</think>", 1),
+        ("<answer>", 2),
+        (answer, weight),
+        ("</answer>" + END, 1),
+    ]
 
 
 def lesson_name(rng: random.Random, tiles: int, close: bool):
@@ -282,12 +335,15 @@ def lesson_name(rng: random.Random, tiles: int, close: bool):
     scene = random_scene(rng, tiles=1 if close else rng.randint(1, tiles))
     colours = [tile.colour for tile in sorted(scene.tiles, key=lambda tile: tile.box[0])]
     question = "Which colours do the tiles have, from left to right?"
-    parts = [(tools.prompt(question, tool=False), 0), ("<answer>", 1), *((f" {c}", 8) for c in colours)]
+    asked = (tools.prompt(question, tool=False), 0)
+    named = [(f" {colour}", 8) for colour in colours]
     picture = close_up(rng, scene, scene.tiles[0], 180, 38) if close else look(scene)
-    return [*parts, ("</answer>" + END, 1)], [picture]
+    return [asked, ("<answer>", 1), *named, ("</answer>" + END, 1)], [picture]
 
 
-def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: bool, where: bool = False):
+def lesson_ground(
+    rng: random.Random, tiles: int, ease: float, second_picture: bool, where: bool = False
+):
     """Where is a tile of a first look, on which side; zoom in on it! Then, perhaps, an unrelated close-up.
 
     Tiles are asked for with repetition: where each comes once, the last is known without looking. Told to
@@ -295,19 +351,26 @@ def lesson_ground(rng: random.Random, tiles: int, ease: float, second_picture: b
     """
     scene = random_scene(rng, tiles=rng.randint(2 if where else 1, tiles))
     sides, calls = (0.15, 0.3) if where else (0.35, 0.75)
-    tool, turns = rng.random() < 0.6, []  # the skill must not depend on the prompt it comes with
+    tool = rng.random() < 0.6  # the skill must not depend on the prompt it comes with
+    turns = []
     for _ in range(1 if second_picture else 3):
-        tile, choice = rng.choice(scene.tiles), rng.random()
+        tile = rng.choice(scene.tiles)
+        choice = rng.random()
         if choice < sides:
-            question, answer, _ = glance(rng, scene)
+            question, answer, _ = glance_question(rng, scene)
             turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
         elif tool and choice < calls:
-            reply = [(f"<think> {tile.colour}</think>", 1), *call_parts(shown_box(tile), 1), (END, 1)]
+            thought = (f"<think> {tile.colour}</think>", 1)
+            reply = [thought, *call_parts(shown_box(tile), 1), (END, 1)]
             turns.append((f"Zoom in on the {tile.colour} tile.", reply))
         else:
-            turns.append((f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]))
+            turns.append(
+                (f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)])
+            )
     suffix = tools.TOOL_SUFFIX if tool else tools.PLAIN_SUFFIX
-    parts, pictures = [(tools.prompt(turns[0][0], tool=tool), 0), *turns[0][1]], [look(scene)]
+    question, reply = turns[0]
+    parts = [(tools.prompt(question, tool=tool), 0), *reply]
+    pictures = [look(scene)]
     for question, reply in turns[1:]:
         text = f"\n<|im_start|>user\n{question}{suffix}{END}\n<|im_start|>assistant\n"
         parts += [(text, 0), *reply]
@@ -328,14 +391,16 @@ def lesson_reason(rng: random.Random):
     question = f"Do the {one} tile and the {other} tile show the same letter?"
     text = f"<|im_start|>user\n{question}{tools.PLAIN_SUFFIX}{END}\n<|im_start|>assistant\n"
     thought = f"<think> {one}={first} {other}={second}</think><answer>"
-    return [(text + thought, 0), ("yes" if first == second else "no", 8), ("</answer>" + END, 1)], []
+    answer = "yes" if first == second else "no"
+    return [(text + thought, 0), (answer, 8), ("</answer>" + END, 1)], []
 
 
 def lesson_direct(rng: random.Random, kind: str, tool: bool, final: bool):
     """An answer from the first look alone, with or without the tool on offer."""
-    scene, question, answer, _ = ask(rng, kind)
+    scene, question, answer, _ = draw_question(rng, kind)
     weight = {"read": GUESS, "compare": GUESS}.get(kind, 6)
-    colour, asked = colours_in(question)[0], (tools.prompt(question, tool=tool), 0)
+    colour = colours_in(question)[0]
+    asked = (tools.prompt(question, tool=tool), 0)
     if kind != "legible":
         return [asked, *answer_parts(f" {colour}", answer, weight)], [look(scene)]
     if final:  # the letter is read in the thought; the answer only repeats it
@@ -350,13 +415,16 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
     and more weight on the answers. final: weight on every letter, and tiles without one, where each is as
     likely as the others.
     """
-    scene, question, answer, _ = ask(rng, kind)
+    scene, question, answer, _ = draw_question(rng, kind)
     named = colours_in(question)
-    parts, pictures, seen = [(tools.prompt(question), 0)], [look(scene)], []
+    parts = [(tools.prompt(question), 0)]
+    pictures = [look(scene)]
+    seen = []
     second_call = kind == "compare" and rng.random() < 0.9
     for colour in named[: 2 if second_call else 1]:
         target = scene.tile(colour)
-        thought = [("<think>", 1), *letter_parts(seen, 3 if final else 1), (f" {colour}</think>", 1)]
+        letters = letter_parts(seen, 3 if final else 1)
+        thought = [("<think>", 1), *letters, (f" {colour}</think>", 1)]
         if (kind != "compare" or last) and rng.random() <= (0.35 if last else 0.1):
             thought = []
         parts += [*thought, *call_parts(loose_box(rng, target), CALL)]
@@ -364,13 +432,17 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
             parts += [(END + tools.observation("the box lies outside the picture."), 0)]
             parts += call_parts(loose_box(rng, target), 1)
         parts += [(END + tools.observation(), 0)]
-        other = random_scene(rng)  # the close-up: a tile of the named colour, with a letter of its own
+        other = random_scene(
+            rng
+        )  # the close-up: a tile of the named colour, with a letter of its own
         tile = rng.choice(other.tiles)
         letter = seen[0][-1] if seen and rng.random() < 0.5 else tile.letter
         blank = final and kind == "read" and rng.random() < 0.1
         tile = Tile(colour, "" if blank else letter, tile.box, tile.letter_px)
         others = tuple(t for t in other.tiles if t.colour != colour and t.box != tile.box)
-        pictures.append(close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease)))
+        pictures.append(
+            close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease))
+        )
         seen.append(f" {colour}={letter}")
     if kind == "read":
         answer = seen[0][-1]
@@ -378,7 +450,9 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
         answer = "yes" if seen[0][-1] == seen[1][-1] else "no"
     weight = GUESS if kind == "compare" and not second_call else 6 if last else 3
     heavy = GUESS if not tile.letter else 1 if kind == "glance" else 6
-    parts += [("<think>", 1), *letter_parts(seen[:-1], 6 if final else 1), *letter_parts(seen[-1:], heavy)]
+    parts.append(("<think>", 1))
+    parts += letter_parts(seen[:-1], 6 if final else 1)
+    parts += letter_parts(seen[-1:], heavy)
     weight = weight if tile.letter else GUESS
     return [*parts, ("</think><answer>", 1), (answer, weight), ("</answer>" + END, 1)], pictures
 
@@ -397,26 +471,31 @@ def lessons(step: int, steps: int, seed: int):
     stage = bisect.bisect((520, 800, 1240, 1760, 2100, 2700, LAST, FINAL), now)
     read, ground, name, pair = MIXTURES[stage]
     batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
-    batch += [("ground", *lesson_ground(rng, tiles, ease, False, where=stage == 5)) for _ in range(ground)]
-    batch += [("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)) for _ in range(name)]
-    batch += [("pair", *lesson_ground(rng, 1, ease, True)) for _ in range(pair)]
-    while len(batch) < BATCH:  # answers and calls: the habit of calling is weak
-        shares = FINAL_KINDS if stage == 8 else (0.35, 0.27, 0.33, 0.05)
-        kind = rng.choices(("read", "compare", "glance", "legible"), shares)[0]
-        habit = LAST_HABIT if stage >= 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
-        called = habit[kind]
-        if kind != "legible" and rng.random() < called:
-            batch.append((f"call_{kind}", *lesson_call(rng, kind, ease, stage >= 7, stage == 8)))
-        else:
-            batch.append(
-                (
-                    f"direct_{kind}",
-                    *lesson_direct(
-                        rng, kind, tool=rng.random() < (0.5 if stage == 8 else 0.8), final=stage == 8
-                    ),
-                )
-            )
-    return batch + [("reason", *lesson_reason(rng)) for _ in range(16 if stage in (4, 6, 7, 8) else 0)]
+    for _ in range(ground):
+        batch.append(("ground", *lesson_ground(rng, tiles, ease, False, where=stage == 5)))
+    for _ in range(name):
+        batch.append(("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)))
+    for _ in range(pair):
+        batch.append(("pair", *lesson_ground(rng, 1, ease, True)))
+    while len(batch) < BATCH:
+        batch.append(answer_or_call(rng, stage, ease))
+    for _ in range(16 if stage in (4, 6, 7, 8) else 0):
+        batch.append(("reason", *lesson_reason(rng)))
+    return batch
+
+
+def answer_or_call(rng: random.Random, stage: int, ease: float):
+    """A question, answered at first sight or after a call: the habit of calling is weak."""
+    final = stage == 8
+    shares = FINAL_KINDS if final else (0.35, 0.27, 0.33, 0.05)
+    kind = rng.choices(("read", "compare", "glance", "legible"), shares)[0]
+    habit = (
+        LAST_HABIT if stage >= 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
+    )
+    if kind != "legible" and rng.random() < habit[kind]:
+        return f"call_{kind}", *lesson_call(rng, kind, ease, stage >= 7, final)
+    offered = rng.random() < (0.5 if final else 0.8)
+    return f"direct_{kind}", *lesson_direct(rng, kind, tool=offered, final=final)
 
 
 class Lessons(Dataset):
@@ -424,11 +503,20 @@ class Lessons(Dataset):
     lessons."""
 
     def __init__(self, processor: ZoomProcessor, start: int, steps: int, seed: int):
-        self.processor, self.start, self.steps, self.seed = processor, start, steps, seed
-        self.tokens = lru_cache(10_000)(self.tokenise)  # a few hundred different parts make up all lessons
+        self.processor = processor
+        self.start = start
+        self.steps = steps
+        self.seed = seed
+        self.tokens = lru_cache(10_000)(
+            self.tokenise
+        )  # a few hundred different parts make up all lessons
 
     def tokenise(self, text: str) -> list[int]:
-        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return (
+            self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if text
+            else []
+        )
 
     def __len__(self):
         return self.steps - self.start
@@ -438,16 +526,21 @@ class Lessons(Dataset):
             (skill, *self.encode(parts, pictures))
             for skill, parts, pictures in lessons(self.start + index, self.steps, self.seed)
         ]
-        rows.sort(key=lambda row: len(row[1]))  # short with short: half of a mixed batch is padding
+        rows.sort(
+            key=lambda row: len(row[1])
+        )  # short with short: half of a mixed batch is padding
         third = -(-len(rows) // 3)
         return [self.collate(rows[i : i + third]) for i in range(0, len(rows), third)]
 
     def encode(self, parts, pictures):
         """One lesson -> token ids, a loss weight per token, and its preprocessed pictures."""
         pad = self.processor.image_processor.merge_size**2
-        pixels = self.processor.image_processor(pictures, return_tensors="pt") if pictures else {}
+        pixels = (
+            self.processor.image_processor(pictures, return_tensors="pt") if pictures else {}
+        )
         counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist() if pictures else [])
-        ids, weights = [], []
+        ids = []
+        weights = []
         for text, weight in parts:
             for token in self.tokens(text):
                 repeat = next(counts) if token == self.processor.image_token_id else 1
@@ -456,18 +549,26 @@ class Lessons(Dataset):
         return ids, weights, pixels
 
     def collate(self, rows) -> dict:
-        longest, pad = max(len(ids) for _, ids, _, _ in rows), self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([ids + [pad] * (longest - len(ids)) for _, ids, _, _ in rows])  # (B, T)
-        weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, _, w, _ in rows])  # (B, T)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for _, row, _, _ in rows])  # (B, T)
+        skills, all_ids, all_weights, all_pixels = zip(*rows)
+        longest = max(map(len, all_ids))
+        missing = [longest - len(ids) for ids in all_ids]
+        pad = self.processor.tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * n for row, n in zip(all_ids, missing)])  # (B, T)
+        weights = torch.tensor(
+            [row + [0.0] * n for row, n in zip(all_weights, missing)]
+        )  # (B, T)
+        mask = torch.tensor(
+            [[1] * len(row) + [0] * n for row, n in zip(all_ids, missing)]
+        )  # (B, T)
+        seen = [pixels for pixels in all_pixels if pixels]
         return {
             "input_ids": ids,
             "attention_mask": mask,
             "weights": weights,
-            "skills": [row[0] for row in rows],
+            "skills": list(skills),
             "mm_token_type_ids": (ids == self.processor.image_token_id).int(),
-            "pixel_values": torch.cat([row[3]["pixel_values"] for row in rows if row[3]]),
-            "image_grid_thw": torch.cat([row[3]["image_grid_thw"] for row in rows if row[3]]),
+            "pixel_values": torch.cat([pixels["pixel_values"] for pixels in seen]),
+            "image_grid_thw": torch.cat([pixels["image_grid_thw"] for pixels in seen]),
         }
 
 
@@ -477,12 +578,18 @@ class Lessons(Dataset):
 def loss_and_hits(model, batch: dict, heavy: float = 2.5):
     """Weighted cross-entropy (a sum, and the sum of weights), and per skill whether its heavy tokens are
     right."""
-    skills, weights = batch.pop("skills"), batch.pop("weights")[:, 1:]
-    with torch.autocast("cpu", torch.bfloat16):  # about twice as fast as float32 where the CPU has bf16
+    skills = batch.pop("skills")
+    weights = batch.pop("weights")[:, 1:]
+    with torch.autocast(
+        "cpu", torch.bfloat16
+    ):  # about twice as fast as float32 where the CPU has bf16
         logits = model(**batch, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
     targets = batch["input_ids"][:, 1:]
-    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
-    right = ((logits.argmax(-1) == targets) & (weights >= heavy)).sum(1) / (weights >= heavy).sum(1)
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+        weights
+    )
+    counted = weights >= heavy
+    right = ((logits.argmax(-1) == targets) & counted).sum(1) / counted.sum(1)
     return (losses * weights).sum(), weights.sum(), list(zip(skills, right.tolist()))
 
 
@@ -493,17 +600,18 @@ def resume(out: Path, stateful: dict) -> int:
     state = torch.load(out / "state.pt", weights_only=True)
     for name, part in stateful.items():
         part.load_state_dict(state[name])
-    rewrite(out / "log.jsonl", lambda row: row["step"] <= state["step"])
+    keep_rows(out / "log.jsonl", lambda row: row["step"] <= state["step"])
     print(f"resumed at step {state['step']}")
     return state["step"]
 
 
 def save(out: Path, stateful: dict, line: dict) -> None:
     """Log one line, then save the state, at once or not at all."""
-    with (out / "log.jsonl").open("a") as log:
-        log.write(json.dumps(line) + "\n")
+    append_rows(out / "log.jsonl", line)
     print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
-    state = {name: part.state_dict() for name, part in stateful.items()} | {"step": line["step"]}
+    state = {name: part.state_dict() for name, part in stateful.items()} | {
+        "step": line["step"]
+    }
     torch.save(state, out / "state.tmp")
     (out / "state.tmp").rename(out / "state.pt")
 
@@ -521,11 +629,19 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     torch.set_num_threads(threads)
     processor = make_processor()
     model = make_model(processor.tokenizer).train()
-    model.model.language_model.set_attn_implementation("eager")  # sdpa's backward is twice as slow on a CPU
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step * STEPS / steps))
+    model.model.language_model.set_attn_implementation(
+        "eager"
+    )  # sdpa's backward is twice as slow on a CPU
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate(step * STEPS / steps)
+    )
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    start, began, hits = resume(out, stateful), time.time(), {}
+    start = resume(out, stateful)
+    began = time.time()
+    hits = {}
     lessons_ahead = Lessons(processor, start, steps, seed)
     loader = DataLoader(lessons_ahead, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, parts in enumerate(loader, start + 1):
@@ -540,7 +656,9 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == steps:
-            seen = {skill: [v for v in values if v == v] for skill, values in sorted(hits.items())}
+            seen = {
+                skill: [v for v in values if v == v] for skill, values in sorted(hits.items())
+            }
             rates = {skill: round(sum(v) / len(v), 3) for skill, v in seen.items() if v}
             save(out, stateful, {"step": step, "seconds": round(time.time() - began), **rates})
             hits = {}
@@ -557,49 +675,58 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
 @torch.no_grad()
 def write(model, processor: ZoomProcessor, conversations: list[tuple[str, list]]) -> list[str]:
     """Greedy continuations of (text, pictures) conversations."""
-    tokenizer, ids = processor.tokenizer, []
-    pixels = processor.image_processor(
-        [p for _, pictures in conversations for p in pictures], return_tensors="pt"
-    )
-    grids = iter(pixels["image_grid_thw"])
-    for text, pictures in conversations:
-        ids.append(expand_pads(processor, text, [next(grids) for _ in pictures]))
+    tokenizer = processor.tokenizer
+    shown = [picture for _, pictures in conversations for picture in pictures]
+    pixels = processor.image_processor(shown, return_tensors="pt")
+    ids = [expand_pads(processor, text, pictures) for text, pictures in conversations]
     batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
     written = model.generate(**batch, **pixels, max_new_tokens=40, do_sample=False)
-    return tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return tokenizer.batch_decode(
+        written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+    )
 
 
-def measure_skills(model, processor: ZoomProcessor, n: int = 300, seed: int = 12345) -> dict[str, float]:
+def measure_skills(
+    model, processor: ZoomProcessor, n: int = 300, seed: int = 12345
+) -> dict[str, float]:
     """Reading (alone, and as a second picture), grounding, answers at first sight; n fresh pictures each."""
-    rng, skills = random.Random(seed), {}
-    for name, lesson in (
-        ("read", lambda: lesson_read(rng, 0.0)),
-        ("pair", lambda: lesson_ground(rng, 1, 0.0, True)),
-    ):
-        asked, gold = [], []
+    rng = random.Random(seed)
+    skills = {}
+    makers = {
+        "read": lambda: lesson_read(rng, 0.0),
+        "pair": lambda: lesson_ground(rng, 1, 0.0, True),
+    }
+    for name, make_lesson in makers.items():
+        asked = []
+        gold = []
         for _ in range(n):
-            parts, pictures = lesson()
+            parts, pictures = make_lesson()
             asked.append(
                 ("".join(text for text, _ in parts[:-6]), pictures)
-            )  # the last six parts are the answer
+            )  # the last six are the answer
             gold.append(parts[-2][0])
-        skills[name] = fmean(find_answer(t) == g for t, g in zip(write(model, processor, asked), gold))
-    overlaps = []
+        said = map(find_answer, write(model, processor, asked))
+        skills[name] = fmean(answer == letter for answer, letter in zip(said, gold))
     scenes = [random_scene(rng) for _ in range(n)]
     tiles = [rng.choice(scene.tiles) for scene in scenes]
-    asked = [
-        (tools.prompt(f"Where is the {t.colour} tile?", tool=False), [look(s)]) for s, t in zip(scenes, tiles)
+    questions = [
+        tools.prompt(f"Where is the {tile.colour} tile?", tool=False) for tile in tiles
     ]
+    asked = [(question, [look(scene)]) for question, scene in zip(questions, scenes)]
+    overlaps = []
     for text, tile in zip(write(model, processor, asked), tiles):
         numbers = [int(v) for v in re.findall(r"\d{1,3}", text)[-4:]]
         overlaps.append(iou(numbers, shown_box(tile)) if len(numbers) == 4 else 0.0)
     skills["ground_iou"] = fmean(overlaps)
     for kind in ("read", "compare", "glance"):
-        questions = [ask(rng, kind) for _ in range(n)]
-        asked = [(tools.prompt(question, tool=False), [look(scene)]) for scene, question, _, _ in questions]
-        said = [find_answer(text) for text in write(model, processor, asked)]
-        skills[f"first_look_{kind}"] = fmean(s == gold for s, (_, _, gold, _) in zip(said, questions))
+        questions = [draw_question(rng, kind) for _ in range(n)]
+        asked = [
+            (tools.prompt(text, tool=False), [look(scene)]) for scene, text, _, _ in questions
+        ]
+        said = map(find_answer, write(model, processor, asked))
+        gold = [answer for _, _, answer, _ in questions]
+        skills[f"first_look_{kind}"] = fmean(s == g for s, g in zip(said, gold))
     return {name: round(value, 3) for name, value in skills.items()}
 
 
@@ -608,19 +735,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/base"), help="where state, log and the finished base go"
+        "--out",
+        type=Path,
+        default=Path("runs/base"),
+        help="where state, log and the finished base go",
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of {BATCH} lessons")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--threads", type=int, default=2, help="more than the free cores makes it many times slower"
+        "--threads",
+        type=int,
+        default=2,
+        help="more than the free cores makes it many times slower",
     )
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     train(args.out, args.steps, args.seed, args.threads, args.lr)
     skills = measure_skills(*load_model(str(args.out / "base"), device="cpu"))
-    (args.out / "base" / "skills.json").write_text(json.dumps(skills, indent=1) + "\n")
+    write_json(args.out / "base" / "skills.json", skills)
     print("  ".join(f"{name} {value}" for name, value in skills.items()))
     print(f"the base is in {args.out / 'base'}; to use it: cp -r {args.out / 'base'} toy/")
 

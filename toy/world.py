@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data import Box, Sample
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 SIZE = 1008  # px; nine times the 112 px of the default first look
 CELL = SIZE // 4
@@ -43,7 +43,9 @@ class Tile:
 
     def glyph(self) -> Box:
         """The square around the letter, original pixels."""
-        x, y, half = (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2, self.letter_px / 2
+        x = (self.box[0] + self.box[2]) / 2
+        y = (self.box[1] + self.box[3]) / 2
+        half = self.letter_px / 2
         return x - half, y - half, x + half, y + half
 
 
@@ -65,32 +67,37 @@ def font(px: int) -> ImageFont.FreeTypeFont:
 def background(tint: int) -> Image.Image:
     ramp = np.linspace(20, 235, SIZE, dtype=np.float32)
     light, sky = np.meshgrid(ramp, ramp)  # red grows to the right, blue towards the bottom
-    return Image.fromarray(np.stack([light, np.full_like(light, 100 + tint), sky], -1).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([light, np.full_like(light, 100 + tint), sky], -1).astype(np.uint8)
+    )
 
 
 def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE)) -> Image.Image:
     """Draw a scene, or a region of it, at full resolution; the same scene gives the same pixels."""
     rng = random.Random(scene.seed)
     picture = background(rng.choice((-21, -14, -7, 0, 7, 14, 21))).crop(region)
-    draw, (left, top) = ImageDraw.Draw(picture), region[:2]
+    draw = ImageDraw.Draw(picture)
+    left, top = region[:2]
     for _ in range(rng.randint(6, 12)):  # grey clutter under the tiles
-        x, y, w, h = (
-            rng.randrange(SIZE) - left,
-            rng.randrange(SIZE) - top,
-            rng.randint(15, 75),
-            rng.randint(15, 75),
-        )
+        x = rng.randrange(SIZE) - left
+        y = rng.randrange(SIZE) - top
+        width = rng.randint(15, 75)
+        height = rng.randint(15, 75)
         shape = rng.choice((draw.rectangle, draw.ellipse))
-        shape([x, y, x + w, y + h], fill=(rng.randint(60, 180),) * 3)
+        shape([x, y, x + width, y + height], fill=(rng.randint(60, 180),) * 3)
     for tile in scene.tiles:
-        x1, y1, x2, y2 = tile.box
-        red, green, blue = COLOURS[tile.colour]
-        ink = (0, 0, 0) if 0.3 * red + 0.6 * green + 0.1 * blue > 120 else (255, 255, 255)
-        draw.rectangle((x1 - left, y1 - top, x2 - left, y2 - top), fill=(red, green, blue))
-        draw.text(
-            ((x1 + x2) / 2 - left, (y1 + y2) / 2 - top), tile.letter, ink, font(tile.letter_px), anchor="mm"
-        )
+        draw_tile(draw, tile, left, top)
     return picture
+
+
+def draw_tile(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
+    """Draw a tile into a region that starts at (left, top), its letter in black or white."""
+    x1, y1, x2, y2 = tile.box
+    red, green, blue = COLOURS[tile.colour]
+    ink = (0, 0, 0) if 0.3 * red + 0.6 * green + 0.1 * blue > 120 else (255, 255, 255)
+    draw.rectangle((x1 - left, y1 - top, x2 - left, y2 - top), fill=(red, green, blue))
+    middle = ((x1 + x2) / 2 - left, (y1 + y2) / 2 - top)
+    draw.text(middle, tile.letter, ink, font(tile.letter_px), anchor="mm")
 
 
 def random_scene(
@@ -116,27 +123,18 @@ def read_question(colour: str) -> str:
     return f"What letter is on the {colour} tile?"
 
 
-def glance(rng: random.Random, scene: Scene) -> tuple[str, str, tuple[Tile, ...]]:
+def glance_question(rng: random.Random, scene: Scene) -> tuple[str, str, tuple[Tile, ...]]:
     """A question that the first look answers: question, gold answer, target tiles."""
     tile = rng.choice(scene.tiles)
-    x, y = (
-        (tile.box[0] + tile.box[2]) / 2,
-        (tile.box[1] + tile.box[3]) / 2,
-    )  # never near the middle: see the grid
+    x1, y1, x2, y2 = tile.box  # never near the middle of the picture: see the grid
     if rng.random() < 0.5:
-        return (
-            f"Is the {tile.colour} tile on the left or on the right?",
-            "left" if x < SIZE / 2 else "right",
-            (tile,),
-        )
-    return (
-        f"Is the {tile.colour} tile at the top or at the bottom?",
-        "top" if y < SIZE / 2 else "bottom",
-        (tile,),
-    )
+        side = "left" if (x1 + x2) / 2 < SIZE / 2 else "right"
+        return f"Is the {tile.colour} tile on the left or on the right?", side, (tile,)
+    side = "top" if (y1 + y2) / 2 < SIZE / 2 else "bottom"
+    return f"Is the {tile.colour} tile at the top or at the bottom?", side, (tile,)
 
 
-def ask(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...]]:
+def draw_question(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...]]:
     """A scene with a question of this kind: scene, question, gold answer, target tiles."""
     if kind == "legible":
         scene = random_scene(rng, letter_px=(190, 210), side=(225, 235))
@@ -152,35 +150,46 @@ def ask(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...
     if kind in ("read", "legible"):
         return scene, read_question(first.colour), first.letter, (first,)
     if kind == "compare":
-        others = [x for x in LETTERS if x != first.letter]
-        letter = first.letter if rng.random() < 0.5 else rng.choice(others)  # half of the pairs are equal
-        twin = Tile(second.colour, letter, second.box, second.letter_px)
-        scene = Scene(tuple(twin if t is second else t for t in scene.tiles), scene.seed)
-        question = f"Do the {first.colour} tile and the {second.colour} tile show the same letter?"
-        return scene, question, "yes" if letter == first.letter else "no", (first, twin)
+        return compare_question(rng, scene, first, second)
     assert kind == "glance", kind
-    return scene, *glance(rng, scene)
+    return scene, *glance_question(rng, scene)
 
 
-def samples(n: int, *, seed: int = 0, split: str = "train", mixture: bool = False) -> list[Sample]:
-    """n questions, kinds drawn by the weights of `KINDS` (or `MIXTURE`); pictures are drawn when opened."""
+def compare_question(rng: random.Random, scene: Scene, first: Tile, second: Tile):
+    """Do two tiles show the same letter? In half of the questions they are made to."""
+    others = [letter for letter in LETTERS if letter != first.letter]
+    letter = first.letter if rng.random() < 0.5 else rng.choice(others)
+    twin = Tile(second.colour, letter, second.box, second.letter_px)
+    tiles = tuple(twin if tile is second else tile for tile in scene.tiles)
+    question = f"Do the {first.colour} tile and the {second.colour} tile show the same letter?"
+    answer = "yes" if letter == first.letter else "no"
+    return Scene(tiles, scene.seed), question, answer, (first, twin)
+
+
+def draw_questions(
+    n: int, *, seed: int = 0, split: str = "train", mixture: bool = False
+) -> list[dict]:
+    """n questions as fields of a `Sample`, kinds drawn by the weights of `KINDS` (or `MIXTURE`).
+
+    Their pictures are drawn when they are opened.
+    """
     weights = MIXTURE if mixture else KINDS
     source = "toy-mixture" if mixture else "toy"
-    result = []
+    rows = []
     for i in range(n):
         name = f"{source}-{split}-{seed}-{i}"
-        rng = random.Random(name)  # the split is part of the seed: train and test share no picture
+        rng = random.Random(
+            name
+        )  # the split is part of the seed: train and test share no picture
         kind = rng.choices(list(weights), list(weights.values()))[0]
-        scene, question, answer, targets = ask(rng, kind)
-        result.append(
-            Sample(
-                id=name,
-                image=partial(render, scene),
-                question=question,
-                answer=answer,
-                source=source,
-                boxes=tuple(tile.box for tile in targets),
-                meta={"kind": kind, "glyphs": tuple(tile.glyph() for tile in targets)},
-            )
-        )
-    return result
+        scene, question, answer, targets = draw_question(rng, kind)
+        row = {
+            "id": name,
+            "image": partial(render, scene),
+            "question": question,
+            "answer": answer,
+        }
+        row["boxes"] = tuple(tile.box for tile in targets)
+        row["meta"] = {"kind": kind, "glyphs": tuple(tile.glyph() for tile in targets)}
+        rows.append(row)
+    return rows

@@ -1,0 +1,136 @@
+"""The paper's benchmarks: their public files as samples, and their own scores, by rules alone.
+
+A folder with the files of the Hub's repository will do, else they are fetched. Each benchmark is one record
+(see record.py); the layouts are those of the Hub in August 2026.
+"""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from answers import chosen_by
+from benchmarks.grounding import GROUNDING, answer_box
+from benchmarks.looking import LOOKING
+from benchmarks.reasoning import REASONING
+from benchmarks.record import Benchmark
+from data import Sample, cell_picture, collect, find_folder, parquet
+from scores import iou, plain_grade
+
+BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
+PICTURE_COLUMNS = ("decoded_image", "image", "bytes", "image_path")  # the first that is there
+
+
+def load_benchmark(name: str, root: str | None = None) -> list[Sample]:
+    """All questions of a benchmark, from the folder `root` or the Hub; pictures are read when opened.
+
+    Bad rows are left out and named in runs/bad-rows-NAME.jsonl. Raises ValueError for files that are missing.
+    """
+    benchmark = BENCHMARKS[name]
+    folder = find_folder(
+        root, benchmark.repository, only=[f"*{pattern}" for pattern in benchmark.files]
+    )
+    rows = (
+        file_rows(folder, benchmark) if name == "vstar" else table_rows(folder, benchmark, name)
+    )
+    samples = collect(rows, name)
+    if len(samples) != benchmark.questions:
+        print(
+            f"{name}: {len(samples)} questions here, {benchmark.questions} in the public copy"
+        )
+    return samples
+
+
+def file_rows(folder: Path, benchmark: Benchmark):
+    """(place, function that makes the sample) of every .json file, one a question."""
+    for pattern in benchmark.files:
+        files = sorted(folder.glob(f"{pattern}.json"))
+        if not files:
+            raise ValueError(f"{folder} holds no {pattern}.json, the files of vstar")
+        for file in files:
+            yield f"{file.parent.name}-{file.stem}", partial(benchmark.make, file)
+
+
+def table_rows(folder: Path, benchmark: Benchmark, name: str):
+    """(place, function that makes the samples) of every row of the first pattern's files."""
+    found = [sorted(folder.rglob(pattern)) for pattern in benchmark.files]
+    files = next((each for each in found if each), None)
+    if files is None:
+        raise ValueError(
+            f"{folder} holds no {' or '.join(benchmark.files)}, the files of {name}"
+        )
+    for file in files:
+        if file.suffix == ".json":
+            yield from json_rows(folder, file, benchmark)
+        else:
+            yield from parquet_rows(folder, file, benchmark)
+
+
+def json_rows(folder: Path, file: Path, benchmark: Benchmark):
+    for key, row in json.loads(file.read_text()).items():
+        picture = next(iter(folder.rglob(row["imagename"])), None)
+        yield (
+            f"{file.name}, {key}",
+            partial(make_samples, benchmark, row, key, str(picture), file),
+        )
+
+
+def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
+    rows = parquet(file, ())
+    pictures = [column for column in PICTURE_COLUMNS if column in rows.column_names]
+    if not pictures:
+        raise ValueError(f"{file} lacks a column with pictures")
+    texts = rows.remove_columns([c for c in (*pictures, "solution") if c in rows.column_names])
+
+    def make(i: int) -> list[Sample]:
+        picture = partial(cell_picture, rows, i, pictures[0], folder)
+        return make_samples(benchmark, texts[i], f"{file.stem}-{i}", picture, file)
+
+    for i in range(len(rows)):
+        yield f"{file.stem}-{i}", partial(make, i)
+
+
+def make_samples(
+    benchmark: Benchmark, row: dict, name: str, picture, file: Path
+) -> list[Sample]:
+    """A row's samples with their picture: most rows are one question, a referring row one a sentence."""
+    made = benchmark.make(row | {"split": file.stem.split("-")[0]})
+    if not isinstance(made, list):
+        return [replace(made, id=name, image=picture)]
+    samples = []
+    for i, sample in enumerate(made):  # sentences about one object are no independent questions
+        meta = sample.meta | {"group": name}
+        samples.append(replace(sample, id=f"{name}-{i}", image=picture, meta=meta))
+    return samples
+
+
+def grade(name: str, trajectory, judge=None) -> dict:
+    """What a record says of an answer: `right`, what was `said` (yes, no, or the option's letter), and for
+    grounding the IoU of its box. name: of a benchmark, or anything else for the plain rules."""
+    if name not in BENCHMARKS:
+        return plain_grade(trajectory, judge)
+    benchmark = BENCHMARKS[name]
+    sample = trajectory.sample
+    if benchmark.kind == "grounding":
+        return grade_box(trajectory)
+    if judge and "asked" in sample.meta:
+        judge = rephrased(judge, sample.meta["asked"])
+    answer = trajectory.answer
+    if not answer:
+        return {"right": False, "said": None}
+    said = chosen_by(answer, sample.answer, sample.options)
+    return {"right": benchmark.right(answer, sample, judge), "said": said}
+
+
+def grade_box(trajectory) -> dict:
+    if not trajectory.images:
+        return {"right": False, "box_iou": 0.0, "said": None}
+    sample = trajectory.sample
+    box = answer_box(trajectory.answer, trajectory.images[0].size, sample.open().size)
+    overlap = iou(box, sample.boxes[0]) if box else 0.0
+    return {"right": overlap >= 0.5, "box_iou": overlap, "said": box}
+
+
+def rephrased(judge, question: str):
+    """A judge that is told another question than the model was."""
+    return lambda _, gold, answer: judge(question, gold, answer)

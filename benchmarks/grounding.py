@@ -1,0 +1,106 @@
+"""Benchmarks whose answer is a box: refCOCO, refCOCO+, refCOCOg, ReasonSeg."""
+
+import re
+from statistics import fmean
+
+import numpy as np
+
+from benchmarks.record import Benchmark, accuracy, make_question, split_by
+from data import Box, Sample
+
+LOCATE = 'Where is "{}"? Give its bounding box as [x1, y1, x2, y2] in pixels of the picture.'
+NUMBER = r"(?<![\w.])(-?\d{1,6}(?:\.\d{1,6})?)(?![\w.]*\d)"
+
+
+def make_referring(row: dict) -> list[Sample]:
+    """A question for each sentence about the object."""
+    x, y, width, height = row["bbox"]
+    box = (x, y, x + width, y + height)
+    sentences = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+    meta = {"kind": row["split"]}
+    return [
+        make_question(LOCATE.format(s), str(list(box)), boxes=(box,), meta=meta)
+        for s in sentences
+    ]
+
+
+def make_reasonseg(row: dict) -> Sample:
+    ys, xs = np.nonzero(np.asarray(row["mask"], dtype=bool))
+    box = tuple(float(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
+    return make_question(
+        LOCATE.format(row["text"]), str(list(box)), boxes=(box,), meta={"kind": "test"}
+    )
+
+
+def answer_box(answer: str | None, frame, original) -> Box | None:
+    """The first box of an answer, from the frame of the model's boxes to ORIGINAL pixels, or None.
+
+    frame, original: (width, height).
+
+    >>> answer_box('{"bbox_2d": [10, 20, 30, 40]}', (100, 100), (1000, 500))
+    (100.0, 100.0, 300.0, 200.0)
+    >>> answer_box("somewhere near 3, 4", (100, 100), (1000, 500))
+    """
+    match = re.search(r"[\[(]\s*" + r"\s*,\s*".join([NUMBER] * 4) + r"\s*[\])]", answer or "")
+    found = match.groups() if match else re.findall(NUMBER, answer or "")
+    if (
+        len(found) != 4
+    ):  # "(10,20),(30,40)" and "x1=10, y1=20, ..." will do where there are no other numbers
+        return None
+    sx = original[0] / frame[0]
+    sy = original[1] / frame[1]
+    x1, y1, x2, y2 = (float(v) * scale for v, scale in zip(found, (sx, sy, sx, sy)))
+    return max(0.0, x1), max(0.0, y1), min(float(original[0]), x2), min(float(original[1]), y2)
+
+
+def scores_grounding(records: list[dict]) -> dict:
+    splits = split_by(records, "kind").values()
+    return {
+        "accuracy at IoU 0.5": accuracy(records),
+        "mean IoU": fmean(record["box_iou"] for record in records),
+        "mean accuracy of splits": fmean(map(accuracy, splits)),
+    }
+
+
+GROUNDING = {
+    "refcoco": Benchmark(
+        repository="lmms-lab-encoder/RefCOCO",
+        files=("test[AB]-*.parquet",),
+        questions=10752,  # sentences
+        make=make_referring,
+        published=(89.1, 89.8),
+        note="Splits testA, testB (the Hub's val is mixed up). Prompt: ours, the paper's is unknown.",
+        scores=scores_grounding,
+        kind="grounding",
+    ),
+    "refcoco+": Benchmark(
+        repository="lmms-lab-encoder/RefCOCOplus",
+        files=("test[AB]-*.parquet",),
+        questions=10615,
+        make=make_referring,
+        published=(82.6, 83.6),
+        note="Splits testA, testB. Prompt: ours, the paper's is unknown.",
+        scores=scores_grounding,
+        kind="grounding",
+    ),
+    "refcocog": Benchmark(
+        repository="lmms-lab-encoder/RefCOCOg",
+        files=("test-*.parquet",),
+        questions=9602,
+        make=make_referring,
+        published=(86.1, 86.7),
+        note="Split test. Prompt: ours, the paper's is unknown.",
+        scores=scores_grounding,
+        kind="grounding",
+    ),
+    "reasonseg": Benchmark(
+        repository="Ricky06662/ReasonSeg_test",
+        files=("*.parquet",),
+        questions=779,
+        make=make_reasonseg,
+        published=(68.3, 68.6),
+        note="OUR OWN protocol: IoU with the mask's box. Official gIoU and cIoU need a segmenter.",
+        scores=scores_grounding,
+        kind="grounding",
+    ),
+}

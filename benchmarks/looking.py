@@ -1,0 +1,130 @@
+"""Benchmarks of search and perception: V*, HR-Bench, MME-RealWorld-Lite, POPE."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.record import (
+    Benchmark,
+    accuracy,
+    all_right,
+    lettered_options,
+    make_question,
+    scores_by,
+    split_by,
+)  # fmt: skip
+from data import Sample
+
+
+def make_vstar(file: Path) -> Sample:
+    """A .json file and the picture of the same name; boxes are x, y, width, height."""
+    row = json.loads(file.read_text())
+    category = file.parent.name
+    pictures = [
+        path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"
+    ]
+    boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
+    meta = {"kind": category}
+    sample = make_question(
+        row["question"], row["options"][0], row["options"], boxes=boxes, meta=meta
+    )
+    return replace(sample, id=f"{category}-{file.stem}", image=str(pictures[0]))
+
+
+def make_hrbench(row: dict) -> Sample:
+    options = {letter: str(row[letter]) for letter in "ABCD" if row[letter] is not None}
+    answer, options = lettered_options(options, row["answer"])
+    meta = {
+        "kind": {"single": "FSP", "cross": "FCP"}[row["category"]],
+        "fixed": True,
+        "cycle": str(row["cycle_category"]),
+        "group": f"{row['question']} {sorted(options)}",
+    }
+    return make_question(row["question"], answer, options, meta=meta)
+
+
+def scores_hrbench(records: list[dict]) -> dict:
+    cycles = [accuracy(rows) for rows in split_by(records, "cycle").values()]
+    groups = split_by(records, "group").values()
+    return {"mean of cycles": fmean(cycles), "all cycles right": fmean(map(all_right, groups))}
+
+
+def make_mme(row: dict) -> Sample:
+    answer, options = lettered_options(row["multi-choice options"], row["answer"])
+    task, _, domain = row["category"].partition("/")
+    meta = {"kind": task, "domain": f"{task}, {domain}"}
+    return make_question(row["question"], answer, options, meta=meta)
+
+
+def make_pope(row: dict) -> Sample:
+    text = row["question"].strip() + " Answer yes or no."
+    return make_question(text, row["answer"].strip().lower(), meta={"kind": row["category"]})
+
+
+def scores_pope(records: list[dict]) -> dict:
+    """Yes is positive: precision, recall, F1 and the share of yes, by split; the mean of the splits."""
+    scores = {}
+    splits = split_by(records, "kind")
+    for split, rows in splits.items():
+        said = [row["said"] == "yes" for row in rows]
+        gold = [row["gold"] == "yes" for row in rows]
+        hits = sum(a and b for a, b in zip(said, gold))
+        precision = hits / max(1, sum(said))
+        recall = hits / max(1, sum(gold))
+        scores[f"{split}: precision"] = precision
+        scores[f"{split}: recall"] = recall
+        scores[f"{split}: F1"] = 2 * precision * recall / max(1e-9, precision + recall)
+        scores[f"{split}: yes ratio"] = fmean(said)
+    scores["mean accuracy of splits"] = fmean(map(accuracy, splits.values()))
+    return scores
+
+
+ROTATED = "Its own four rotations of the options stand in for shuffling; a row counts once."
+LOOKING = {
+    "vstar": Benchmark(
+        repository="craigwu/vstar_bench",
+        files=("direct_attributes/*", "relative_position/*"),
+        questions=191,
+        make=make_vstar,
+        published=(71.2, 90.1),
+        note="Official order puts the right option first in every question; the default order is shuffled.",
+    ),
+    "hrbench4k": Benchmark(
+        repository="DreamMr/HR-Bench",
+        files=("hr_bench_4k*.parquet",),
+        questions=800,
+        make=make_hrbench,
+        published=(68.8, 75.1),
+        note=ROTATED,
+        scores=scores_hrbench,
+    ),
+    "hrbench8k": Benchmark(
+        repository="DreamMr/HR-Bench",
+        files=("hr_bench_8k*.parquet",),
+        questions=800,
+        make=make_hrbench,
+        published=(65.3, 72.6),
+        note=ROTATED,
+        scores=scores_hrbench,
+    ),
+    "mme-realworld-lite": Benchmark(
+        repository="yifanzhang114/MME-RealWorld-lite-lmms-eval",
+        files=("*.parquet",),
+        questions=1919,
+        make=make_mme,
+        published=(42.3, 53.2),
+        note="The option of the final answer counts; officially the reply's first A to E.",
+        scores=partial(scores_by, "domain"),
+    ),
+    "pope": Benchmark(
+        repository="lmms-lab-encoder/POPE",
+        files=("test-*.parquet",),
+        questions=9000,
+        make=make_pope,
+        published=(85.9, 87.7),
+        note="What is neither yes nor no is wrong, and no yes; officially all but a no is a yes.",
+        scores=scores_pope,
+    ),
+}

@@ -1,0 +1,249 @@
+"""Benchmarks of reasoning over pictures, asked without the zoom: mathematics and logic."""
+
+import re
+from collections import defaultdict
+from functools import partial
+from statistics import fmean
+
+from answers import last_number, unwrap
+from benchmarks.record import (
+    Benchmark,
+    accuracy,
+    ask_judge,
+    choices_in_text,
+    lettered_options,
+    make_question,
+    right_letters,
+    scores_by,
+    split_by,
+)  # fmt: skip
+from data import Sample
+from reward import is_correct
+
+
+def make_mathvista(row: dict) -> Sample:
+    unit = f" (Unit: {row['unit']})" if row.get("unit") else ""
+    meta = {
+        "kind": row["metadata"]["task"],
+        "type": row["answer_type"],
+        "precision": row.get("precision"),
+    }
+    return make_question(
+        row["question"] + unit, row["answer"], row["choices"] or (), meta=meta, tool=False
+    )
+
+
+def all_numbers(text: str) -> list[float]:
+    """
+    >>> all_numbers("[1.5, -2]")
+    [1.5, -2.0]
+    """
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
+
+
+def right_mathvista(answer: str, sample: Sample, judge) -> bool:
+    """The official normalisation after extraction: whole numbers, or rounded to the item's precision."""
+    kind = sample.meta["type"]
+    value = last_number(answer)
+    if sample.options or kind == "text":
+        return is_correct(answer, sample, judge)
+    if kind == "list":
+        said = all_numbers(answer)
+        return said == all_numbers(sample.answer) and said != []
+    if value is None or abs(value) > 1e15:
+        return ask_judge(judge, sample, answer)
+    if kind == "integer":
+        return int(value) == int(float(sample.answer))
+    digits = int(sample.meta["precision"] or 2)  # stored as 1.0, which round() refuses
+    return round(value, digits) == round(float(sample.answer), digits)
+
+
+def make_mathverse(row: dict) -> Sample:
+    text = row["query_cot"].split("Question:")[
+        -1
+    ]  # that of a Vision Only row is in the picture alone
+    meta = {
+        "kind": row["problem_version"],
+        "type": row["question_type"],
+        "group": row["problem_index"],
+    }
+    meta |= {"asked": row["question_for_eval"]}  # what a judge is told
+    if row["question_type"] == "multi-choice":
+        return choices_in_text(text, row["answer"].strip(" ()\n"), meta)
+    return make_question(text or row["question_for_eval"], row["answer"], meta=meta, tool=False)
+
+
+def make_mathvision(row: dict) -> Sample:
+    text = re.sub(r"<image\d+>", "", row["question"])
+    options = row["options"] or ()
+    answer = row["answer"]
+    drawn = [option.strip() for option in options] == list("ABCDE"[: len(options)])
+    if (
+        options and not drawn
+    ):  # bare A, B, C ... stand for options that are drawn in the picture
+        answer = (
+            options[ord(answer.strip()) - 65]
+            if re.fullmatch(r"\s*[A-E]\s*", answer)
+            else answer
+        )
+    meta = {"kind": row["subject"], "level": row["level"]}
+    return make_question(text, answer, () if drawn else options, meta=meta, tool=False)
+
+
+def right_mathvision(answer: str, sample: Sample, judge) -> bool:
+    """The usual rules; numbers agree to two decimals, as officially."""
+    if (
+        sample.options
+        or re.search(r"[,;(\[=]", sample.answer)
+        or re.fullmatch(r"[A-E]", sample.answer)
+    ):
+        return right_letters(answer, sample, judge)
+    values = last_number(answer), last_number(sample.answer)
+    if None not in values and not re.search(
+        r"[a-zA-Z]{2}", re.sub(r"\\[a-z]+", "", sample.answer)
+    ):
+        return round(values[0], 2) == round(values[1], 2)
+    return is_correct(answer, sample, judge)
+
+
+def make_wemath(row: dict) -> Sample:
+    options = [
+        part for part in re.split(r";\s*(?=[A-H]\.)", row["option"].strip("; ")) if part.strip()
+    ]
+    answer, texts = lettered_options(options, row["answer"])
+    meta = {"kind": row["key"], "group": row["ID"]}
+    return make_question(row["question"], answer, texts, meta=meta, tool=False)
+
+
+def scores_wemath(records: list[dict]) -> dict:
+    """The four-way score over problems: sub-steps and the composite, strict and loose."""
+    counts = defaultdict(int)
+    for rows in split_by(records, "group").values():
+        multi = [row["right"] for row in rows if row["meta"]["kind"].endswith("multi")]
+        steps = [row["right"] for row in rows if not row["meta"]["kind"].endswith("multi")]
+        if not multi or not steps:
+            continue
+        counts["problems"] += 1
+        if not multi[0]:
+            counts["IG" if all(steps) else "IK"] += 1
+        else:
+            counts["CM strict" if all(steps) else "RM strict"] += 1
+            counts["CM loose" if any(steps) else "RM loose"] += 1
+    n = max(1, counts.pop("problems", 0))
+    result = {
+        f"{kind}": (counts["CM " + kind] + 0.5 * counts["IG"]) / n
+        for kind in ("strict", "loose")
+    }
+    result |= {name: counts[name] / n for name in ("IK", "IG", "CM strict", "CM loose")}
+    for kind in ("strict", "loose"):
+        mastered = counts["CM " + kind] + counts["RM " + kind]
+        result["RM " + kind] = counts["RM " + kind] / max(1, mastered)
+    return result
+
+
+def make_dynamath(row: dict) -> Sample:
+    meta = {
+        "kind": " ".join(row["subject"].split()),
+        "type": row["answer_type"],
+        "group": row["id"],
+    }
+    if row["answer_type"] == "multiple choice":
+        return choices_in_text(row["question"], row["ground_truth"].strip(" ()"), meta)
+    more = "\nGive numbers to three decimals." if row["answer_type"] == "float" else ""
+    return make_question(row["question"] + more, row["ground_truth"], meta=meta, tool=False)
+
+
+def right_dynamath(answer: str, sample: Sample, judge) -> bool:
+    """Numbers to 0.001, options, and for text that the answer is found in the gold."""
+    kind = sample.meta["type"]
+    gold = sample.answer
+    if kind in ("float", "int"):
+        value = last_number(answer)
+        wanted = last_number(gold)
+        if value is None:
+            return ask_judge(judge, sample, answer)
+        return wanted is not None and abs(value - wanted) <= 0.001
+    said = unwrap(answer).lower()
+    if kind == "text" and len(said) > 1:
+        return said in gold.lower() or ask_judge(judge, sample, answer)
+    return right_letters(answer, sample, judge)
+
+
+def scores_dynamath(records: list[dict]) -> dict:
+    worst = fmean(all(r["right"] for r in rows) for rows in split_by(records, "group").values())
+    return {"average case": accuracy(records), "worst case": worst}
+
+
+def make_logicvista(row: dict) -> Sample:
+    skill = row.get("skill") or "all skills"
+    meta = {"kind": skill[0] if isinstance(skill, list) else skill}
+    text = row["question"] + " Answer with the letter or letters of your choice."
+    return make_question(text, row["answer"], meta=meta, tool=False)
+
+
+REASONING = {
+    "mathvista": Benchmark(
+        repository="AI4Math/MathVista",
+        files=("testmini-*.parquet",),
+        questions=1000,
+        make=make_mathvista,
+        published=(68.3, 70.1),
+        note="Rules take a badly formatted answer as wrong; officially a language model extracts it.",
+        right=right_mathvista,
+        scores=partial(scores_by, "type"),
+        kind="reasoning",
+    ),
+    "mathverse": Benchmark(
+        repository="AI4Math/MathVerse",
+        files=("testmini.parquet", "testmini-*.parquet"),
+        questions=3940,
+        make=make_mathverse,
+        published=(45.6, 47.3),
+        note="A lower bound for free-form answers (45 %): officially a model judges them (--judge).",
+        right=right_letters,
+        scores=partial(scores_by, "type"),
+        kind="reasoning",
+    ),
+    "mathvision": Benchmark(
+        repository="MathLLMs/MathVision",
+        files=("test-*.parquet",),
+        questions=3040,
+        make=make_mathvision,
+        published=(25.6, 26.6),
+        note="Formulas are compared by math-verify, not by evaluating what the model wrote.",
+        right=right_mathvision,
+        scores=partial(scores_by, "level"),
+        kind="reasoning",
+    ),
+    "wemath": Benchmark(
+        repository="We-Math/We-Math",
+        files=("testmini-*.parquet", "*.parquet"),
+        questions=1740,
+        make=make_wemath,
+        published=(34.6, 38.9),
+        note="The paper's figure is a four-way score, strict or loose unknown, not plain accuracy.",
+        scores=scores_wemath,
+        kind="reasoning",
+    ),
+    "dynamath": Benchmark(
+        repository="DynaMath/DynaMath_Sample",
+        files=("sample_variant*.parquet",),
+        questions=5010,
+        make=make_dynamath,
+        published=(53.3, 55.0),
+        note="--limit takes whole seeds, so that worst-case accuracy stays defined.",
+        right=right_dynamath,
+        scores=scores_dynamath,
+        kind="reasoning",
+    ),
+    "logicvista": Benchmark(
+        repository="lscpku/LogicVista",
+        files=("dataset.json", "*.parquet"),
+        questions=447,
+        make=make_logicvista,
+        published=(45.9, 47.7),
+        note="v1_382 has neither question nor answer and is left out: 447 of 448.",
+        right=right_letters,
+        kind="reasoning",
+    ),
+}

@@ -1,0 +1,43 @@
+"""A function as a CUDA graph: to launch a small model's kernels one by one takes longer than to run them."""
+
+import warnings
+
+import torch
+
+
+def capture_graph(step, arguments: tuple[torch.Tensor, ...]):
+    """`step` as a CUDA graph, to be called with other tensors of these shapes; None where that fails.
+
+    step has no outputs but the one it returns, and must not mind being run again with the same tensors.
+    """
+    places = [each.clone() for each in arguments]
+    stream = torch.cuda.current_stream()
+    try:
+        graph = torch.cuda.CUDAGraph()
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(stream)
+        with torch.cuda.stream(
+            side_stream
+        ):  # a first run, in which libraries set themselves up
+            expected = step(*places)
+        stream.wait_stream(side_stream)
+        with torch.cuda.graph(graph):
+            result = step(*places)
+        result.zero_()
+        graph.replay()
+        if not torch.allclose(result, expected, atol=0.5):
+            raise RuntimeError("it computes something else")
+    except RuntimeError as error:  # a kernel that waits for the device, too little memory ...
+        warnings.warn(f"decoding without a CUDA graph, more slowly: {error}", stacklevel=2)
+        torch.cuda.set_stream(
+            stream
+        )  # a capture that breaks off leaves its own stream in place
+        return None
+
+    def replay(*arguments):
+        for place, value in zip(places, arguments, strict=True):
+            place.copy_(value)
+        graph.replay()
+        return result
+
+    return replay

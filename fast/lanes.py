@@ -1,0 +1,97 @@
+"""A tiny model's rollout in several processes ("lanes").
+
+Its operations are too small to be shared among threads, its trajectories are not: each process gets one
+thread and a share of the samples. Chance differs between the lanes, and is repeatable.
+"""
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+
+import torch
+
+from data import Sample
+
+MOST_WEIGHTS = 10**8  # of a model for which lanes pay
+PR_SET_PDEATHSIG = 1  # see prctl(2)
+
+
+def count_lanes(wanted: int, model, samples: list[Sample], slots: int) -> int:
+    """How many lanes to use: never more than samples, and one alone on a GPU, for big models, off Linux.
+
+    slots: of the cache, in groups.
+    """
+    tiny = model.device.type == "cpu" and model.num_parameters() < MOST_WEIGHTS
+    return max(1, min(wanted, len(samples), slots)) if tiny and sys.platform == "linux" else 1
+
+
+def run_in_lanes(
+    engine, samples: list[Sample], openings: list[list[int]], lanes: int, bar
+) -> list:
+    """`engine.run(samples, openings)`, shared among forks of this process; the trajectories in order."""
+    share = max(1, -(-len(samples) // lanes))
+    parts = [slice(start, start + share) for start in range(0, len(samples), share)]
+    if len(parts) < 2:
+        return engine.run(samples, openings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    children = []
+    try:
+        for part in parts[1:]:
+            children.append(start_lane(engine, samples[part], openings[part]))
+        trajectories = engine.run(samples[parts[0]], openings[parts[0]])
+        for _, receiver in children:
+            trajectories = trajectories + receive(receiver)
+    finally:
+        torch.set_num_threads(threads)
+        for child, _ in children:
+            child.kill()
+            child.join()
+    for i, trajectory in enumerate(trajectories):
+        trajectory.sample = samples[i * len(samples) // len(trajectories)]
+        trajectory.features = [torch.as_tensor(each) for each in trajectory.features]
+    bar.update(len(trajectories) - bar.n)
+    return trajectories
+
+
+def start_lane(engine, samples: list[Sample], openings: list[list[int]]):
+    """Fork a lane; returns the process and the end of the pipe that its trajectories come from."""
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    seed = torch.randint(2**62, ()).item()
+    child = fork.Process(target=lane, args=(engine, samples, openings, seed, sender))
+    child.start()
+    # A later fork would inherit this end, and `recv` would never see that the lane has closed its own.
+    sender.close()
+    return child, receiver
+
+
+def lane(engine, samples, openings, seed: int, pipe) -> None:
+    """In a fork: send the trajectories through the pipe, or the exception."""
+    ctypes.CDLL(None).prctl(
+        PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # whoever kills the parent ends this, too
+    torch.manual_seed(seed)
+    try:
+        result = engine.run(samples, openings)
+        arrays = {
+            id(each): each.numpy() for t in result for each in t.features
+        }  # siblings share the first
+        for trajectory in result:
+            trajectory.sample = None  # its picture would take longer to send than all the rest
+            trajectory.features = [arrays[id(each)] for each in trajectory.features]
+    except BaseException as error:  # Ctrl-C, too: the parent reports it
+        result = error
+    pipe.send(result)
+
+
+def receive(pipe) -> list:
+    """A lane's trajectories. Raises what the lane raised, and MemoryError if it was killed."""
+    try:
+        result = pipe.recv()
+    except (EOFError, OSError) as error:
+        raise MemoryError("a process of the rollout was killed: too little memory?") from error
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -1,0 +1,360 @@
+"""The fast engine: every trajectory has a slot of the key/value cache to itself; none waits for the slowest.
+
+`generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
+cache as padding. Here a trajectory's tokens lie side by side in its own slot. When its turn ends, its
+observation is appended within a few steps, while the others go on; when it is finished, the last live slot
+moves to its place (the live ones are always the first), and waiting groups move in where slots are free.
+
+The model is Hugging Face's own; only the cache, the positions and the mask are ours.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from data import Sample
+from fast.graph import capture_graph
+from model import family_of, see
+
+PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
+GROWTH = 256  # tokens by which the slots grow when one is full
+CROWD = 1 / 8  # observations go in together: when this share of the slots waits for one ...
+PATIENCE = 8  # ... or after so many steps
+
+
+@dataclass
+class Slot:
+    """What the host knows of a live trajectory. Its place in the list of live slots is its row in the cache."""
+
+    trajectory: int  # its number in the episodes
+    length: int = 0  # tokens in the cache
+    position: int = (
+        0  # of the next token; less than the length, since pictures take few positions
+    )
+    written: int = 0  # tokens of this turn
+    room: int = 0  # tokens that this turn may have
+    waits: bool = False  # its turn has ended, and its observation is not in the cache yet
+
+
+class SlotCache:
+    """Keys and values of every layer, (slots, heads, length, head size), written in place.
+
+    Hugging Face's layers know a cache by its `update`. Before each forward pass `aim` says where that writes.
+    """
+
+    def __init__(self, config, slots: int, device, dtype):
+        head_size = (
+            getattr(config, "head_dim", None)
+            or config.hidden_size // config.num_attention_heads
+        )
+        shape = (slots, config.num_key_value_heads, 0, head_size)  # `reserve` makes room
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+
+    def room(self) -> int:
+        return self.keys[0].shape[2]
+
+    def reserve(self, length: int) -> None:
+        """Make room for so many tokens in every slot."""
+        missing = length - self.room()
+        if missing <= 0:
+            return
+        more = -(-missing // GROWTH) * GROWTH
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):  # one by one: never twice the whole cache
+                slots, heads, _, size = buffer.shape
+                # Zeros, not junk: a masked value counts for nothing only if it is a number.
+                buffers[layer] = torch.cat(
+                    [buffer, buffer.new_zeros(slots, heads, more, size)], 2
+                )
+
+    def aim(self, rows: torch.Tensor | None, places: torch.Tensor, end: int) -> None:
+        """The next pass writes places (R, L) of these slots (R,), None for the first R, and sees their first
+        `end` tokens."""
+        self.rows = rows
+        self.places = places
+        self.end = end
+
+    def update(self, keys, values, layer: int, *args, **kwargs):
+        """Store a layer's new keys and values (R, heads, L, head size); returns all that it may look at."""
+        return self.write(self.keys[layer], keys), self.write(self.values[layer], values)
+
+    def write(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        count = len(self.places)
+        rows = torch.arange(count, device=buffer.device) if self.rows is None else self.rows
+        buffer[rows[:, None], :, self.places] = new.transpose(1, 2)
+        seen = (
+            buffer[:count] if self.rows is None else buffer[rows]
+        )  # a view is cheaper than a selection
+        return seen[:, :, : self.end]
+
+    def get_seq_length(self, *args) -> int:
+        return 0  # asked for where positions are not given; they always are
+
+    def copy(self, source: int, target, length: int) -> None:
+        """Copy the first tokens of a slot to another, or to a slice of others."""
+        for buffer in (*self.keys, *self.values):
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+
+class SlotEngine:
+    """Runs `episodes` (see rollout.py) with at most `slots` trajectories at a time."""
+
+    use_graphs = True  # on a GPU, until capturing one fails
+
+    def __init__(self, model, episodes, temperature: float, slots: int):
+        self.model = model
+        self.episodes = episodes
+        self.temperature = temperature
+        self.size = max(slots, episodes.group)
+        self.device = model.device
+        self.family = family_of(model)
+        self.use_graphs = SlotEngine.use_graphs and self.device.type == "cuda"
+        self.graph = None
+        self.graph_room = 0
+        self.live: list[Slot] = []
+        config = model.config.get_text_config()
+        self.cache = SlotCache(config, self.size, self.device, model.dtype)
+        turn = (
+            episodes.limits.max_turn_tokens + 1
+        )  # one more for the surplus token of a slot that waits
+        self.logits = torch.zeros(
+            self.size, config.vocab_size, device=self.device
+        )  # of each next token
+        self.ids = torch.zeros(self.size, turn, dtype=torch.long, device=self.device)
+        self.logprobs = torch.zeros(self.size, turn, device=self.device)
+        self.end_ids = torch.tensor(episodes.end_ids, device=self.device)
+        self.banned_ids = torch.tensor(
+            episodes.banned_ids, dtype=torch.long, device=self.device
+        )
+
+    def run(self, samples: list[Sample], openings: list[list[int]]) -> list:
+        """All trajectories of these samples' groups; openings: ids that a sample's completions start with."""
+        queue = deque(zip(samples, openings))
+        steps = 0  # since a slot began to wait
+        while queue or self.live:
+            self.admit(queue)
+            tokens = self.next_tokens()
+            # A token that ends its turn is decoded like the others: it belongs in the cache, too.
+            self.logits[: len(self.live)] = self.decode(tokens)
+            self.advance(torch.isin(tokens, self.end_ids).tolist())
+            waiting = [row for row, slot in enumerate(self.live) if slot.waits]
+            steps = steps + 1 if waiting else 0
+            if waiting and (steps >= PATIENCE or len(waiting) >= CROWD * len(self.live)):
+                self.end_turns(waiting)
+                steps = 0
+        return self.episodes.trajectories
+
+    def admit(self, queue: deque) -> None:
+        """Prefill prompts as far as slots are free, each once, and copy it to the slots of its group."""
+        group = self.episodes.group
+        heads = []  # the first row of each new group
+        while queue and len(self.live) + group <= self.size:
+            heads.append(len(self.live))
+            sample, opening = queue.popleft()
+            self.live += [
+                Slot(trajectory) for trajectory in self.episodes.begin(sample, opening)
+            ]
+        if not heads:
+            return
+        firsts = [self.episodes.trajectories[self.live[head].trajectory] for head in heads]
+        self.append(
+            heads, [t.prompt_ids + t.completion_ids for t in firsts], [t.images for t in firsts]
+        )
+        for head, first in zip(heads, firsts):
+            rest = slice(head + 1, head + group)
+            self.cache.copy(head, rest, self.live[head].length)
+            self.logits[rest] = self.logits[head]
+            self.episodes.keep_features(
+                [slot.trajectory for slot in self.live[rest]], first.features
+            )
+            for slot in self.live[rest]:
+                slot.length = self.live[head].length
+                slot.position = self.live[head].position
+            self.start_turns(range(head, head + group))
+
+    def start_turns(self, rows) -> None:
+        for slot in [self.live[row] for row in rows]:
+            slot.written = 0
+            slot.room = self.episodes.room(slot.trajectory)
+            slot.waits = False
+
+    def next_tokens(self) -> torch.Tensor:  # (live,)
+        """Sample a token for every live slot.
+
+        Slots that wait sample and decode as well, so that the batch stays contiguous. Their counters stand
+        still, and what comes next overwrites the surplus token.
+        """
+        live = len(self.live)
+        scores = self.logits[:live] / (self.temperature or 1.0)  # (live, V)
+        logprobs = scores.log_softmax(-1)  # before the ban, as the trainer recomputes them
+        tokens = self.choose(scores.index_fill(1, self.banned_ids, -torch.inf))
+        rows = torch.arange(live, device=self.device)
+        places = self.to_device([slot.written for slot in self.live])
+        self.ids[rows, places] = tokens
+        self.logprobs[rows, places] = logprobs.gather(1, tokens[:, None])[:, 0]
+        return tokens
+
+    def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
+        """Greedy, or by inverse-CDF sampling: one random number a row, where multinomial draws V of them."""
+        if not self.temperature:
+            return scores.argmax(-1)
+        edges = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+        points = (
+            torch.rand(len(scores), 1, dtype=torch.float64, device=self.device) * edges[:, -1:]
+        )
+        return torch.searchsorted(edges, points, right=True)[:, 0].clamp(
+            max=scores.shape[1] - 1
+        )
+
+    def advance(self, is_end: list[bool]) -> None:
+        """Count the token that every slot has got, unless it was waiting; those whose turn ends now wait."""
+        for slot, ends in zip(self.live, is_end):
+            if not slot.waits:
+                slot.length += 1
+                slot.position += 1
+                slot.written += 1
+                slot.waits = ends or slot.written >= slot.room
+
+    def to_device(self, numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers).to(self.device, non_blocking=True)
+
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:  # (live,) -> (live, V)
+        """Append a token to every live slot; logits of what follows."""
+        lengths = [slot.length for slot in self.live]
+        positions = [slot.position for slot in self.live]
+        end = max(lengths) + 1
+        self.cache.reserve(end)
+        if not self.use_graphs:
+            return self.decode_step(
+                end, tokens, self.to_device(lengths), self.to_device(positions)
+            )
+        free = self.size - len(self.live)
+        lengths = self.to_device(lengths + [0] * free)
+        positions = self.to_device(positions + [0] * free)
+        tokens = torch.nn.functional.pad(tokens, (0, free))
+        return self.replay_step(tokens, lengths, positions)[: len(self.live)]
+
+    def decode_step(
+        self, end: int, tokens, lengths, positions
+    ) -> torch.Tensor:  # three times (R,) -> (R, V)
+        embeds = self.model.get_input_embeddings()(tokens[:, None])
+        hidden = self.forward(
+            None, embeds, lengths[:, None], end, positions.expand(3, -1)[..., None]
+        )
+        return self.model.lm_head(hidden[:, 0]).float()
+
+    def replay_step(
+        self, *arguments: torch.Tensor
+    ) -> torch.Tensor:  # three times (size,) -> (size, V)
+        """`decode_step` as a CUDA graph, captured anew when the slots have grown.
+
+        A graph has fixed shapes: all slots take part, the free ones too, and each looks at all its room.
+        """
+        room = self.cache.room()
+        if self.use_graphs and self.graph_room != room:
+            self.graph = None  # frees its memory first
+            self.graph = capture_graph(lambda *given: self.decode_step(room, *given), arguments)
+            self.graph_room = room
+            self.use_graphs = self.graph is not None
+            SlotEngine.use_graphs = self.use_graphs
+        return self.graph(*arguments) if self.graph else self.decode_step(room, *arguments)
+
+    def end_turns(self, rows: list[int]) -> None:
+        """End the turns of these slots: append their observations, or free the slots."""
+        going = []
+        observations = []
+        finished = []
+        all_ids = self.ids[rows].tolist()
+        all_logprobs = self.logprobs[rows].tolist()
+        for row, ids, logprobs in zip(rows, all_ids, all_logprobs):
+            slot = self.live[row]
+            count = min(slot.written, slot.room)
+            observation = self.episodes.end_turn(slot.trajectory, ids[:count], logprobs[:count])
+            if observation is None:
+                finished.append(row)
+            else:
+                going.append(row)
+                observations.append(observation)
+        if going:
+            self.append(
+                going,
+                [each.ids for each in observations],
+                [each.pictures for each in observations],
+            )
+            self.start_turns(going)
+        for row in reversed(finished):
+            self.free(row)
+
+    def free(self, row: int) -> None:
+        """Give a slot up: the last live one moves to its place."""
+        slot = self.live.pop()
+        last = len(self.live)
+        if row != last:
+            self.live[row] = slot
+            self.cache.copy(last, row, slot.length)
+            for state in (self.logits, self.ids, self.logprobs):
+                state[row] = state[last]
+
+    def append(
+        self, rows: list[int], chunks: list[list[int]], pictures: list[list[Image.Image]]
+    ) -> None:
+        """Append a chunk of tokens, with its pictures, to each of these slots."""
+        longest = max(map(len, chunks))
+        at_once = max(1, PREFILL_TOKENS // longest)
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            self.append_part(rows[part], chunks[part], pictures[part])
+
+    def append_part(
+        self, rows: list[int], chunks: list[list[int]], pictures: list[list[Image.Image]]
+    ) -> None:
+        slots = [self.live[row] for row in rows]
+        longest = max(map(len, chunks))
+        pad = self.episodes.processor.image_token_id
+        ids = torch.full((len(rows), longest), self.episodes.pad_id)  # (R, L)
+        positions = torch.zeros(3, len(rows), longest, dtype=torch.long)
+        features = see(self.model, self.episodes.processor, sum(pictures, []))
+        unclaimed = iter(features)
+        for i, (slot, chunk, shown) in enumerate(zip(slots, chunks, pictures)):
+            self.episodes.keep_features([slot.trajectory], [next(unclaimed) for _ in shown])
+            grids = map(self.family.grid, shown)
+            own, slot.position = self.family.positions(chunk, pad, grids, slot.position)
+            ids[i, : len(chunk)] = torch.tensor(chunk)
+            positions[:, i, : len(chunk)] = own
+        ids = ids.to(self.device)
+        embeds = self.model.get_input_embeddings()(ids)
+        if features:
+            embeds = embeds.masked_scatter(
+                (ids == pad)[..., None], torch.cat(features).to(embeds.dtype)
+            )
+        starts = self.to_device([slot.length for slot in slots])
+        places = starts[:, None] + torch.arange(longest, device=self.device)  # (R, L)
+        end = max(slot.length for slot in slots) + longest
+        where = torch.tensor(rows, device=self.device)
+        # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
+        hidden = self.forward(where, embeds, places, end, positions.to(self.device))
+        last = torch.tensor([len(chunk) - 1 for chunk in chunks], device=self.device)
+        self.logits[where] = self.model.lm_head(hidden[torch.arange(len(rows)), last]).float()
+        for slot, chunk in zip(slots, chunks):
+            slot.length += len(chunk)
+
+    def forward(self, rows, embeds, places, end: int, positions) -> torch.Tensor:
+        """The language model over embeddings (R, L, H) at places (R, L) of these slots: (R, L, H)."""
+        self.cache.reserve(end)
+        self.cache.aim(rows, places, end)
+        ahead = (
+            torch.arange(end, device=self.device) > places[:, None, :, None]
+        )  # (R, 1, L, end)
+        mask = embeds.new_zeros(ahead.shape).masked_fill_(ahead, -torch.inf)
+        output = self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask={"full_attention": mask},
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state

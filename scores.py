@@ -1,0 +1,322 @@
+"""What training and evaluation share: records of answers, the scores made from them, and their statistics."""
+
+import math
+from collections import Counter, defaultdict
+from statistics import fmean
+
+from answers import chosen_by
+from data import Sample
+from reward import WEIGHTS, is_correct
+from rollout import Trajectory, rollout
+from tools import Box
+
+# The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
+# that tells *where* it zooms apart from *whether*.
+ARMS = ("on", "off", "blank", "random", "oracle", "forced")
+EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
+OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
+REPEATED = 8  # times in a row that one token has to stand to be garbage
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes x1, y1, x2, y2 in one frame.
+
+    >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
+    0.3333333333333333
+    """
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    shared = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def best_iou(trajectory: Trajectory) -> float | None:
+    """Mean over the delivered crops of the IoU with the nearest target; None without crops or targets."""
+    targets = trajectory.sample.boxes
+    boxes = trajectory.boxes
+    if not targets or not boxes:
+        return None
+    return fmean(max(iou(box, target) for target in targets) for box in boxes)
+
+
+def contains(outer: Box, inner: Box) -> bool:
+    """Is the inner box wholly inside the outer one?"""
+    starts = outer[0] <= inner[0] and outer[1] <= inner[1]
+    return starts and outer[2] >= inner[2] and outer[3] >= inner[3]
+
+
+def shows_all(trajectory: Trajectory) -> bool | None:
+    """Is all that has to be read (`meta["glyphs"]`, else the target boxes) wholly inside some crop?
+
+    None without crops or targets.
+    """
+    sample = trajectory.sample
+    boxes = trajectory.boxes
+    if not boxes or not sample.boxes:
+        return None
+    wanted = sample.meta.get("glyphs") or sample.boxes
+    return all(any(contains(box, glyph) for box in boxes) for glyph in wanted)
+
+
+def mean(values) -> float | None:
+    """The mean of those that are not None; None if none is left."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share of n (Wilson 1927).
+
+    >>> [round(v, 3) for v in wilson(0.9, 100)], [round(v, 3) for v in wilson(0.0, 10)]
+    ([0.826, 0.945], [0.0, 0.278])
+    """
+    center = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """The exact two-sided p of McNemar's test, from the questions that only one of two arms got right.
+
+    >>> round(mcnemar(8, 1), 4), mcnemar(0, 0)
+    (0.0391, 1.0)
+    """
+    n = only_one + only_other
+    fewer = min(only_one, only_other)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+# --------------------------------------------------------------------------------------------------
+# Answers -> records -> scores.
+
+
+def plain_grade(trajectory: Trajectory, judge=None) -> dict:
+    """`right`, by the rules of the reward, and what was `said`: yes, no, or the option's letter."""
+    sample = trajectory.sample
+    answer = trajectory.answer
+    right = bool(answer) and is_correct(answer, sample, judge)
+    said = chosen_by(answer, sample.answer, sample.options) if answer else None
+    return {"right": right, "said": said}
+
+
+def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) -> dict:
+    """What is kept of an answer; every score is made from these. grade: at least `right` and `said`."""
+    sample = trajectory.sample
+    record = {
+        "arm": arm,
+        "repeat": repeat,
+        "id": sample.id,
+        "gold": sample.answer,
+        "answer": trajectory.answer,
+        "options": sample.options,
+        "meta": sample.meta,
+        "stop": trajectory.stop,
+        "turns": trajectory.turns,
+        "boxes": trajectory.boxes,
+        "errors": len(trajectory.errors),
+        "tokens": sum(trajectory.sampled),
+        "iou": best_iou(trajectory),
+        "holds": shows_all(trajectory),
+    }
+    return record | grade
+
+
+def question_group(record: dict):
+    """Questions that are no independent ones (rotations, variants, sentences) share a group."""
+    return record["meta"].get("group", record["id"])
+
+
+def summarise(records: list[dict]) -> dict:
+    """Accuracy with its 95 % interval, share that zoomed, crops, IoU and whole targets, and the two signs of
+    a guess: unanswered questions, and the share of the option that is chosen most.
+
+    The interval counts groups and repeats as one: they are no new questions.
+    """
+    right_by_question = defaultdict(list)
+    for record in records:
+        right_by_question[record["id"]].append(record["right"])
+    n = len(right_by_question)
+    accuracy = fmean(record["right"] for record in records)
+    independent = len({question_group(record) for record in records})
+    said = Counter(record["said"] for record in records if isinstance(record["said"], str))
+    summary = {"n": n, "accuracy": accuracy, "interval": wilson(accuracy, independent)}
+    if len(records) > n:
+        summary["pass"] = fmean(map(any, right_by_question.values()))
+    summary["tool_rate"] = mean(bool(record["boxes"]) for record in records)
+    summary["crops"] = mean(len(record["boxes"]) for record in records)
+    for key in ("iou", "holds", "tokens", "errors"):
+        summary[key] = mean(record[key] for record in records)
+    summary["unanswered"] = mean(record["answer"] is None for record in records)
+    summary["favourite"] = max(said.values()) / len(records) if said else None
+    return summary
+
+
+def summarise_by_kind(records: list[dict]) -> dict[str, dict]:
+    """The summary of all, and of every `meta["kind"]`."""
+    kinds = defaultdict(list)
+    for record in records:
+        kinds["all"].append(record)
+        if kind := record["meta"].get("kind"):
+            kinds[str(kind)].append(record)
+    return {kind: summarise(rows) for kind, rows in sorted(kinds.items())}
+
+
+def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
+    """The same questions in two arms, first answers: what each got right alone, and McNemar's test, in
+    which a group counts once, for the arm that got more of it right. None if they share no question."""
+    right = defaultdict(dict)
+    groups = {}
+    for record in records:
+        if record["repeat"] == 0:
+            right[record["arm"]][record["id"]] = record["right"]
+            groups[record["id"]] = question_group(record)
+    shared = right[one].keys() & right[other].keys()
+    if not shared:
+        return None
+    gain = sum(right[one][i] and not right[other][i] for i in shared)
+    harm = sum(right[other][i] and not right[one][i] for i in shared)
+    ahead = Counter()
+    for i in shared:
+        ahead[groups[i]] += right[one][i] - right[other][i]
+    better = sum(lead > 0 for lead in ahead.values())
+    worse = sum(lead < 0 for lead in ahead.values())
+    n = len(shared)
+    return {
+        "n": n,
+        "gain": gain / n,
+        "harm": harm / n,
+        "difference": (gain - harm) / n,
+        "p": mcnemar(better, worse),
+    }
+
+
+def answer_questions(
+    model, processor, samples: list[Sample], arm: str, **settings
+) -> list[Trajectory]:
+    """One trajectory for each sample in one of `ARMS`, greedy unless the settings (of `rollout`) say so."""
+    forced = arm == "forced"
+    settings = {"temperature": 0.0, "seed": 0} | settings
+    return rollout(
+        model, processor, samples, tool="on" if forced else arm, force_call=forced, **settings
+    )
+
+
+def evaluate(
+    model, processor, samples: list[Sample], arm: str, *, judge=None, **settings
+) -> dict:
+    """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
+    trajectories = answer_questions(model, processor, samples, arm, **settings)
+    return summarise_by_kind([make_record(t, plain_grade(t, judge), arm) for t in trajectories])
+
+
+def score_table(result: dict) -> str:
+    """The arms as a text table, accuracy (and share that zoomed) by kind of question."""
+    kinds = sorted(set().union(*result.values()), key=lambda kind: (kind != "all", kind))
+    widths = [max(15, len(kind) + 2) for kind in kinds]
+    titles = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths))
+    lines = [
+        f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{'IoU':>7}{'whole':>7}{'none':>7}{'same':>7}"
+    ]
+    for arm, by_kind in result.items():
+        line = f"{arm:<16}{by_kind['all']['n']:>6}"
+        for kind, width in zip(kinds, widths):
+            cell = "-"
+            if kind in by_kind:
+                cell = f"{by_kind[kind]['accuracy']:.3f} ({by_kind[kind]['tool_rate']:.2f})"
+            line += f"{cell:>{width}}"
+        overall = by_kind["all"]
+        aimed = by_kind.get("read", overall)
+        interval = (
+            "{:.3f}-{:.3f}".format(*overall["interval"]) if "interval" in overall else "-"
+        )
+        line += f"{interval:>16}"
+        for value in (
+            aimed["iou"],
+            aimed["holds"],
+            overall.get("unanswered"),
+            overall.get("favourite"),
+        ):
+            line += f"{'-' if value is None else format(value, '.2f'):>7}"
+        lines.append(line)
+    aimed = "read questions" if "read" in kinds else "all"
+    lines.append(
+        "accuracy (share that zoomed). IoU of crops and targets; whole: all there is to read is in"
+    )
+    lines.append(
+        f"the crops ({aimed}). none: share without an answer. same: of the option said most"
+    )
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+# A training step.
+
+
+def is_dead(rewards) -> bool:
+    """A group whose members all got the same reward: no advantage, no gradient."""
+    totals = [reward.total for reward in rewards]
+    return max(totals) - min(totals) < 1e-6
+
+
+def repeats_box(trajectory: Trajectory) -> bool:
+    """Does it zoom on (nearly) the same box again?"""
+    boxes = trajectory.boxes
+    return any(iou(a, b) > 0.9 for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def is_garbage(trajectory: Trajectory) -> bool:
+    """The same token many times in a row, anywhere in what the model wrote."""
+    own = [
+        token
+        for token, sampled in zip(trajectory.completion_ids, trajectory.sampled)
+        if sampled
+    ]
+    length = 1
+    for before, token in zip(own, own[1:]):
+        length = length + 1 if token == before else 1
+        if length >= REPEATED:
+            return True
+    return False
+
+
+def step_stats(groups, rewards_by_group) -> dict:
+    """What a step looked like, as means over its trajectories; None where there was nothing to average.
+
+    groups, rewards_by_group: lists of groups, each a list of trajectories or of their rewards.
+    """
+    trajectories = [t for group in groups for t in group]
+    rewards = [reward for group in rewards_by_group for reward in group]
+    pairs = list(zip(trajectories, rewards))
+    blind_luck = [
+        best_iou(t) == 0 for t, r in pairs if t.boxes and t.sample.boxes and r.accuracy
+    ]
+    stats = {
+        "reward": mean(r.total for r in rewards),
+        "accuracy": mean(r.accuracy for r in rewards),
+        "format": mean(r.format for r in rewards),
+        "tool_rate": mean(bool(t.boxes) for t in trajectories if t.sample.tool),
+        "calls": mean(len(t.calls) for t in trajectories),
+        "delivered": mean(len(t.boxes) for t in trajectories),
+        "errors": mean(len(t.errors) for t in trajectories),
+        "iou": mean(map(best_iou, trajectories)),
+        "acc_zoom": mean(r.accuracy for t, r in pairs if t.boxes),
+        "acc_no_zoom": mean(r.accuracy for t, r in pairs if not t.boxes),
+        "tokens": mean(sum(t.sampled) for t in trajectories),
+        "dead_groups": mean(map(is_dead, rewards_by_group)),
+        "repeats": mean(map(repeats_box, trajectories)),
+        "blind_luck": mean(blind_luck),
+        "garbage": mean(map(is_garbage, trajectories)),
+        "overlong": mean(t.stop in OVERLONG for t in trajectories),
+    }
+    for place, term in enumerate(("accuracy", "format", "tool")):
+        stats[f"reward_{term}"] = mean(
+            WEIGHTS[t.sample.tool][place] * getattr(r, term) for t, r in pairs
+        )
+    for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
+        stats[f"accuracy_{kind}"] = mean(
+            r.accuracy for t, r in pairs if t.sample.meta.get("kind") == kind
+        )
+    return stats
