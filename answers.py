@@ -72,12 +72,12 @@ def option_letter(prediction: str, options: tuple[str, ...]) -> int | None:
     >>> [option_letter(p, options) for p in ("A or B", "car", "")]
     [None, None, None]
     """
-    text, last = " ".join(prediction.split()), chr(64 + len(options))
+    text = " ".join(prediction.split())
+    last = chr(64 + len(options))
     options = [normalise(unwrap(option)) for option in options]
     letter = rf"[(\[]?([A-{last}])\b[)\].:]*"
-    match = re.fullmatch(
-        letter, text, re.I
-    )  # before the texts: an option's text may be another's letter
+    # Before the texts: an option's text may be another's letter.
+    match = re.fullmatch(letter, text, re.I)
     if not match and options.count(normalise(text)) == 1:
         return options.index(normalise(text))
     match = match or re.search(rf"\b(?:answer|option|choice)(?: is)?:? {letter}$", text, re.I)

@@ -71,9 +71,8 @@ def make_plan(
 ) -> list[list[list[int]]]:
     """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere, an answer."""
     rng = random.Random(knobs.seed)
-    share = max(
-        0.3, math.sqrt(knobs.crop_tokens * 784) / 1008
-    )  # enough original pixels for a whole crop
+    # Enough original pixels for a whole crop.
+    share = max(0.3, math.sqrt(knobs.crop_tokens * 784) / 1008)
     width = round(shown[0] * share)
     height = round(shown[1] * share)
     plan = []
@@ -83,7 +82,10 @@ def make_plan(
             thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * knobs.thought))
             x = rng.randint(0, shown[0] - width)
             y = rng.randint(0, shown[1] - height)
-            call = {"name": tools.TOOL, "arguments": {"bbox_2d": [x, y, x + width, y + height]}}
+            call = {
+                "name": tools.TOOL,
+                "arguments": {"bbox_2d": [x, y, x + width, y + height]},
+            }
             turns.append(f"<think>{thought}</think><tool_call>{json.dumps(call)}</tool_call>")
         answer = sample.answer if rng.random() < 0.5 else "?"
         turns[-1] = turns[-1].split("<tool_call>")[0] + f"<answer>{answer}</answer><|im_end|>"
@@ -445,9 +447,8 @@ def compare(knobs: Knobs, run: Path) -> dict:
     work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in rollout.ENGINES]
     work += [("update", "trl", arms.update_stock), ("update", "ours", arms.update_ours)]
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
-    for repeat in range(
-        knobs.repeats + 1
-    ):  # the first warms up and counts: in one process, to see it all
+    # The first warms up and counts: in one process, to see it all.
+    for repeat in range(knobs.repeats + 1):
         arms.ours.knobs.threads = knobs.threads if repeat else 1
         # What a graph replays no hook sees; one that has failed is not tried again.
         SlotEngine.use_graphs = repeat == 1 or (repeat > 1 and SlotEngine.use_graphs)

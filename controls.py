@@ -7,6 +7,7 @@ from PIL import Image
 
 import tools
 from data import Box
+from model import expand_pads
 
 ARMS = ("on", "off", "blank", "random", "oracle")  # of a rollout
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
@@ -20,50 +21,88 @@ def around(original: Image.Image, target: Box) -> Box:
     (85.0, 91.0, 215.0, 119.0)
     """
     x1, y1, x2, y2 = target
-    grow_x = max(MARGIN * (x2 - x1), (tools.MIN_SIDE - x2 + x1) / 2)
-    grow_y = max(MARGIN * (y2 - y1), (tools.MIN_SIDE - y2 + y1) / 2)
-    left = max(0, x1 - grow_x)
-    top = max(0, y1 - grow_y)
-    right = min(original.width, x2 + grow_x)
-    bottom = min(original.height, y2 + grow_y)
-    return tuple(float(int(v)) for v in (left, top, right, bottom))
+    left, right = grown(x1, x2, original.width)
+    top, bottom = grown(y1, y2, original.height)
+    box = (left, top, right, bottom)
+    return tuple(map(float, box))
 
 
-def replaced_region(
-    arm: str, original: Image.Image, region: Box, targets, nth: int, chance
-) -> Box:
+def grown(start: float, end: float, most: int) -> tuple[int, int]:
+    """A side of a target with its margins, between 0 and `most`."""
+    length = end - start
+    margin = MARGIN * length
+    missing = tools.MIN_SIDE - length
+    margin = max(margin, missing / 2)
+    start = max(0, start - margin)
+    end = min(most, end + margin)
+    return int(start), int(end)
+
+
+def replaced_region(arm: str, view: tools.View, trajectory, region: Box, chance) -> Box:
     """What an arm shows in place of the region that was asked for, whole ORIGINAL pixels.
 
-    random: a region of the same size anywhere. oracle: the nth target in turn; without targets
-    the model's own region. chance: a random.Random.
+    random: a region of the same size anywhere, by `chance`, a random.Random. oracle: the sample's targets in
+    turn; where it has none, the model's own region.
     """
+    original = view.original
+    targets = trajectory.sample.boxes
     if arm == "random":
-        width = int(region[2] - region[0])
-        height = int(region[3] - region[1])
+        x1, y1, x2, y2 = map(int, region)
+        width = x2 - x1
+        height = y2 - y1
         x = chance.randint(0, original.width - width)
         y = chance.randint(0, original.height - height)
         return x, y, x + width, y + height
     if arm == "oracle" and targets:
-        return around(original, targets[nth % len(targets)])
+        turn = len(trajectory.boxes) % len(targets)
+        return around(original, targets[turn])
     return region
 
 
 def written_call(view: tools.View, region: Box) -> str:
     """A call on a region (ORIGINAL pixels) as a model would write it, in the frame of its boxes."""
-    sx = view.frame[0] / view.original.width
-    sy = view.frame[1] / view.original.height
-    numbers = [round(v * scale) for v, scale in zip(region, (sx, sy, sx, sy))]
-    return f"{tools.CALL_OPENING}{','.join(map(str, numbers))}]}}}}</tool_call>"
+    original = view.original
+    sx = view.frame[0] / original.width
+    sy = view.frame[1] / original.height
+    x1, y1, x2, y2 = region
+    box = (x1 * sx, y1 * sy, x2 * sx, y2 * sy)
+    rounded = map(round, box)
+    numbers = ",".join(map(str, rounded))
+    ending = "]}}</tool_call>"
+    return tools.CALL_OPENING + numbers + ending
+
+
+def show_targets(episodes, trajectory, view: tools.View) -> None:
+    """Begin with calls on the sample's targets and their crops, as if the model had made them."""
+    for target in trajectory.sample.boxes:
+        region = around(view.original, target)
+        crop = view.original.crop(region)
+        size = episodes.fit(crop, episodes.limits.crop_pixels)
+        crop = tools.resize(crop, size)
+        text = written_call(view, region) + "<|im_end|>" + tools.observation()
+        trajectory.append_given(expand_pads(episodes.processor, text, [crop]))
+        call = tools.Call(tools.TOOL, region=region, picture=crop)
+        trajectory.calls.append(call)
+        trajectory.images.append(crop)
 
 
 def forced_openings(tokenizer, first_turns) -> list[list[int]]:
-    """The ids that force a call: a trajectory's own first thought, if it had one, and an opened call up to the
-    box. first_turns: trajectories of one turn."""
-    opening = tokenizer(tools.CALL_OPENING, add_special_tokens=False)["input_ids"]
-    result = []
+    """The ids that force a call: a trajectory's own first thought, if it had one, and an opened call up to
+    the box. first_turns: trajectories of one turn."""
+    opening = tokenizer(tools.CALL_OPENING, add_special_tokens=False)
+    openings = []
     for trajectory in first_turns:
-        ids = trajectory.completion_ids
-        ends = (k for k in range(1, len(ids) + 1) if "</think>" in tokenizer.decode(ids[:k]))
-        thought = ids[: next(ends, 0)]
-        result.append(thought + opening if trajectory.sample.tool else [])
-    return result
+        if trajectory.sample.tool:
+            thought = first_thought(tokenizer, trajectory.completion_ids)
+            openings.append(thought + opening["input_ids"])
+        else:
+            openings.append([])
+    return openings
+
+
+def first_thought(tokenizer, ids: list[int]) -> list[int]:
+    """The ids up to the end of the first thought; none if there is no thought."""
+    for end in range(1, len(ids) + 1):
+        if "</think>" in tokenizer.decode(ids[:end]):
+            return ids[:end]
+    return []

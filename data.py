@@ -51,9 +51,8 @@ class Sample:
                 picture = Image.open(
                     io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image
                 )
-            if picture.mode.startswith(
-                "I"
-            ):  # 16 bits a pixel: a plain conversion would clip them to white
+            # 16 bits a pixel: a plain conversion would clip them to white.
+            if picture.mode.startswith("I"):
                 picture = picture.convert("I").point(lambda v: v / 256).convert("L")
             return ImageOps.exif_transpose(picture).convert("RGB")
         except (
@@ -76,7 +75,8 @@ class Sample:
 
 
 DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
-DEEPEYES, SEAL = "ChenShawn/DeepEyes-Datasets-47k", "craigwu/seal_vqa_data"
+DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
+SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
 TEST_SHARE = 20  # one in so many rows is held out of training
 
@@ -130,7 +130,8 @@ def load(
 
 def collect(rows, name: str) -> list[Sample]:
     """The samples of (place, function that makes one or several) rows; bad ones are left out and named."""
-    kept, bad = [], []
+    kept = []
+    bad = []
     for place, make in rows:
         try:
             made = make()
@@ -320,7 +321,8 @@ def folder_rows(folder: Path):
             raise ValueError(f"no picture {picture}")
         return make(row, str(picture), name)
 
-    lines, tables = sorted(folder.glob("*.jsonl")), sorted(folder.glob("selected*.parquet"))
+    lines = sorted(folder.glob("*.jsonl"))
+    tables = sorted(folder.glob("selected*.parquet"))
     if not lines and not tables:
         raise ValueError(f"{folder} holds neither .jsonl files nor a selected.parquet")
     for file in tables:

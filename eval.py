@@ -25,7 +25,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-import transformers
 from tqdm import tqdm
 
 import tools
@@ -46,7 +45,7 @@ from knobs import (
     usual_limits,
     write_json,
 )  # fmt: skip
-from model import load_model, pixel_budgets, resolve
+from model import load_model, pixel_budgets, prepare_libraries, resolve
 from report import make_page
 from runs import append_rows, keep_rows, store_trajectory
 from scores import (
@@ -434,9 +433,7 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
     missing = sum(len(job.samples) for job in jobs)
     if not missing:
         return records
-    torch.set_num_threads(knobs.threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    prepare_libraries(knobs.threads)
     model, processor = load_model(knobs.model, quantize=knobs.quantize or None)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     write_json(out / "protocol.json", protocol)

@@ -23,14 +23,14 @@ class Judge:
     def __init__(
         self, url: str, cache: Path, model: str = "", tries: int = 3, timeout: float = 30.0
     ):
-        self.url, self.cache, self.model, self.tries, self.timeout = (
-            url,
-            cache,
-            model,
-            tries,
-            timeout,
-        )
-        self.lock, self.down, self.client = threading.Lock(), False, None
+        self.url = url
+        self.cache = cache
+        self.model = model
+        self.tries = tries
+        self.timeout = timeout
+        self.lock = threading.Lock()
+        self.down = False
+        self.client = None
         rows = cache.read_text().splitlines() if cache.exists() else []
         self.known = dict(json.loads(row) for row in rows if row.endswith("]"))
 

@@ -141,6 +141,29 @@ def parse(kind, argv: list[str], doc: str):
     return knobs, {flag.replace("-", "_") for flag in flags}
 
 
+def resumed_knobs(knobs, given: set[str], may_change: set[str]):
+    """The knobs of the run in --out, from its args.json, but for those that may change and were given."""
+    kind = type(knobs)
+    if extra := given - may_change - {"resume", "out"}:
+        fail(
+            f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
+        )
+    try:
+        stored = read_json(Path(knobs.out) / "args.json")
+    except (OSError, ValueError):
+        stored = {}
+    if not stored:
+        fail(
+            f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json"
+        )
+    known = {field.name for field in fields(kind)}
+    changed = {name: getattr(knobs, name) for name in may_change & given} | {
+        "out": knobs.out,
+        "resume": True,
+    }
+    return kind(**{name: value for name, value in stored.items() if name in known} | changed)
+
+
 def read_json(file: Path) -> dict:
     """The content of a .json file; {} where there is none."""
     return json.loads(file.read_text()) if file.exists() else {}

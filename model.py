@@ -7,11 +7,13 @@ import argparse
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
@@ -178,6 +180,16 @@ def load_processor(path: str | Path) -> ZoomProcessor:
     tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
     images = Qwen2VLImageProcessorPil.from_pretrained(path)
     return ZoomProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
+    """Tokenise text once, each image pad repeated to its picture's number of visual tokens."""
+    pad = processor.image_token_id
+    counts = iter([processor.family.tokens(picture) for picture in pictures])
+    ids = []
+    for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        ids += [pad] * next(counts) if token == pad else [token]
+    return ids
 
 
 def pixel_budgets(
@@ -351,6 +363,14 @@ def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
         return []
     pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
     return list(model.get_image_features(**pixels, return_dict=True).pooler_output)
+
+
+def prepare_libraries(threads: int) -> None:
+    """So many threads, and no chatter between our own lines."""
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def add_lora(model, rank: int):

@@ -38,18 +38,17 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
     The rollout and the update follow each other; only the larger of the two counts for the peak.
     """
     text = config.text_config
+    layers = text.num_hidden_layers
     count = sizes(config)
     area = FAMILIES[config.model_type].token_side ** 2  # pixels of a visual token
     width = text.hidden_size
     mlp = text.intermediate_size
     key_width = text.num_key_value_heads * width // text.num_attention_heads
-    small = (
-        torch.cuda.is_available() or knobs.model != "tiny"
-    )  # bfloat16 but for the tiny model on a CPU
+    # Bfloat16 but for the tiny model on a CPU.
+    small = torch.cuda.is_available() or knobs.model != "tiny"
     size = 2 if small else 4
-    matrices = count["matrices"] * (
-        0.516 if knobs.quantize else size
-    )  # NF4, double quantised: 4.13 bits
+    # NF4, double quantised: 4.13 bits.
+    matrices = count["matrices"] * (0.516 if knobs.quantize else size)
     lora = count["lora"] * knobs.lora
     adam = 2 if "8bit" in knobs.optim else 8
 
@@ -61,10 +60,9 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
     slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
     prefill = min(slots // knobs.group * prompt, PREFILL_TOKENS)
     completions = knobs.micro_batch * knobs.max_tokens
-    row = (
-        -(-knobs.micro_batch // knobs.group) * prompt + completions
-    )  # tokens of a packed micro-batch
-    cache = slots * (prompt + knobs.max_tokens) * 2 * key_width * text.num_hidden_layers
+    # Tokens of a packed micro-batch.
+    row = -(-knobs.micro_batch // knobs.group) * prompt + completions
+    cache = slots * (prompt + knobs.max_tokens) * 2 * key_width * layers
     features = prompts * (look + crops) * width * size
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,

@@ -99,6 +99,15 @@ def health(rows: list[dict]) -> list[tuple[str, str]]:
     return [(name, text) for name, (seen, text) in TROUBLES.items() if all(map(seen, last))]
 
 
+def tell_troubles(rows: list[dict], known: set[str]) -> bool:
+    """Print the troubles that the last steps show, each once; adds them to the known ones. Is any new?"""
+    fresh = [(name, text) for name, text in health(rows) if name not in known]
+    for name, text in fresh:
+        print(f"  UNWELL: {text}", flush=True)
+        known.add(name)
+    return bool(fresh)
+
+
 def history(rows: list[dict]) -> list[dict]:
     """Every trouble a run has had, with the steps at which it showed."""
     found = {}
@@ -222,7 +231,8 @@ def series(run: Path) -> list[dict]:
     """A run's metrics, with what is computed from them."""
     rows = read_rows(run / "metrics.jsonl")
     for row in rows:
-        zoom, none = row.get("acc_zoom"), row.get("acc_no_zoom")
+        zoom = row.get("acc_zoom")
+        none = row.get("acc_no_zoom")
         row["zoom_gain"] = zoom - none if zoom is not None and none is not None else None
     return rows
 
@@ -313,9 +323,8 @@ def make_page(runs, out: Path | None = None) -> Path:
         row["turns"] = [
             turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]
         ]
-        row["pictures"] = [
-            Path(name).name for name in row["pictures"]
-        ]  # a name is no way out of the folder
+        # A name is no way out of the folder.
+        row["pictures"] = [Path(name).name for name in row["pictures"]]
     names = sorted({name for row in shown for name in row["pictures"]})
     counted = defaultdict(Counter)
     for row in shown:

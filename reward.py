@@ -17,10 +17,8 @@ from answers import normalise, option_letter, same_formula, same_number, unwrap,
 from data import Sample
 
 MAX_ANSWER_CHARS = 1000  # the paper's guard against answers that flatter the judge
-WEIGHTS = {
-    True: (0.8, 0.2, 1.2),
-    False: (1.2, 0.4, 0.0),
-}  # with the tool or without: accuracy, format, tool
+# With the tool or without: accuracy, format, tool.
+WEIGHTS = {True: (0.8, 0.2, 1.2), False: (1.2, 0.4, 0.0)}
 BONUSES = ("conditional", "unconditional", "none")
 
 
@@ -90,13 +88,14 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     """
     if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
         return False
-    gold, prediction = sample.answer, unwrap(prediction)
+    gold = sample.answer
+    prediction = unwrap(prediction)
     if "=" not in gold:
-        prediction = re.sub(
-            r"^[a-zA-Z]\w* ?= ?", "", prediction
-        )  # "x = 12" is fine, "5 = 12" is not
+        # "x = 12" is fine, "5 = 12" is not.
+        prediction = re.sub(r"^[a-zA-Z]\w* ?= ?", "", prediction)
     if sample.options:
-        got, wanted = option_letter(prediction, sample.options), gold
+        got = option_letter(prediction, sample.options)
+        wanted = gold
         if (
             gold not in sample.options
             and (named := option_letter(unwrap(gold), sample.options)) is not None

@@ -15,10 +15,8 @@ the sampler's logprobs come from the same weights that train.
 """
 
 import random
-import re
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -33,9 +31,10 @@ from data import Box, Sample, load
 from fast.lanes import count_lanes, run_in_lanes
 from fast.lora import merged_lora
 from fast.slots import SlotEngine
-from knobs import Limits, fill_limits, knob, parse, rollout_limits, run_command
-from model import load_model, pixel_budgets, see
-from reward import WEIGHTS, group_advantages, score
+from knobs import Limits, fill_limits, parse, rollout_limits, run_command
+from model import expand_pads, load_model, pixel_budgets, see
+from reward import score
+from show import Question, print_group
 
 ENGINES = ("generate", "slots")
 
@@ -46,27 +45,22 @@ class Trajectory:
 
     sample: Sample
     prompt_ids: list[int]
-    completion_ids: list[int] = field(
-        default_factory=list
-    )  # the model's tokens, observations between them
-    sampled: list[int] = field(
-        default_factory=list
-    )  # 1 = the model's own token (trained on), 0 = given
-    logprobs: list[float] = field(
-        default_factory=list
-    )  # of sampled tokens under the policy, 0.0 elsewhere
-    images: list[Image.Image] = field(
-        default_factory=list
-    )  # as shown: first look, then each delivered crop
+    # The model's tokens, with the observations between them.
+    completion_ids: list[int] = field(default_factory=list)
+    # 1: the model's own token, trained on. 0: given.
+    sampled: list[int] = field(default_factory=list)
+    # Of the model's own tokens, under the policy that sampled them; else 0.0.
+    logprobs: list[float] = field(default_factory=list)
+    # As shown: the first look, then each delivered crop.
+    images: list[Image.Image] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
     boxes: InitVar[list[Box]] = ()  # of the delivered crops, ORIGINAL pixels
     errors: InitVar[list[str]] = ()  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
     calls: list[tools.Call] = field(default_factory=list)
-    features: list[torch.Tensor] = field(
-        default_factory=list
-    )  # of `images`, if kept for the update
+    # What the vision tower makes of `images`, if kept for the update.
+    features: list[torch.Tensor] = field(default_factory=list)
     advantage: float = 0.0  # within its group; set by train.py
     old_logprobs: torch.Tensor | None = None  # of the policy before the update; set by train.py
 
@@ -76,14 +70,16 @@ class Trajectory:
             self.calls = [tools.Call(tools.TOOL, region=box) for box in boxes]
             self.calls += [tools.Call(error=error) for error in errors]
 
+    def append_given(self, ids: list[int]) -> None:
+        """Append tokens that the model has not sampled: nothing of them is trained on."""
+        self.completion_ids += ids
+        self.sampled += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
 
 # After the class, in whose body they would be the defaults of the arguments of the same name.
-Trajectory.boxes = property(
-    lambda self: [call.region for call in self.calls if call.error is None]
-)
-Trajectory.errors = property(
-    lambda self: [call.error for call in self.calls if call.error is not None]
-)
+Trajectory.boxes = property(lambda self: [call.region for call in self.calls if not call.error])
+Trajectory.errors = property(lambda self: [call.error for call in self.calls if call.error])
 
 
 class Observation(NamedTuple):
@@ -93,16 +89,6 @@ class Observation(NamedTuple):
     pictures: list[Image.Image]  # as shown; none with an error
 
 
-def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
-    """Tokenise text once, each image pad repeated to its picture's number of visual tokens."""
-    pad = processor.image_token_id
-    counts = iter([processor.family.tokens(picture) for picture in pictures])
-    ids = []
-    for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        ids += [pad] * next(counts) if token == pad else [token]
-    return ids
-
-
 # --------------------------------------------------------------------------------------------------
 # The books.
 
@@ -110,8 +96,18 @@ def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
 class Episodes:
     """The books of a batch of trajectories, the same for every engine: no model, no mathematics."""
 
-    def __init__(self, processor, limits: Limits, *, group=1, tool="on", seed=None, begin_with_targets=False,
-                 keep_features=False, bar=None):  # fmt: skip
+    def __init__(
+        self,
+        processor,
+        limits: Limits,
+        *,
+        group: int = 1,
+        tool: str = "on",
+        seed: int | None = None,
+        begin_with_targets: bool = False,
+        keep_features: bool = False,
+        bar=None,
+    ):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.limits = limits
@@ -124,10 +120,8 @@ class Episodes:
         known = self.tokenizer.get_vocab()
         self.im_end = known["<|im_end|>"]
         self.pad_id = self.tokenizer.pad_token_id
-        self.end_ids = [
-            known[t] for t in ("<|im_end|>", "<|endoftext|>", "</tool_call>") if t in known
-        ]
-        self.banned_ids = [known[t] for t in tools.BANNED if t in known]
+        self.end_ids = [known[token] for token in tools.TURN_ENDS if token in known]
+        self.banned_ids = [known[token] for token in tools.BANNED if token in known]
         self.trajectories: list[Trajectory] = []
         self.views: list[tools.View | None] = []  # one for each trajectory, while it runs
         self.chances: list[random.Random] = []  # of the random crops, one for each trajectory
@@ -138,9 +132,8 @@ class Episodes:
         opening: ids that the completions start with, written for the model.
         """
         original = sample.open()
-        view = tools.View(
-            original, self.fit(original, self.limits.look_pixels), self.processor.family.frame
-        )
+        shown = self.fit(original, self.limits.look_pixels)
+        view = tools.View(original, shown, self.processor.family.frame)
         look = view.look()
         offered = sample.tool and self.tool != "off"
         prompt = tools.prompt(sample.text(), tool=offered, boxed=not sample.tool)
@@ -149,30 +142,17 @@ class Episodes:
         for member in range(self.group):
             # Lists of its own for every member: siblings share nothing that can change.
             trajectory = Trajectory(sample, list(ids), images=[look])
-            append_given(trajectory, opening)
+            trajectory.append_given(opening)
             self.trajectories.append(trajectory)
             self.views.append(view)
             self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
             if self.begin_with_targets:
-                self.show_targets(trajectory, view)
+                controls.show_targets(self, trajectory, view)
         return list(range(first, first + self.group))
 
     def fit(self, picture: Image.Image, pixels: int) -> tuple[int, int]:
         least = self.processor.image_processor.size["shortest_edge"]
         return tools.fit(picture.size, pixels, least, self.processor.family.token_side)
-
-    def show_targets(self, trajectory: Trajectory, view: tools.View) -> None:
-        """Begin with calls on the sample's targets and their crops, as if the model had made them."""
-        for target in trajectory.sample.boxes:
-            region = controls.around(view.original, target)
-            call = tools.Call(tools.TOOL, region=region, picture=view.original.crop(region))
-            call.picture = tools.resize(
-                call.picture, self.fit(call.picture, self.limits.crop_pixels)
-            )
-            text = controls.written_call(view, region) + "<|im_end|>" + tools.observation()
-            append_given(trajectory, expand_pads(self.processor, text, [call.picture]))
-            trajectory.calls.append(call)
-            trajectory.images.append(call.picture)
 
     def keep_features(self, numbers: list[int], features: list[torch.Tensor]) -> None:
         """Note the features of the next pictures of these trajectories, which share them."""
@@ -186,7 +166,7 @@ class Episodes:
         return max(0, min(self.limits.max_turn_tokens, left))
 
     def end_turn(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
-        """Note the turn that trajectory i has just written, and carry out its call; None: the episode is over.
+        """Note the turn that trajectory i has just written, and carry out its call; None: it is over.
 
         An observation that leaves no room to go on is dropped whole: half a picture would shift the positions
         of all that follows.
@@ -201,31 +181,29 @@ class Episodes:
         ids = expand_pads(self.processor, tools.observation(call.error), pictures)
         if (
             tokens[-1] != self.im_end
-        ):  # the turn stopped at </tool_call>: close it for the model
+        ):  # it stopped at </tool_call>: close the turn for the model
             ids = [self.im_end, *ids]
         if len(trajectory.completion_ids) + len(ids) >= self.limits.max_tokens:
             trajectory.stop = "budget"
             return self.finish(i)
-        append_given(trajectory, ids)
+        trajectory.append_given(ids)
         trajectory.calls.append(call)
         trajectory.images += pictures
         return Observation(ids, pictures)
 
-    def append_turn(
-        self, trajectory: Trajectory, tokens: list[int], logprobs: list[float]
-    ) -> None:
+    def append_turn(self, trajectory: Trajectory, tokens, logprobs) -> None:
         """Append what the model wrote; the text of a first turn includes what was written before it."""
-        first = not trajectory.turns and not self.begin_with_targets
-        opening = trajectory.completion_ids if first else []
-        trajectory.turns.append(
-            self.tokenizer.decode(opening + tokens, skip_special_tokens=True)
-        )
+        ids = tokens
+        if not trajectory.turns and not self.begin_with_targets:
+            ids = trajectory.completion_ids + tokens
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        trajectory.turns.append(text)
         trajectory.completion_ids = trajectory.completion_ids + tokens
         trajectory.sampled += [1] * len(tokens)
         trajectory.logprobs += logprobs
 
     def why_stop(self, trajectory: Trajectory, tokens: list[int]) -> str:
-        """Why the episode ends here, or "" if a call is to be carried out; the order is the paper's code's."""
+        """Why the episode ends here, or "" to carry out its call; in the order of the paper's code."""
         text = trajectory.turns[-1]
         offered = trajectory.sample.tool and self.tool != "off"
         trajectory.answer = tools.find_answer(text, boxed=not trajectory.sample.tool)
@@ -245,15 +223,11 @@ class Episodes:
         if call.error:
             return call
         if self.tool in ("random", "oracle"):
-            nth = len(trajectory.boxes)
-            targets = trajectory.sample.boxes
-            region = controls.replaced_region(
-                self.tool, view.original, call.region, targets, nth, self.chances[i]
-            )
+            chance = self.chances[i]
+            region = controls.replaced_region(self.tool, view, trajectory, call.region, chance)
             call.picture = view.original.crop(region)
-        call.picture = tools.resize(
-            call.picture, self.fit(call.picture, self.limits.crop_pixels)
-        )
+        size = self.fit(call.picture, self.limits.crop_pixels)
+        call.picture = tools.resize(call.picture, size)
         if self.tool == "blank":
             call.picture = Image.new("RGB", call.picture.size, controls.GREY)
         return call
@@ -262,13 +236,6 @@ class Episodes:
         self.views[i] = None  # frees the original in full size
         if self.bar is not None:
             self.bar.update()
-
-
-def append_given(trajectory: Trajectory, ids: list[int]) -> None:
-    """Append tokens that the model has not sampled: nothing of them is trained on."""
-    trajectory.completion_ids += ids
-    trajectory.sampled += [0] * len(ids)
-    trajectory.logprobs += [0.0] * len(ids)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -293,9 +260,8 @@ class SamplingTape(LogitsProcessor):
         self.taken.append(self.last.gather(1, token_ids[:, None])[:, 0])
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if (
-            self.last is not None
-        ):  # only now do we know what was sampled from the scores of the last call
+        # Only now do we know what was sampled from the scores of the last call.
+        if self.last is not None:
             self.take(input_ids[:, -1])
         scores = scores.float() / self.temperature  # (R, V)
         self.last = scores.log_softmax(-1)
@@ -347,10 +313,8 @@ class GenerateEngine:
                 return
             if len(going) < len(ids):
                 cache.batch_select_indices(torch.tensor(going, device=ids.device))
-            features = self.look_at(
-                live, [observation.pictures for observation in observations]
-            )
-            new_ids, new_mask = self.pad([observation.ids for observation in observations])
+            features = self.look_at(live, [each.pictures for each in observations])
+            new_ids, new_mask = self.pad([each.ids for each in observations])
             ids = torch.cat([ids[going], new_ids], 1)
             mask = torch.cat([mask[going], new_mask], 1)
 
@@ -360,9 +324,8 @@ class GenerateEngine:
         longest = max(map(len, rows))
         ids = [[self.episodes.pad_id] * (longest - len(row)) + row for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(
-            mask, device=self.model.device
-        )
+        device = self.model.device
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def look_at(self, live: list[int], pictures: list[list[Image.Image]]) -> list[torch.Tensor]:
         """The features of the new pictures of these trajectories, in order."""
@@ -373,9 +336,8 @@ class GenerateEngine:
         return features
 
     def grids(self, pictures: list[Image.Image]) -> torch.Tensor:
-        return torch.tensor(
-            list(map(self.processor.family.grid, pictures)), device=self.model.device
-        )
+        grids = list(map(self.processor.family.grid, pictures))
+        return torch.tensor(grids, device=self.model.device)
 
     def prefill(self, live: list[int]):
         """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
@@ -385,9 +347,9 @@ class GenerateEngine:
         features = self.look_at(live[::group], [first.images for first in firsts])
         for start, first in zip(range(0, len(live), group), firsts):
             self.episodes.keep_features(live[start + 1 : start + group], first.features)
-        ids, mask = self.pad(
-            [first.prompt_ids + first.completion_ids for first in firsts]
-        )  # (S, P)
+        pictures = [picture for first in firsts for picture in first.images]
+        prompts = [first.prompt_ids + first.completion_ids for first in firsts]
+        ids, mask = self.pad(prompts)  # (S, P)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model.model.rope_deltas = None
         self.model(
@@ -396,18 +358,14 @@ class GenerateEngine:
             past_key_values=cache,
             use_cache=True,
             mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
-            image_grid_thw=self.grids(
-                [picture for first in firsts for picture in first.images]
-            ),
+            image_grid_thw=self.grids(pictures),
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
             logits_to_keep=1,
         )
         cache.batch_repeat_interleave(group)
-        return (
-            ids.repeat_interleave(group, 0),
-            mask.repeat_interleave(group, 0),
-            cache,
-        )  # (S * G, P)
+        ids = ids.repeat_interleave(group, 0)  # (S * G, P)
+        mask = mask.repeat_interleave(group, 0)
+        return ids, mask, cache
 
     def write_turns(self, live, ids, mask, cache, features):
         """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and the
@@ -451,7 +409,8 @@ class GenerateEngine:
             length = min(next(ends, len(tokens)), room[row])
             new_mask[row, :length] = 1
             turns.append((tokens[:length], logprobs[row][:length]))
-        return out.sequences, torch.cat([mask, new_mask], 1), out.past_key_values, turns
+        mask = torch.cat([mask, new_mask], 1)
+        return out.sequences, mask, out.past_key_values, turns
 
 
 # --------------------------------------------------------------------------------------------------
@@ -479,12 +438,27 @@ def sampling_mode(model, seed: int | None):
 
 
 def rollout(
-    model, processor, samples: list[Sample], *, group: int = 1, tool: str = "on", max_turns: int = 5,
-    max_turn_tokens: int = 512, max_tokens: int = 4096, temperature: float = 1.0, seed: int | None = None,
-    engine: str = "generate", look_pixels: int | None = None, crop_pixels: int | None = None,
-    batch: int = 256, threads: int = 1, progress: bool = False, force_call: bool = False,
-    begin_with_targets: bool = False, keep_features: bool = False,
-) -> list[Trajectory]:  # fmt: skip
+    model,
+    processor,
+    samples: list[Sample],
+    *,
+    group: int = 1,
+    tool: str = "on",
+    max_turns: int = 5,
+    max_turn_tokens: int = 512,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    seed: int | None = None,
+    engine: str = "generate",
+    look_pixels: int | None = None,
+    crop_pixels: int | None = None,
+    batch: int = 256,
+    threads: int = 1,
+    progress: bool = False,
+    force_call: bool = False,
+    begin_with_targets: bool = False,
+    keep_features: bool = False,
+) -> list[Trajectory]:
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
 
     tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
@@ -497,31 +471,40 @@ def rollout(
     the model had made them. keep_features: trajectories keep what the vision tower made of their pictures.
     Raises ValueError for a bad knob, and for a sample whose picture can't be read.
     """
-    for name, value, known in (("tool", tool, controls.ARMS), ("engine", engine, ENGINES)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-    if min(group, max_turns, max_turn_tokens, max_tokens, batch, threads) < 1:
-        raise ValueError(
-            "group, max_turns, max_turn_tokens, max_tokens, batch, threads must be at least 1"
-        )
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = Limits(
-        look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens, batch, engine, threads
+        look_pixels=look_pixels,
+        crop_pixels=crop_pixels,
+        max_turns=max_turns,
+        max_turn_tokens=max_turn_tokens,
+        max_tokens=max_tokens,
+        batch=batch,
+        engine=engine,
+        threads=threads,
     )
+    check_arguments(tool, group, limits)
     books = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
     openings = [[] for _ in samples]
-    with (
-        sampling_mode(model, seed),
-        tqdm(total=len(samples) * group, disable=not progress) as bar,
-    ):
+    bar = tqdm(total=len(samples) * group, disable=not progress)
+    with sampling_mode(model, seed), bar:
         if force_call:
             first_turn = Episodes(processor, replace(limits, max_turns=1), **books)
             thoughts = run_episodes(model, first_turn, samples, openings, 0.0)
             openings = controls.forced_openings(processor.tokenizer, thoughts)
         books |= {"group": group, "keep_features": keep_features, "bar": bar}
-        return run_episodes(
-            model, Episodes(processor, limits, **books), samples, openings, temperature
-        )
+        episodes = Episodes(processor, limits, **books)
+        return run_episodes(model, episodes, samples, openings, temperature)
+
+
+def check_arguments(tool: str, group: int, limits: Limits) -> None:
+    """Raise ValueError for what can't be rolled out."""
+    if tool not in controls.ARMS:
+        raise ValueError(f"tool must be one of {', '.join(controls.ARMS)}, not {tool!r}")
+    if limits.engine not in ENGINES:
+        raise ValueError(f"engine must be generate or slots, not {limits.engine!r}")
+    counts = [group, limits.max_turns, limits.max_turn_tokens, limits.max_tokens]
+    if min(*counts, limits.batch, limits.threads) < 1:
+        raise ValueError("group, batch, threads and all maxima must be at least 1")
 
 
 def run_episodes(
@@ -530,14 +513,13 @@ def run_episodes(
     """Play these samples' episodes with the engine of the limits."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     limits = episodes.limits
-    bar = episodes.bar if episodes.bar is not None else tqdm(disable=True)
     if limits.engine == "generate":
         batch = min(limits.batch, len(samples) * episodes.group)
         return GenerateEngine(base, episodes, temperature, batch).run(samples, openings)
     lanes = count_lanes(limits.threads, base, samples, limits.batch // episodes.group)
     slots = min(limits.batch // lanes, -(-len(samples) // lanes) * episodes.group)
     engine = SlotEngine(base, episodes, temperature, slots)
-    return run_in_lanes(engine, samples, openings, lanes, bar)
+    return run_in_lanes(engine, samples, openings, lanes)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -545,19 +527,8 @@ def run_episodes(
 
 
 @dataclass
-class Question:
-    model: str = knob("tiny", "preset, folder of a model, or checkpoint of a run")
-    kind: str = knob("read", "read | compare | glance: the toy's kinds of questions")
-    number: int = knob(4, "which of these questions")
-    member: int = knob(-1, "which trajectory of its group; -1: the one with the highest reward")
-    group: int = knob(8, "trajectories of the group")
-    temperature: float = knob(1.0, "of sampling; 0 is greedy")
-    seed: int = knob(2, "of sampling; with this one the untrained base zooms, fails and guesses")
-
-
-@dataclass
 class Knobs(Limits, Question):
-    pass
+    """The flags of this script."""
 
 
 def read_knobs(argv: list[str]) -> Knobs:
@@ -574,47 +545,7 @@ def main(knobs: Knobs) -> None:
     settings = {"group": knobs.group, "temperature": knobs.temperature, "seed": knobs.seed}
     group = rollout(model, processor, [sample], **settings, **rollout_limits(knobs))
     rewards = [score(trajectory) for trajectory in group]
-    advantages = group_advantages([reward.total for reward in rewards])
-    best = max(range(knobs.group), key=lambda member: rewards[member].total)
-    shown = best if knobs.member < 0 else knobs.member
-    print_trajectory(group[shown], processor)
-    print_reward(group[shown], rewards[shown])
-    for member, (reward, advantage) in enumerate(zip(rewards, advantages)):
-        mark = "  <- this one" if member == shown else ""
-        print(f"member {member}: reward {reward.total:5.2f}, advantage {advantage:+.2f}{mark}")
-
-
-def print_trajectory(trajectory: Trajectory, processor) -> None:
-    """The tokens in their order: the model's own with their logprobs, what it was given, and its pictures."""
-    sample = trajectory.sample
-    look = trajectory.images[0]
-    print(f"question: {sample.text()}  (gold answer {sample.answer!r}, targets {sample.boxes})")
-    visual = processor.family.tokens(look)
-    print(f"first look: {sample.open().size} shown as {look.size}, {visual} visual tokens")
-    print(f"prompt: {len(trajectory.prompt_ids)} tokens, given\n")
-    calls = iter(trajectory.calls)
-    tokens = zip(trajectory.sampled, trajectory.completion_ids, trajectory.logprobs)
-    for sampled, span in groupby(tokens, key=lambda token: token[0]):
-        _, ids, logprobs = zip(*span)
-        if sampled:
-            words = [f"{processor.tokenizer.decode([i])} ({lp:.2f})" for i, lp in zip(ids, logprobs)]
-            print(f"WROTE {len(ids)} tokens, trained on, each with its logprob:\n{' '.join(words)}\n")
-            continue
-        call = next(calls)
-        text = processor.tokenizer.decode(ids)
-        if call.picture:
-            crop = f"[the crop: region {call.region} of the original, shown as {call.picture.size}]"
-            text = re.sub(r"(<\|image_pad\|>)+", crop, text)
-        print(f"WAS GIVEN {len(ids)} tokens, not trained on:\n{text}")
-
-
-def print_reward(trajectory: Trajectory, reward) -> None:
-    weights = WEIGHTS[trajectory.sample.tool]
-    print(f"stop: {trajectory.stop}, answer: {trajectory.answer!r}")
-    print(
-        f"reward: {weights[0]} * accuracy {reward.accuracy:.0f} + {weights[1]} * format {reward.format:.0f}"
-        f" + {weights[2]} * tool {reward.tool:.0f} = {reward.total:.2f}"
-    )
+    print_group(group, rewards, processor, knobs.member)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,16 @@ def keep_rows(file: Path, wanted) -> list[dict]:
     return rows
 
 
+def step_text(row: dict, steps: int) -> str:
+    """A step's row of metrics.jsonl as a line for people."""
+    text = {key: "  - " if value is None else f"{value:.2f}" for key, value in row.items()}
+    return (
+        f"step {row['step']:>4}/{steps}  reward {text['reward']}  accuracy {text['accuracy']}  "
+        f"zoomed {text['tool_rate']}  calls {text['calls']}  IoU {text['iou']}  tokens {text['tokens']}  "
+        f"dead groups {text['dead_groups']}  {text['sec_rollout']} + {text['sec_train']} s"
+    )
+
+
 def observed_texts(trajectory, tokenizer) -> list[str]:
     """What the model was given after each turn, as text; a picture's pads are shown as [crop]."""
     spans = []
@@ -116,9 +126,8 @@ def store_group(
     """Append a group to the stored trajectories; probe: questions that are answered over and over instead."""
     for member, (trajectory, reward) in enumerate(zip(trajectories, rewards)):
         stem = f"{step:05}-probe-{member}" if probe else f"{step:05}-{member}"
-        look = (
-            f"probe-{member}-look.png" if probe else f"{step:05}-look.png"
-        )  # a group shares its first look
+        # A group shares its first look.
+        look = f"probe-{member}-look.png" if probe else f"{step:05}-look.png"
         crops = [f"{stem}-{i}.png" for i in range(1, len(trajectory.images))]
         store_trajectory(
             run,

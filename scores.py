@@ -2,10 +2,14 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from answers import chosen_by
 from data import Sample
+from knobs import read_json, write_json
 from reward import WEIGHTS, is_correct
 from rollout import Trajectory, rollout
 from tools import Box
@@ -200,7 +204,12 @@ def answer_questions(
     forced = arm == "forced"
     settings = {"temperature": 0.0, "seed": 0} | settings
     return rollout(
-        model, processor, samples, tool="on" if forced else arm, force_call=forced, **settings
+        model,
+        processor,
+        samples,
+        tool="on" if forced else arm,
+        force_call=forced,
+        **settings,
     )
 
 
@@ -249,6 +258,39 @@ def score_table(result: dict) -> str:
         f"the crops ({aimed}). none: share without an answer. same: of the option said most"
     )
     return "\n".join(lines)
+
+
+@dataclass
+class HeldOut:
+    """The held-out questions, whose scores before and after training are kept in eval.json."""
+
+    samples: list[Sample]
+    file: Path
+    settings: dict  # of the rollouts
+    judge: Callable | None
+
+    def stored(self) -> dict:
+        return read_json(self.file)
+
+    def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
+        """Scores by arm; each is stored at once, and not scored twice. when: "before" or "after" `steps`."""
+        stored = self.stored()
+        if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
+            stored |= {"after": {}, "steps": steps}
+        for arm in arms:
+            if arm not in stored.setdefault(when, {}):
+                print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
+                result = evaluate(
+                    model,
+                    processor,
+                    self.samples,
+                    arm,
+                    judge=self.judge,
+                    **self.settings,
+                )
+                stored[when][arm] = result
+                write_json(self.file, stored)
+        return stored[when]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -185,18 +185,15 @@ def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) 
 def score_all(samples, knobs: Knobs, parts: Path) -> None:
     """Score chunk by chunk, each a file of its own, written at once or not at all; a rank takes its share."""
     import torch
-    import transformers
     from accelerate import PartialState
     from tqdm import tqdm
 
     from data import opened
     from judge import Judge
-    from model import load_model
+    from model import load_model, prepare_libraries
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
-    torch.set_num_threads(knobs.threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    prepare_libraries(knobs.threads)
     chunks = list(range(0, len(samples), knobs.chunk))[
         state.process_index :: state.num_processes
     ]

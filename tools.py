@@ -25,16 +25,13 @@ SCHEMA = {
     "type": "function",
     "function": {
         "name": TOOL,
-        "description": "Zoom in on one region of the picture: crops it by a bounding box, "
-        "at full resolution.",
+        "description": "Zoom in on one region of the picture: "
+        "crops it by a bounding box, at full resolution.",
         "parameters": {
             "type": "object",
             "properties": {
                 "bbox_2d": {
-                    "type": "array",
-                    "items": {"type": "number"},
-                    "minItems": 4,
-                    "maxItems": 4,
+                    "type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4,
                     "description": "The region as [x1, y1, x2, y2] in pixels of the picture: "
                     "(x1, y1) is its top-left corner, (x2, y2) its bottom-right corner.",
                 },
@@ -43,7 +40,7 @@ SCHEMA = {
             "required": ["bbox_2d"],
         },
     },
-}
+}  # fmt: skip
 PLAIN_SYSTEM = "You are a helpful assistant."
 TOOL_SYSTEM = f"""{PLAIN_SYSTEM}
 
@@ -75,6 +72,7 @@ BOXED_SUFFIX = (
 CALL_OPENING = f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"  # the rollout repeats the pad once per visual token
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "</tool_call>")
 # Ids of these are never sampled: a model that writes an image pad breaks the match of pads and pictures.
 BANNED = tuple(
     f"<|{name}|>"
@@ -181,9 +179,8 @@ def find_answer(text: str, boxed: bool = False) -> str | None:
 
 
 def _reject_constant(name: str):
-    raise ValueError(
-        f"{name} is not JSON"
-    )  # json.loads takes NaN and Infinity unless told otherwise
+    # json.loads takes NaN and Infinity unless told otherwise.
+    raise ValueError(f"{name} is not JSON")
 
 
 def picture_size(frame: tuple[int, int] | None) -> str:
@@ -237,9 +234,8 @@ def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
         )
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in box):
         raise ZoomError(f'every entry of "bbox_2d" must be a number.{size}')
-    if any(
-        isinstance(v, float) and not math.isfinite(v) for v in box
-    ):  # 1e999 is JSON, and infinite
+    # 1e999 is JSON, and infinite.
+    if any(isinstance(v, float) and not math.isfinite(v) for v in box):
         raise ZoomError(f'every number of "bbox_2d" must be finite.{size}')
     if any(abs(v) > MAX_NUMBER for v in box):
         raise ZoomError(f'the numbers of "bbox_2d" are far too large to be pixels.{size}')
@@ -290,7 +286,7 @@ def fit(
 
 
 def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bicubic, Qwen's own filter. A reduction by more than 3 starts with a box filter: three times as fast."""
+    """Bicubic, Qwen's own filter. A large reduction starts with a box filter: three times as fast."""
     return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
@@ -321,7 +317,8 @@ class View:
         >>> View(Image.new("RGB", (1000, 500)), (100, 100)).to_original((10, 10, 50, 100))
         (100.0, 50.0, 500.0, 500.0)
         """
-        sx, sy = self.original.width / self.frame[0], self.original.height / self.frame[1]
+        sx = self.original.width / self.frame[0]
+        sy = self.original.height / self.frame[1]
         return box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy
 
     def crop(self, box: Box) -> tuple[Image.Image, Box]:

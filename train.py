@@ -14,7 +14,6 @@ processes and checkpoints; the rest is here: `sample_groups` and `compute_loss`.
 import os
 import sys
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -25,24 +24,21 @@ from typing import Literal
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import (  # noqa: E402  # noqa: E402
+from knobs import (
     Limits,
     check_at_least,
     fail,
     fill_limits,
     knob,
     parse,
-    read_json,
+    resumed_knobs,
     rollout_limits,
-    write_json,
 )
 
 
 @dataclass
 class Training:
-    model: str = knob(
-        "tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name of a Qwen2.5-VL"
-    )
+    model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
@@ -51,28 +47,24 @@ class Training:
     group: int = knob(8, "trajectories per question, compared with one another")
     bonus: Literal["conditional", "unconditional", "none"] = knob(
         "conditional",
-        "what pays for a crop: conditional: a right answer; unconditional: any; none: nothing",
+        "pays for a crop if the answer is right; unconditional: always; none: never",
     )
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
-    lr_schedule: Literal["linear", "constant"] = knob(
-        "linear", "linear: down to zero; constant: the paper's"
-    )
+    lr_schedule: Literal["linear", "constant"] = knob("linear", "down to zero; or the paper's")
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
     optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = knob(
         "adamw_torch", "optimiser"
     )
     iterations: int = knob(1, "updates on the same trajectories; above 1 the clipping matters")
     clip_high: float = knob(0.2, "upper clip of the ratio (0.28: clip-higher)")
-    advantage: Literal["std", "mean"] = knob(
-        "std", "within the group: divided by the deviation, or not"
-    )
+    advantage: Literal["std", "mean"] = knob("std", "divided by the group's deviation; or not")
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = knob(
         "dapo", "how token losses are averaged"
     )
     beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
     curiosity: float = knob(
-        0.0, "bonus for a crop while fewer than 30 %% of a step's trajectories zoom"
+        0.0, "bonus for a crop while under 30 %% of a step's trajectories zoom"
     )
     mask_overlong: bool = knob(
         False, "trajectories that ran out of turns or tokens teach nothing"
@@ -82,23 +74,15 @@ class Training:
     judge: str = knob(
         "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
     )
-    micro_batch: int = knob(
-        64, "trajectories a pass; divides prompts * group (not given: the most that does)"
-    )
+    micro_batch: int = knob(64, "trajectories a pass (not given: the most that divides a step)")
     seed: int = knob(0, "of pictures, order and sampling")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
-    save_every: int = knob(
-        1, "steps between checkpoints; a killed run loses the steps since the last"
-    )
-    show_every: int = knob(
-        10, "steps between groups that are written to trajectories.jsonl, with pictures"
-    )
+    save_every: int = knob(1, "steps between checkpoints: so many can be lost by a kill")
+    show_every: int = knob(10, "steps between groups that are stored with their pictures")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out")
     plan: bool = knob(False, "print the memory that these knobs need, and stop")
-    merge: bool = knob(
-        False, "at the end write base and adapter as one plain checkpoint, OUT/merged"
-    )
+    merge: bool = knob(False, "at the end write base and adapter as one model, OUT/merged")
 
 
 @dataclass
@@ -113,16 +97,14 @@ BIG = {
 }  # fmt: skip
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 PROBES = 6  # questions whose answers are stored over and over
-TOY_SIZE = (
-    4096  # questions of the toy set; the order of a run must not depend on its number of steps
-)
+TOY_SIZE = 4096  # questions of the toy; their order must not depend on the number of steps
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
     knobs, given = parse(Knobs, argv, __doc__)
     if knobs.resume:
-        knobs = resumed_knobs(knobs, given)
+        knobs = resumed_knobs(knobs, given, may_change={"steps"})
     else:
         if knobs.out and (Path(knobs.out) / "args.json").exists():
             fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
@@ -137,53 +119,27 @@ def read_knobs(argv: list[str]) -> Knobs:
     return knobs
 
 
-def resumed_knobs(knobs: Knobs, given: set[str]) -> Knobs:
-    """The knobs of the run in --out; only its number of steps may change."""
-    if extra := given - {"resume", "out", "steps"}:
-        fail(
-            f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
-        )
-    try:
-        stored = read_json(Path(knobs.out) / "args.json")
-    except (OSError, ValueError):
-        stored = {}
-    if not stored:
-        fail(
-            f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json"
-        )
-    stored = {
-        name: value for name, value in stored.items() if name in Knobs.__dataclass_fields__
-    }
-    steps = knobs.steps if "steps" in given else stored["steps"]
-    return Knobs(**stored | {"out": knobs.out, "resume": True, "steps": steps})
-
-
 def check_knobs(knobs: Knobs) -> None:
     check_at_least(
-        1, knobs, "steps prompts look_pixels crop_pixels max_turns max_turn_tokens max_tokens"
+        1, knobs, "steps prompts micro_batch iterations lora save_every show_every threads"
     )
-    check_at_least(1, knobs, "lora micro_batch batch save_every show_every threads iterations")
+    check_at_least(
+        1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
+    )
     check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % WORLD:
-        fail(
-            f"--prompts {knobs.prompts} must be a multiple of the {WORLD} processes: groups stay whole"
-        )
+        fail(f"--prompts must be a multiple of the {WORLD} processes: groups stay whole")
     trajectories = knobs.prompts * knobs.group // WORLD
     if trajectories % knobs.micro_batch:
-        share = "" if WORLD == 1 else f" over {WORLD} processes"
-        fail(
-            f"--micro_batch {knobs.micro_batch} must divide prompts * group{share} = {trajectories}"
-        )
+        fail(f"--micro_batch must divide a process's prompts * group = {trajectories}")
     if knobs.save_every % knobs.iterations:
         fail("--save_every must be a multiple of --iterations: trajectories are not saved")
     if not knobs.temperature > 0:
         fail("--temperature must be above 0: a group of equal trajectories teaches nothing")
     if (Path(knobs.model) / "adapter_config.json").exists():
-        fail(
-            f"{knobs.model} is a LoRA checkpoint; start from a whole model, or go on with --resume"
-        )
+        fail(f"{knobs.model} is a LoRA checkpoint; start from a model, or go on with --resume")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -192,40 +148,32 @@ def check_knobs(knobs: Knobs) -> None:
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
-    if KNOBS.threads * WORLD >= (
-        os.cpu_count() or 1
-    ):  # with no core to spare, threads that spin take
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the cores from one another
+    # With no core to spare, threads that spin while they wait take the cores from one another.
+    if KNOBS.threads * WORLD >= (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if WORLD == 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process, one GPU
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from accelerate.utils import broadcast_object_list, gather_object  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from torch.nn.utils.rnn import pad_sequence  # noqa: E402
-from transformers.trainer_callback import PrinterCallback  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
 
-import plan  # noqa: E402
-from data import Sample, load, mix, opened, readable  # noqa: E402
-from fast.packed import install_packed  # noqa: E402
-from judge import Judge  # noqa: E402
-from model import load_model, lora_config, merge, pixel_budgets, resolve  # noqa: E402
-from report import health, make_page  # noqa: E402
-from reward import Reward, score  # noqa: E402
-from rollout import Trajectory, rollout  # noqa: E402
-from runs import (  # noqa: E402
-    append_rows,
-    keep_rows,
-    last_checkpoint,
-    make_run_folder,
-    read_rows,
-    store_group,
-)
-from scores import ARMS, EVAL_SEED, evaluate, mean, score_table, step_stats  # noqa: E402
-from switches import refill_dead_groups, set_advantages  # noqa: E402
+import plan
+import runs
+import scores
+from data import Sample, load, mix, opened, readable
+from fast.packed import install_packed
+from judge import Judge
+from model import load_model, lora_config, merge, pixel_budgets, prepare_libraries, resolve
+from report import make_page, tell_troubles
+from reward import Reward, group_advantages, score
+from rollout import Trajectory, rollout
+from switches import refill_dead_groups, training_totals
 
 
 def split_groups(groups: list[list], size: int) -> list[list[list]]:
@@ -242,6 +190,10 @@ def split_groups(groups: list[list], size: int) -> list[list[list]]:
     return micro_batches
 
 
+def no_reward(**kwargs):
+    """TRL wants a reward function. It is never called: see `sample_groups`."""
+
+
 class ZoomGRPOTrainer(GRPOTrainer):
     """GRPO on interleaved trajectories.
 
@@ -250,7 +202,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
     """
 
     def __init__(self, *, samples: list[Sample], knobs: Knobs, run: Path, **settings):
-        super().__init__(reward_funcs=self.no_reward, **settings)
+        super().__init__(reward_funcs=no_reward, **settings)
         install_packed(self.model.get_base_model())
         self.samples = samples
         self.knobs = knobs
@@ -267,10 +219,6 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.known_troubles = set()
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
-    @staticmethod
-    def no_reward(completions, **kwargs):
-        """TRL wants one; it is never called."""
-
     # ---- sampling
 
     def _prepare_inputs(self, rows: list[dict]) -> list[list[Trajectory]]:
@@ -278,10 +226,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         micro_steps = self.args.steps_per_generation
         if self._step % (micro_steps * self.num_iterations) == 0 or not self.micro_batches:
             self.micro_batches = []  # frees the features of the last pictures before the rollout
-            indices = [
-                row["index"] for row in rows[:: self.knobs.group]
-            ]  # TRL repeats each for its group
-            groups = self.sample_groups([self.readable_sample(index) for index in indices])
+            rows = rows[:: self.knobs.group]  # TRL repeats each for its group
+            groups = self.sample_groups([self.readable_sample(row["index"]) for row in rows])
             self.micro_batches = split_groups(groups, self.args.per_device_train_batch_size)
         return self.micro_batches[self._step % micro_steps]
 
@@ -301,11 +247,14 @@ class ZoomGRPOTrainer(GRPOTrainer):
                 f"{self.knobs.seed}-{self.state.global_step}-{self.accelerator.process_index}"
             )
             refill_dead_groups(groups, rewards, self, seed)
-        set_advantages(groups, rewards, self.knobs)
+        for group, totals in zip(groups, training_totals(groups, rewards, self.knobs)):
+            advantages = group_advantages(totals, self.knobs.advantage)
+            for trajectory, advantage in zip(group, advantages):
+                trajectory.advantage = advantage
         tokens = sum(sum(trajectory.sampled) for group in groups for trajectory in group)
         tokens = torch.tensor(float(tokens), device=self.accelerator.device)
         self.step_tokens = self.accelerator.reduce(tokens, "sum").item()
-        self.stats = step_stats(groups, rewards) | {"sec_rollout": time.time() - began}
+        self.stats = scores.step_stats(groups, rewards) | {"sec_rollout": time.time() - began}
         if (
             self.accelerator.is_main_process
             and self.state.global_step % self.knobs.show_every == 0
@@ -314,10 +263,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.update_began = time.time()
         return groups
 
-    def roll_and_score(
-        self, samples: list[Sample]
-    ) -> tuple[list[list[Trajectory]], list[list[Reward]]]:
-        """The trajectories of these samples' groups, and their rewards."""
+    def roll_and_score(self, samples: list[Sample]) -> tuple[list, list]:
+        """The trajectories of these samples' groups, and their rewards: two lists of groups."""
         group = self.knobs.group
         settings = {
             "group": group,
@@ -333,9 +280,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
             with ThreadPoolExecutor(16) as pool:
                 rewards = list(pool.map(judged, trajectories))
         starts = range(0, len(trajectories), group)
-        return [trajectories[i : i + group] for i in starts], [
-            rewards[i : i + group] for i in starts
-        ]
+        groups = [trajectories[i : i + group] for i in starts]
+        return groups, [rewards[i : i + group] for i in starts]
 
     # ---- the loss
 
@@ -350,9 +296,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         """
         batch = [trajectory for group in groups for trajectory in group]  # B of them
         groups = [self.worth_training(group) for group in groups]
-        groups = [group for group in groups if group] or [
-            batch[:1]
-        ]  # DDP wants a gradient in every pass
+        # Where nothing is left, one trajectory goes on: DDP wants a gradient in every pass.
+        groups = [group for group in groups if group] or [batch[:1]]
         live = [trajectory for group in groups for trajectory in group]
 
         with self.accelerator.autocast():
@@ -377,22 +322,18 @@ class ZoomGRPOTrainer(GRPOTrainer):
             loss = loss + self.beta * ratio * kl  # with the ratio its gradient is unbiased, too
         return self.average(loss * mask, mask, batch)
 
-    def average(
-        self, loss: torch.Tensor, mask: torch.Tensor, batch: list[Trajectory]
-    ) -> torch.Tensor:
+    def average(self, loss, mask, batch: list[Trajectory]) -> torch.Tensor:
         """Token losses (B, T) -> the micro-batch's share of the step's loss, as each paper has it.
 
         Trajectories that were left out as not worth training add zero, but count in the averages.
         """
-        if (
-            self.loss_type == "dapo"
-        ):  # mean over all tokens of the step; DDP averages over processes
+        if self.loss_type == "dapo":  # mean over the step's tokens; DDP averages over processes
             return loss.sum() * self.accelerator.num_processes / self.step_tokens
         if self.loss_type == "bnpo":  # mean over the tokens of the micro-batch
             mean_loss = loss.sum() / sum(sum(trajectory.sampled) for trajectory in batch)
         elif (
             self.loss_type == "grpo"
-        ):  # mean over each trajectory's tokens, then over trajectories
+        ):  # mean over a trajectory's tokens, then over trajectories
             mean_loss = (loss.sum(1) / mask.sum(1)).sum() / len(batch)
         else:  # dr_grpo: as grpo, but divided by a constant length: long answers are not favoured
             mean_loss = loss.sum() / (len(batch) * self.max_completion_length)
@@ -415,10 +356,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        own = self.stats | {
-            "logp_gap": max(self.gaps, default=0.0),
-            "entropy": mean(self.entropies),
-        }
+        own = self.stats | {"entropy": scores.mean(self.entropies)}
+        own["logp_gap"] = max(self.gaps, default=0.0)
         own["sec_train"] = time.time() - self.update_began
         self.gaps = []
         self.entropies = []
@@ -436,46 +375,27 @@ class ZoomGRPOTrainer(GRPOTrainer):
             "loss": logs["loss"],
             "grad_norm": logs["grad_norm"],
         }
-        row |= {
-            key: mean(part.get(key) for part in parts) for key in sorted(set().union(*parts))
-        }
+        for key in sorted(set().union(*parts)):
+            row[key] = scores.mean(part.get(key) for part in parts)
         row["logp_gap"] = max(part["logp_gap"] for part in parts)
         row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
-        append_rows(self.run / "metrics.jsonl", row)
-        text = {key: "  - " if value is None else f"{value:.2f}" for key, value in row.items()}
-        print(
-            f"step {row['step']:>4}/{self.args.max_steps}  reward {text['reward']}  "
-            f"accuracy {text['accuracy']}  zoomed {text['tool_rate']}  calls {text['calls']}  "
-            f"IoU {text['iou']}  tokens {text['tokens']}  dead groups {text['dead_groups']}  "
-            f"{text['sec_rollout']} + {text['sec_train']} s",
-            flush=True,
-        )
-        return self.tell_troubles() and self.knobs.guard == "stop"
-
-    def tell_troubles(self) -> bool:
-        """Say what has gone wrong, once for each trouble; is there any new one?"""
+        runs.append_rows(self.run / "metrics.jsonl", row)
+        print(runs.step_text(row, self.args.max_steps), flush=True)
         if self.knobs.guard == "off":
             return False
-        troubles = dict(health(read_rows(self.run / "metrics.jsonl")))
-        fresh = troubles.keys() - self.known_troubles
-        for name in sorted(fresh):
-            print(f"  UNWELL: {troubles[name]}", flush=True)
-        self.known_troubles |= fresh
-        return bool(fresh)
+        rows = runs.read_rows(self.run / "metrics.jsonl")
+        return tell_troubles(rows, self.known_troubles) and self.knobs.guard == "stop"
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
         """Store a group, and what the probe questions get by now; refresh the page."""
         step = self.state.global_step + 1
-        tokenizer = self.processing_class.tokenizer
-        store_group(self.run, step, group, rewards, tokenizer)
+        processor = self.processing_class
+        runs.store_group(self.run, step, group, rewards, processor.tokenizer)
         if self.probes:
-            limits = rollout_limits(self.knobs)
-            answers = rollout(
-                self.model, self.processing_class, self.probes, temperature=0, **limits
-            )
-            store_group(
-                self.run, step, answers, [score(t) for t in answers], tokenizer, probe=True
-            )
+            settings = rollout_limits(self.knobs) | {"temperature": 0}
+            answers = rollout(self.model, processor, self.probes, **settings)
+            rewards = [score(answer) for answer in answers]
+            runs.store_group(self.run, step, answers, rewards, processor.tokenizer, probe=True)
         if time.time() - self.page_made > 60 and step > 1:  # drawing takes a second or two
             make_page(self.run)
             self.page_made = time.time()
@@ -489,12 +409,13 @@ class ZoomGRPOTrainer(GRPOTrainer):
 
 
 def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:
-    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding, if all is well."""
-    pairs = [pair for t in trajectories for pair in zip(t.logprobs, t.sampled)]
-    sampler = torch.tensor(
-        [logprob for logprob, sampled in pairs if sampled], device=logprobs.device
-    )
-    return (logprobs - sampler).abs().max().item()
+    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding alone."""
+    sampler = []
+    for trajectory in trajectories:
+        sampler += [
+            lp for lp, sampled in zip(trajectory.logprobs, trajectory.sampled) if sampled
+        ]
+    return (logprobs.cpu() - torch.tensor(sampler)).abs().max().item()
 
 
 def build_trainer(
@@ -535,81 +456,43 @@ def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
         samples = mix(samples, knobs.mix, knobs.seed)
     if len(samples) < knobs.prompts:
         raise ValueError(
-            f"{knobs.data} has {len(samples)} questions, fewer than --prompts {knobs.prompts}"
+            f"{knobs.data} has {len(samples)} questions, but --prompts {knobs.prompts}"
         )
     if not knobs.eval_size:
         return samples, []
-    held_out = load(knobs.data, split="test", limit=knobs.eval_size, seed=EVAL_SEED, root=root)
-    return samples, readable(held_out)
-
-
-@dataclass
-class HeldOut:
-    """The held-out questions, whose scores before and after training are kept in eval.json."""
-
-    samples: list[Sample]
-    file: Path
-    settings: dict  # of the rollouts
-    judge: Judge | None
-
-    def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
-        """Scores by arm; each is stored at once, and not scored twice. when: "before" or "after" `steps`."""
-        stored = read_json(self.file)
-        if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
-            stored |= {"after": {}, "steps": steps}
-        for arm in arms:
-            if arm not in stored.setdefault(when, {}):
-                print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
-                result = evaluate(
-                    model, processor, self.samples, arm, judge=self.judge, **self.settings
-                )
-                stored[when][arm] = result
-                write_json(self.file, stored)
-        return stored[when]
-
-
-def start_process(knobs: Knobs) -> PartialState:
-    """This process among all of them; what every one has to set up."""
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
-    torch.set_num_threads(knobs.threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    transformers.set_seed(knobs.seed)
-    return state
+    held_out = {"split": "test", "limit": knobs.eval_size, "seed": scores.EVAL_SEED}
+    return samples, readable(load(knobs.data, root=root, **held_out))
 
 
 def main(knobs: Knobs) -> None:
     began = time.time()
-    state = start_process(knobs)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
+    prepare_libraries(knobs.threads)
+    transformers.set_seed(knobs.seed)
     samples, questions = load_questions(knobs)
     if state.is_main_process:
         usual = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
-        knobs.out = str(make_run_folder(knobs.out, usual, asdict(knobs)))
+        knobs.out = str(runs.make_run_folder(knobs.out, usual, asdict(knobs)))
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
     judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
-    model, processor = load_model(
-        knobs.model, quantize=knobs.quantize or None, device=str(state.device)
-    )
+    device = str(state.device)
+    model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=device)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
-    held_out = HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
-    checkpoint = last_checkpoint(run) if knobs.resume else None
+    held_out = scores.HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
+    checkpoint = runs.last_checkpoint(run) if knobs.resume else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if done > knobs.steps:
         raise ValueError(f"{run} has {done} steps already; --steps {knobs.steps} would go back")
     if state.is_main_process:
         going_on = f", going on from {checkpoint.name}" if checkpoint else ""
-        print(
-            f"{knobs.model} on {knobs.data}: {len(samples)} questions, run folder {run}{going_on}"
-        )
+        print(f"{knobs.model} on {knobs.data}: {len(samples)} questions, run {run}{going_on}")
         if questions:
             print("held-out questions before training", flush=True)
-            print(
-                score_table(held_out.score(model, processor, "before", ("on", "off", "forced")))
-            )
+            before = held_out.score(model, processor, "before", ("on", "off", "forced"))
+            print(scores.score_table(before))
         for name in ("metrics.jsonl", "trajectories.jsonl"):
-            keep_rows(run / name, lambda row: row["step"] <= done)
+            runs.keep_rows(run / name, lambda row: row["step"] <= done)
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
     trainer.judge = judge
@@ -625,21 +508,17 @@ def main(knobs: Knobs) -> None:
     state.wait_for_everyone()
 
 
-def finish(
-    knobs: Knobs, run: Path, trainer: ZoomGRPOTrainer, held_out: HeldOut, steps: int
-) -> None:
+def finish(knobs: Knobs, run: Path, trainer, held_out: scores.HeldOut, steps: int) -> None:
     """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
     if held_out.samples:
         print("held-out questions after training, with controls", flush=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        after = held_out.score(model, trainer.processing_class, "after", ARMS, steps)
-        rows = {
-            f"before: {arm}": row for arm, row in read_json(held_out.file)["before"].items()
-        }
+        after = held_out.score(model, trainer.processing_class, "after", scores.ARMS, steps)
+        rows = {f"before: {arm}": row for arm, row in held_out.stored()["before"].items()}
         rows |= {f"after: {arm}": row for arm, row in after.items()}
-        print(score_table(rows))
+        print(scores.score_table(rows))
         print(f"scores: {held_out.file}")
-    checkpoint = last_checkpoint(run)
+    checkpoint = runs.last_checkpoint(run)
     if knobs.merge:
         merge(str(checkpoint), run / "merged")
         print(f"merged: {run / 'merged'}")

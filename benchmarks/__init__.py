@@ -18,7 +18,13 @@ from data import Sample, cell_picture, collect, find_folder, parquet
 from scores import iou, plain_grade
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
-PICTURE_COLUMNS = ("decoded_image", "image", "bytes", "image_path")  # the first that is there
+# The first that is there.
+PICTURE_COLUMNS = (
+    "decoded_image",
+    "image",
+    "bytes",
+    "image_path",
+)
 
 
 def load_benchmark(name: str, root: str | None = None) -> list[Sample]:

@@ -43,9 +43,8 @@ def answer_box(answer: str | None, frame, original) -> Box | None:
     """
     match = re.search(r"[\[(]\s*" + r"\s*,\s*".join([NUMBER] * 4) + r"\s*[\])]", answer or "")
     found = match.groups() if match else re.findall(NUMBER, answer or "")
-    if (
-        len(found) != 4
-    ):  # "(10,20),(30,40)" and "x1=10, y1=20, ..." will do where there are no other numbers
+    # "(10,20),(30,40)" and "x1=10, y1=20, ..." will do where there are no other numbers.
+    if len(found) != 4:
         return None
     sx = original[0] / frame[0]
     sy = original[1] / frame[1]

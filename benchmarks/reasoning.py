@@ -59,9 +59,8 @@ def right_mathvista(answer: str, sample: Sample, judge) -> bool:
 
 
 def make_mathverse(row: dict) -> Sample:
-    text = row["query_cot"].split("Question:")[
-        -1
-    ]  # that of a Vision Only row is in the picture alone
+    # That of a Vision Only row is in the picture alone.
+    text = row["query_cot"].split("Question:")[-1]
     meta = {
         "kind": row["problem_version"],
         "type": row["question_type"],

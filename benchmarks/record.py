@@ -19,9 +19,8 @@ class Benchmark:
     files: tuple[str, ...]  # the first pattern that any file matches; for V* all of them
     questions: int  # in the public copy
     make: Callable  # row -> Sample or list of Samples (id and image are filled in)
-    published: tuple[
-        float, float
-    ]  # percent, paper v3, tables 1 to 4: the base as reproduced there, DeepEyes
+    # Percent, paper v3, tables 1 to 4: the base as reproduced there, DeepEyes.
+    published: tuple[float, float]
     note: str = ""  # what its number does not cover
     right: Callable = is_correct  # (answer, sample, judge) -> bool
     scores: Callable | None = None  # records of an arm -> scores beyond plain accuracy
@@ -42,12 +41,19 @@ def lettered_options(options: dict | list, answer: str) -> tuple[str, tuple[str,
     ('-5', ('red', '-5'))
     """
     if not isinstance(options, dict):
-        parts = [
-            re.match(r"\s*[(\[]?([A-Ia-i])[)\].:]+\s*(.*)", option, re.S).groups()
-            for option in options
-        ]
-        options = {letter.upper(): text.strip() for letter, text in parts}
-    return options[answer.strip(" ().\n").upper()], tuple(options.values())
+        options = dict(map(split_letter, options))
+    right = answer.strip(" ().\n").upper()
+    return options[right], tuple(options.values())
+
+
+def split_letter(option: str) -> tuple[str, str]:
+    """
+    >>> split_letter("(a) red")
+    ('A', 'red')
+    """
+    match = re.match(r"\s*[(\[]?([A-Ia-i])[)\].:]+\s*(.*)", option, re.S)
+    letter, text = match.groups()
+    return letter.upper(), text.strip()
 
 
 def choices_in_text(text: str, gold: str, meta: dict) -> Sample:
@@ -59,27 +65,36 @@ def choices_in_text(text: str, gold: str, meta: dict) -> Sample:
     'B'
     """
     head, *rest = re.split(r"(?i)\b(?:choices?|options?)\s*:", text, maxsplit=1)
-    parts = re.split(r"(?:^|\s)[(\[]?([A-I])[)\].:]+\s*", "".join(rest))[1:]
-    labels = "".join(parts[::2])
-    texts = tuple(part.strip(" \n;,") for part in parts[1::2])
+    parts = re.split(r"(?:^|\s)[(\[]?([A-I])[)\].:]+\s*", "".join(rest))
+    labels = "".join(parts[1::2])
+    texts = []
+    for part in parts[2::2]:
+        texts.append(part.strip(" \n;,"))
     meta = meta | {"fixed": True}  # the picture may show the letters
     in_order = labels == "ABCDEFGHI"[: len(texts)]
     if len(texts) > 1 and in_order and gold in labels and all(texts):
-        return make_question(head, texts[labels.index(gold)], texts, meta=meta, tool=False)
+        right = texts[labels.index(gold)]
+        return make_question(head, right, texts, meta=meta, tool=False)
     text += "\nAnswer with the letter of the right choice."
     return make_question(text, gold, meta=meta, tool=False)
 
 
 def ask_judge(judge, sample: Sample, answer: str) -> bool:
-    return bool(judge and judge(sample.text(), sample.answer, answer))
+    if judge is None:
+        return False
+    return judge(sample.text(), sample.answer, answer)
 
 
 def right_letters(answer: str, sample: Sample, judge) -> bool:
     """All the gold's letters and no other; what is no letter by the usual rules."""
-    if sample.options or not re.fullmatch(r"\W*[A-I](?:\W+[A-I])*\W*", sample.answer):
+    lettered = re.fullmatch(r"\W*[A-I](?:\W+[A-I])*\W*", sample.answer)
+    if sample.options or not lettered:
         return is_correct(answer, sample, judge)
     said = letters(answer)
-    return said == letters(sample.answer) or (not said and ask_judge(judge, sample, answer))
+    if not said:
+        return ask_judge(judge, sample, answer)
+    wanted = letters(sample.answer)
+    return said == wanted
 
 
 # --------------------------------------------------------------------------------------------------
@@ -90,8 +105,9 @@ def split_by(records: list[dict], key: str) -> dict[str, list[dict]]:
     """The records by `meta[key]`, sorted."""
     parts = defaultdict(list)
     for record in records:
-        parts[record["meta"].get(key)].append(record)
-    return dict(sorted(parts.items(), key=lambda part: str(part[0])))
+        value = record["meta"].get(key)
+        parts[value].append(record)
+    return {value: parts[value] for value in sorted(parts, key=str)}
 
 
 def accuracy(records: list[dict]) -> float:
@@ -104,5 +120,8 @@ def all_right(records: list[dict]) -> bool:
 
 def scores_by(key: str, records: list[dict]) -> dict:
     """The accuracy of each part, and their mean."""
-    parts = {f"{key} {part}": accuracy(rows) for part, rows in split_by(records, key).items()}
-    return parts | {f"mean over {key}s": fmean(parts.values())}
+    scores = {}
+    for part, rows in split_by(records, key).items():
+        scores[f"{key} {part}"] = accuracy(rows)
+    scores[f"mean over {key}s"] = fmean(scores.values())
+    return scores

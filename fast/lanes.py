@@ -26,9 +26,7 @@ def count_lanes(wanted: int, model, samples: list[Sample], slots: int) -> int:
     return max(1, min(wanted, len(samples), slots)) if tiny and sys.platform == "linux" else 1
 
 
-def run_in_lanes(
-    engine, samples: list[Sample], openings: list[list[int]], lanes: int, bar
-) -> list:
+def run_in_lanes(engine, samples: list[Sample], openings: list[list[int]], lanes: int) -> list:
     """`engine.run(samples, openings)`, shared among forks of this process; the trajectories in order."""
     share = max(1, -(-len(samples) // lanes))
     parts = [slice(start, start + share) for start in range(0, len(samples), share)]
@@ -51,7 +49,9 @@ def run_in_lanes(
     for i, trajectory in enumerate(trajectories):
         trajectory.sample = samples[i * len(samples) // len(trajectories)]
         trajectory.features = [torch.as_tensor(each) for each in trajectory.features]
-    bar.update(len(trajectories) - bar.n)
+    bar = engine.episodes.bar
+    if bar is not None:
+        bar.update(len(trajectories) - bar.n)
     return trajectories
 
 
@@ -69,15 +69,13 @@ def start_lane(engine, samples: list[Sample], openings: list[list[int]]):
 
 def lane(engine, samples, openings, seed: int, pipe) -> None:
     """In a fork: send the trajectories through the pipe, or the exception."""
-    ctypes.CDLL(None).prctl(
-        PR_SET_PDEATHSIG, signal.SIGKILL
-    )  # whoever kills the parent ends this, too
+    # Whoever kills the parent ends this, too.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.manual_seed(seed)
     try:
         result = engine.run(samples, openings)
-        arrays = {
-            id(each): each.numpy() for t in result for each in t.features
-        }  # siblings share the first
+        # Siblings share the first.
+        arrays = {id(each): each.numpy() for t in result for each in t.features}
         for trajectory in result:
             trajectory.sample = None  # its picture would take longer to send than all the rest
             trajectory.features = [arrays[id(each)] for each in trajectory.features]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -43,19 +44,24 @@ def shared_prompt_attention(module, query, key, value, attention_mask, scaling=N
         )
     layout = attention_mask
     repeat = module.num_key_value_groups
-    row = torch.cat([query, key, value], 1)[0].transpose(0, 1)  # (N, all heads, head size)
+    row = torch.cat([query, key, value], 1)[0]
+    row = row.transpose(0, 1)  # (N, all heads, head size)
     heads = [query.shape[1], key.shape[1], value.shape[1]]
 
     q, k, v = gather_rows(row, layout.prompts, heads)
     # Padding is on the right, so that causality alone keeps it out of sight.
     prompts = scaled_dot_product_attention(
-        q, repeat_kv(k, repeat), repeat_kv(v, repeat), scale=scaling, is_causal=True
+        q,
+        repeat_kv(k, repeat),
+        repeat_kv(v, repeat),
+        scale=scaling,
+        is_causal=True,
     )
     own_q, own_k, own_v = gather_rows(row, layout.completions, heads)
-    keys = torch.cat(
-        [k.index_select(0, layout.owner), own_k], 2
-    )  # (B, key heads, P + T, head size)
-    values = torch.cat([v.index_select(0, layout.owner), own_v], 2)
+    prompt_k = k.index_select(0, layout.owner)
+    prompt_v = v.index_select(0, layout.owner)
+    keys = torch.cat([prompt_k, own_k], 2)  # (B, key heads, P + T, head size)
+    values = torch.cat([prompt_v, own_v], 2)
     completions = scaled_dot_product_attention(
         own_q,
         repeat_kv(keys, repeat),
@@ -63,11 +69,10 @@ def shared_prompt_attention(module, query, key, value, attention_mask, scaling=N
         attn_mask=layout.mask,
         scale=scaling,
     )
-    parts = [
-        prompts.transpose(1, 2)[layout.prompts_real],
-        completions.transpose(1, 2)[layout.completions_real],
-    ]
-    return torch.cat(parts)[None], None  # (1, N, heads, head size)
+    prompts = prompts.transpose(1, 2)[layout.prompts_real]
+    completions = completions.transpose(1, 2)[layout.completions_real]
+    row = torch.cat([prompts, completions])
+    return row[None], None  # (1, N, heads, head size)
 
 
 def gather_rows(row: torch.Tensor, places: torch.Tensor, heads: list[int]):
@@ -102,11 +107,13 @@ def ragged(lengths: list[int], start: int, device):
             [7, 0]]), tensor([[ True,  True],
             [ True, False]]))
     """
+    longest = max(lengths)
     lengths = torch.tensor(lengths, device=device)
-    steps = torch.arange(int(lengths.max()), device=device)
+    steps = torch.arange(longest, device=device)
     real = steps < lengths[:, None]
     starts = start + lengths.cumsum(0) - lengths
-    return (starts[:, None] + steps) * real, real
+    places = starts[:, None] + steps
+    return places * real, real
 
 
 def make_layout(prompts: list[int], completions: list[int], owner: list[int], device) -> Layout:
@@ -115,11 +122,19 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
     own, own_real = ragged(completions, sum(prompts), device)
     owner = torch.tensor(owner, device=device)
     longest = own.shape[1]
-    causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=device)
+    causal = causal.tril()
     sees_prompt = real[owner][:, None].expand(-1, longest, -1)  # (B, T, P)
     sees_itself = causal.expand(len(own), -1, -1)  # (B, T, T)
-    mask = torch.cat([sees_prompt, sees_itself], 2)[:, None]
-    return Layout(places, real, own, own_real, owner, mask)
+    mask = torch.cat([sees_prompt, sees_itself], 2)
+    return Layout(
+        prompts=places,
+        prompts_real=real,
+        completions=own,
+        completions_real=own_real,
+        owner=owner,
+        mask=mask[:, None],
+    )
 
 
 def packed_positions(family, groups, pad_id: int) -> torch.Tensor:
@@ -132,72 +147,85 @@ def packed_positions(family, groups, pad_id: int) -> torch.Tensor:
         prompts.append(positions)
         for trajectory in group:
             crops = map(family.grid, trajectory.images[1:])
-            completions.append(
-                family.positions(trajectory.completion_ids, pad_id, crops, after)[0]
-            )
+            ids = trajectory.completion_ids
+            positions, _ = family.positions(ids, pad_id, crops, after)
+            completions.append(positions)
     return torch.cat(prompts + completions, 1)
 
 
-def packed_logprobs(
-    model, groups, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logprobs, entropies and mask (B, T): true for the tokens that the policy sampled, the others are zero.
+def packed_embeds(model, row: torch.Tensor, groups) -> torch.Tensor:  # (N,) -> (N, H)
+    """The embeddings of the row's tokens, and the features of the pictures in place of their pads."""
+    looks = [group[0].features[0] for group in groups]
+    crops = []
+    for group in groups:
+        for trajectory in group:
+            crops += trajectory.features[1:]
+    embeds = model.get_input_embeddings()(row)
+    features = torch.cat(looks + crops)
+    features = features.to(embeds.device, embeds.dtype)
+    is_pad = row == model.config.image_token_id
+    return embeds.masked_scatter(is_pad[:, None], features)
+
+
+def predicting_places(layout: Layout) -> torch.Tensor:  # (B, T)
+    """Where each completion's tokens are predicted: the first one at the end of its prompt, the others at the
+    token before."""
+    starts = layout.prompts[:, 0]
+    lengths = layout.prompts_real.sum(1)
+    prompt_ends = starts + lengths - 1  # (S,)
+    first = prompt_ends[layout.owner]
+    others = layout.completions[:, :-1]
+    return torch.cat([first[:, None], others], 1)
+
+
+def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
+    """Logprobs, entropies and mask (B, T) of the completions. The mask is true for what the policy sampled;
+    logprobs and entropies of all the rest are zero.
 
     model: the bare Qwen2.5-VL, its language model set to "shared_prompt". groups: lists of trajectories that
     share a prompt, with the features of their pictures. B counts their members, T is the longest completion.
     """
     device = model.device
-    pad_id = model.config.image_token_id
     members = [trajectory for group in groups for trajectory in group]
+    owner = [number for number, group in enumerate(groups) for _ in group]
     prompts = [group[0].prompt_ids for group in groups]
     completions = [trajectory.completion_ids for trajectory in members]
-    owner = [number for number, group in enumerate(groups) for _ in group]
+    prompt_lengths = list(map(len, prompts))
+    completion_lengths = list(map(len, completions))
 
     row = torch.tensor(sum(prompts + completions, []), device=device)  # (N,)
-    looks = [group[0].features[0] for group in groups]
-    crops = [feature for trajectory in members for feature in trajectory.features[1:]]
-    features = torch.cat(looks + crops).to(device)
-    embeds = model.get_input_embeddings()(row)
-    embeds = embeds.masked_scatter((row == pad_id)[:, None], features.to(embeds.dtype))
-
-    layout = make_layout(list(map(len, prompts)), list(map(len, completions)), owner, device)
+    positions = packed_positions(
+        family_of(model), groups, model.config.image_token_id
+    )  # (3, N)
+    layout = make_layout(prompt_lengths, completion_lengths, owner, device)
     output = model.model.language_model(
-        inputs_embeds=embeds[None],
-        position_ids=packed_positions(family_of(model), groups, pad_id)[:, None].to(device),
+        inputs_embeds=packed_embeds(model, row, groups)[None],
+        position_ids=positions[:, None].to(device),
         attention_mask={"full_attention": layout},
         use_cache=False,
     )
     hidden = output.last_hidden_state[0]  # (N, H)
 
-    # A completion's first token is predicted by the last of its prompt, the others by the one before.
-    prompt_ends = layout.prompts_real.sum(1) + layout.prompts[:, 0] - 1  # (S,)
-    before = torch.cat(
-        [prompt_ends[layout.owner][:, None], layout.completions[:, :-1]], 1
-    )  # (B, T)
-    longest = layout.completions.shape[1]
-    sampled = torch.tensor(
-        [t.sampled + [0] * (longest - len(t.sampled)) for t in members], device=device
-    )
-    sampled = sampled.bool()  # (B, T)
+    sampled = [torch.tensor(trajectory.sampled) for trajectory in members]
+    sampled = pad_sequence(sampled, batch_first=True).bool().to(device)  # (B, T)
+    before = predicting_places(layout)[sampled]  # (M,) places of as many tokens as were sampled
     targets = row[layout.completions[sampled]]
-    logprobs, entropies = score_tokens(
-        model.lm_head, hidden[before[sampled]], targets, temperature
-    )
+    logprobs, entropies = score_tokens(model.lm_head, hidden[before], targets, temperature)
     blank = torch.zeros(sampled.shape, device=device)
     logprobs = blank.masked_scatter(sampled, logprobs)
-    return logprobs, blank.masked_scatter(sampled, entropies), sampled
+    entropies = blank.masked_scatter(sampled, entropies)
+    return logprobs, entropies, sampled
 
 
-def score_tokens(
-    head, hidden, targets, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def score_tokens(head, hidden, targets, temperature: float) -> tuple[torch.Tensor, ...]:
     """Logprobs and entropies (M,) of targets (M,) after hidden (M, H), a part at a time."""
 
     def score_part(hidden, targets):
         logprobs = head(hidden).float().div_(temperature).log_softmax(-1)  # (m, V)
         with torch.no_grad():  # the entropy is only watched; its graph would double the memory
             entropies = -logprobs.exp().mul_(logprobs).sum(-1)
-        return logprobs.gather(1, targets[:, None])[:, 0], entropies
+        wanted = logprobs.gather(1, targets[:, None])
+        return wanted[:, 0], entropies
 
     size = max(1, LOGITS // head.out_features)
     if len(hidden) <= size:

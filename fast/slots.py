@@ -26,7 +26,7 @@ PATIENCE = 8  # ... or after so many steps
 
 @dataclass
 class Slot:
-    """What the host knows of a live trajectory. Its place in the list of live slots is its row in the cache."""
+    """What the host knows of a live trajectory. Its place among the live slots is its row in the cache."""
 
     trajectory: int  # its number in the episodes
     length: int = 0  # tokens in the cache
@@ -49,7 +49,13 @@ class SlotCache:
             getattr(config, "head_dim", None)
             or config.hidden_size // config.num_attention_heads
         )
-        shape = (slots, config.num_key_value_heads, 0, head_size)  # `reserve` makes room
+        # `reserve` makes room.
+        shape = (
+            slots,
+            config.num_key_value_heads,
+            0,
+            head_size,
+        )
         layers = range(config.num_hidden_layers)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
@@ -80,15 +86,19 @@ class SlotCache:
 
     def update(self, keys, values, layer: int, *args, **kwargs):
         """Store a layer's new keys and values (R, heads, L, head size); returns all that it may look at."""
-        return self.write(self.keys[layer], keys), self.write(self.values[layer], values)
+        keys = self.write(self.keys[layer], keys)
+        values = self.write(self.values[layer], values)
+        return keys, values
 
     def write(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         count = len(self.places)
-        rows = torch.arange(count, device=buffer.device) if self.rows is None else self.rows
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(count, device=buffer.device)
         buffer[rows[:, None], :, self.places] = new.transpose(1, 2)
-        seen = (
-            buffer[:count] if self.rows is None else buffer[rows]
-        )  # a view is cheaper than a selection
+        if self.rows is None:
+            return buffer[:count, :, : self.end]  # a view: cheaper than a selection
+        seen = buffer[rows]
         return seen[:, :, : self.end]
 
     def get_seq_length(self, *args) -> int:
@@ -118,12 +128,10 @@ class SlotEngine:
         self.live: list[Slot] = []
         config = model.config.get_text_config()
         self.cache = SlotCache(config, self.size, self.device, model.dtype)
-        turn = (
-            episodes.limits.max_turn_tokens + 1
-        )  # one more for the surplus token of a slot that waits
-        self.logits = torch.zeros(
-            self.size, config.vocab_size, device=self.device
-        )  # of each next token
+        # One more for the surplus token of a slot that waits.
+        turn = episodes.limits.max_turn_tokens + 1
+        # The logits of each slot's next token; what its turn has written so far.
+        self.logits = torch.zeros(self.size, config.vocab_size, device=self.device)
         self.ids = torch.zeros(self.size, turn, dtype=torch.long, device=self.device)
         self.logprobs = torch.zeros(self.size, turn, device=self.device)
         self.end_ids = torch.tensor(episodes.end_ids, device=self.device)
@@ -162,7 +170,9 @@ class SlotEngine:
             return
         firsts = [self.episodes.trajectories[self.live[head].trajectory] for head in heads]
         self.append(
-            heads, [t.prompt_ids + t.completion_ids for t in firsts], [t.images for t in firsts]
+            heads,
+            [t.prompt_ids + t.completion_ids for t in firsts],
+            [t.images for t in firsts],
         )
         for head, first in zip(heads, firsts):
             rest = slice(head + 1, head + group)
@@ -177,7 +187,8 @@ class SlotEngine:
             self.start_turns(range(head, head + group))
 
     def start_turns(self, rows) -> None:
-        for slot in [self.live[row] for row in rows]:
+        for row in rows:
+            slot = self.live[row]
             slot.written = 0
             slot.room = self.episodes.room(slot.trajectory)
             slot.waits = False
@@ -300,7 +311,10 @@ class SlotEngine:
                 state[row] = state[last]
 
     def append(
-        self, rows: list[int], chunks: list[list[int]], pictures: list[list[Image.Image]]
+        self,
+        rows: list[int],
+        chunks: list[list[int]],
+        pictures: list[list[Image.Image]],
     ) -> None:
         """Append a chunk of tokens, with its pictures, to each of these slots."""
         longest = max(map(len, chunks))
@@ -310,7 +324,10 @@ class SlotEngine:
             self.append_part(rows[part], chunks[part], pictures[part])
 
     def append_part(
-        self, rows: list[int], chunks: list[list[int]], pictures: list[list[Image.Image]]
+        self,
+        rows: list[int],
+        chunks: list[list[int]],
+        pictures: list[list[Image.Image]],
     ) -> None:
         slots = [self.live[row] for row in rows]
         longest = max(map(len, chunks))
@@ -320,13 +337,17 @@ class SlotEngine:
         features = see(self.model, self.episodes.processor, sum(pictures, []))
         unclaimed = iter(features)
         for i, (slot, chunk, shown) in enumerate(zip(slots, chunks, pictures)):
-            self.episodes.keep_features([slot.trajectory], [next(unclaimed) for _ in shown])
+            seen = [next(unclaimed) for _ in shown]
+            self.episodes.keep_features([slot.trajectory], seen)
             grids = map(self.family.grid, shown)
-            own, slot.position = self.family.positions(chunk, pad, grids, slot.position)
-            ids[i, : len(chunk)] = torch.tensor(chunk)
-            positions[:, i, : len(chunk)] = own
+            own, after = self.family.positions(chunk, pad, grids, slot.position)
+            slot.position = after
+            length = len(chunk)
+            ids[i, :length] = torch.tensor(chunk)
+            positions[:, i, :length] = own
         ids = ids.to(self.device)
-        embeds = self.model.get_input_embeddings()(ids)
+        embed = self.model.get_input_embeddings()
+        embeds = embed(ids)
         if features:
             embeds = embeds.masked_scatter(
                 (ids == pad)[..., None], torch.cat(features).to(embeds.dtype)
@@ -337,8 +358,9 @@ class SlotEngine:
         where = torch.tensor(rows, device=self.device)
         # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
         hidden = self.forward(where, embeds, places, end, positions.to(self.device))
-        last = torch.tensor([len(chunk) - 1 for chunk in chunks], device=self.device)
-        self.logits[where] = self.model.lm_head(hidden[torch.arange(len(rows)), last]).float()
+        lengths = torch.tensor(list(map(len, chunks)), device=self.device)
+        last = hidden[torch.arange(len(rows)), lengths - 1]  # (R, H)
+        self.logits[where] = self.model.lm_head(last).float()
         for slot, chunk in zip(slots, chunks):
             slot.length += len(chunk)
 

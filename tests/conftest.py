@@ -58,7 +58,9 @@ def samples(pictures):
 
 def call(*box, name="image_zoom_in_tool") -> str:
     numbers = ",".join(map(str, box))
-    return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{numbers}]}}}}</tool_call>'
+    return (
+        f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{numbers}]}}}}</tool_call>'
+    )
 
 
 @pytest.fixture
@@ -99,7 +101,10 @@ def script(monkeypatch, processor):
                 trajectory = engine.episodes.trajectories[slot.trajectory]
                 key = id(trajectory), len(trajectory.turns)
                 if key not in plans:
-                    plans[key] = trajectory, to_ids(turns(rng))  # kept, so that its id stays taken
+                    plans[key] = (
+                        trajectory,
+                        to_ids(turns(rng)),
+                    )  # kept, so that its id stays taken
                 ids = plans[key][1]
                 tokens.append(ids[min(slot.written, len(ids) - 1)])
             return torch.tensor(tokens)

@@ -9,13 +9,29 @@ from conftest import ROOT
 
 def test_arms_do_the_same_work(tmp_path):
     out = tmp_path / "bench.json"
-    arguments = ["--prompts", "2", "--group", "4", "--micro_batch", "4", "--repeats", "1", "--threads", "1"]
+    arguments = [
+        "--prompts",
+        "2",
+        "--group",
+        "4",
+        "--micro_batch",
+        "4",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+    ]
     result = subprocess.run(
-        [sys.executable, "bench.py", *arguments, "--json", str(out)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "bench.py", *arguments, "--json", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     figures = json.loads(out.read_text())
-    assert set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0
+    assert (
+        set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0
+    )
     rollouts, updates = figures["figures"]["rollout"], figures["figures"]["update"]
     # Each picture once against once a member a turn; each prompt once against once a member.
     distinct = 2 + figures["crops"]

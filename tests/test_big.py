@@ -26,7 +26,9 @@ def folder(tmp_path_factory):
     """A Hub-style folder with the 3B's widths."""
     folder = tmp_path_factory.mktemp("models") / "qwen-3b-one-layer"
     torch.manual_seed(0)
-    model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.bfloat16)
+    model, processor = load_model(
+        "qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.bfloat16
+    )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -44,19 +46,39 @@ def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     second = run("train.py", "--out", out, "--resume", "--steps", 2)
     assert second.returncode == 0, second.stderr[-2000:]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2] and max(row["logp_gap"] for row in rows) < 1e-3
+    assert [row["step"] for row in rows] == [1, 2] and max(
+        row["logp_gap"] for row in rows
+    ) < 1e-3
     merged = run("model.py", out / "checkpoint-2", "--out", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr[-2000:]
     model, processor = load_model(str(tmp_path / "merged"))
     assert model.lm_head.weight.shape == (151936, 2048) and processor.image_token_id
     scored = run(
-        "eval.py", "--model", out / "checkpoint-2", "--limit", 2, "--arms", "on", "--out", tmp_path / "scores"
+        "eval.py",
+        "--model",
+        out / "checkpoint-2",
+        "--limit",
+        2,
+        "--arms",
+        "on",
+        "--out",
+        tmp_path / "scores",
     )
     assert scored.returncode == 0 and "look_pixels" not in scored.stderr, scored.stderr[-2000:]
 
 
 def test_an_image_budget_the_model_cannot_take_is_refused(folder, tmp_path):
-    result = run("train.py", "--model", folder, "--data", "toy", "--look_pixels", 10, "--out", tmp_path / "x")
+    result = run(
+        "train.py",
+        "--model",
+        folder,
+        "--data",
+        "toy",
+        "--look_pixels",
+        10,
+        "--out",
+        tmp_path / "x",
+    )
     assert result.returncode == 2 and "look_pixels must be between" in result.stderr
 
 
@@ -73,7 +95,9 @@ def held_bytes(model) -> int:
 @pytest.mark.parametrize("quantize", ["", "4bit"])
 def test_the_plan_counts_weights_and_cache_as_they_are(folder, quantize):
     """At the 3B's widths: the weights within 2 %, the key/value cache of the slots to its growth."""
-    model, _ = load_model(str(folder), quantize=quantize or None, dtype=torch.bfloat16, device="cpu")
+    model, _ = load_model(
+        str(folder), quantize=quantize or None, dtype=torch.bfloat16, device="cpu"
+    )
     knobs = train.Knobs(model=str(folder), quantize=quantize, group=4, prompts=2, batch=8)
     parts = plan.memory(knobs, model.config)
     assert parts["weights"] * plan.GB == pytest.approx(held_bytes(model), rel=0.02)
@@ -94,7 +118,8 @@ import plan, tools
 from data import load
 from model import add_lora, load_model, see
 from fast.packed import install_packed
-from rollout import Trajectory, expand_pads
+from model import expand_pads
+from rollout import Trajectory
 
 torch.set_num_threads(2)
 model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers={layers}, dtype=torch.bfloat16)
@@ -130,7 +155,10 @@ print("ratio", planned / (memory("VmHWM:") - before))
 def test_the_plan_is_the_measured_peak():
     """Activations of an update at the 3B's widths: planned against the process's peak, within 15 %."""
     command = [sys.executable, "-c", MEASURE.format(root=str(ROOT), layers=2)]
-    exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # freed is freed at once
+    exact = {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }  # freed is freed at once
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | exact)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0.85 < float(done.stdout.split("ratio")[1]) < 1.15, done.stdout

@@ -17,8 +17,14 @@ from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
 
 
 def test_the_toy_is_drawn_from_its_seed():
-    first, again, other = load("toy", limit=8), load("toy", limit=8), load("toy", limit=8, seed=1)
-    assert [s.question for s in first] == [s.question for s in again] and first[3].id == again[3].id
+    first, again, other = (
+        load("toy", limit=8),
+        load("toy", limit=8),
+        load("toy", limit=8, seed=1),
+    )
+    assert [s.question for s in first] == [s.question for s in again] and first[3].id == again[
+        3
+    ].id
     assert np.array_equal(first[3].open(), again[3].open())
     assert not np.array_equal(first[3].open(), other[3].open())
     assert {s.id for s in first}.isdisjoint(s.id for s in load("toy", split="test", limit=8))
@@ -44,7 +50,8 @@ def test_answers_are_balanced():
     """No answer is a good guess: letters are even, and so are yes and no, left and right, top and bottom."""
     samples = load("toy", limit=2000)
     by_kind = {
-        k: Counter(s.answer for s in samples if s.meta["kind"] == k) for k in ("read", "compare", "glance")
+        k: Counter(s.answer for s in samples if s.meta["kind"] == k)
+        for k in ("read", "compare", "glance")
     }
     assert set(by_kind["read"]) == set(LETTERS)
     assert max(by_kind["read"].values()) < 1.4 * sum(by_kind["read"].values()) / len(LETTERS)
@@ -139,17 +146,24 @@ def saved(picture, kind, **settings) -> bytes:
 def deepeyes_rows(n: int, source: str = "vstar") -> dict:
     """verl's columns, as in ChenShawn/DeepEyes-Datasets-47k."""
     if source == "thinklite_eureka":
-        user = "<image>You FIRST think, then answer in \\boxed{}.\nQuestion:\nHow much is %d + 1?"
+        user = (
+            "<image>You FIRST think, then answer in \\boxed{}.\nQuestion:\nHow much is %d + 1?"
+        )
     else:
         user = "<image>\nWhat colour is cup %d?\nThink first, call **image_zoom_in_tool** if needed, ..."
     return {
         "prompt": [
-            [{"role": "system", "content": "You are ..."}, {"role": "user", "content": user % i}]
+            [
+                {"role": "system", "content": "You are ..."},
+                {"role": "user", "content": user % i},
+            ]
             for i in range(n)
         ],
         "images": [[{"bytes": encoded((60 + i, 40)), "path": None}] for i in range(n)],
         "reward_model": [{"ground_truth": f"answer {i}", "style": "model"} for i in range(n)],
-        "extra_info": [{"question": user % i, "answer": f"answer {i}", "index": i} for i in range(n)],
+        "extra_info": [
+            {"question": user % i, "answer": f"answer {i}", "index": i} for i in range(n)
+        ],
         "data_source": [source] * n,
         "ability": ["vqa"] * n,
         "env_name": ["visual_toolbox_v2"] * n,
@@ -167,11 +181,17 @@ def test_deepeyes(tmp_path, monkeypatch):
     samples = load("deepeyes", root=str(tmp_path))
     assert Counter(s.source for s in samples) == {"vstar": 6, "thinklite_eureka": 4}
     visual, maths = samples[2], samples[8]
-    assert (visual.question, visual.answer, visual.tool) == ("What colour is cup 2?", "answer 2", True)
+    assert (visual.question, visual.answer, visual.tool) == (
+        "What colour is cup 2?",
+        "answer 2",
+        True,
+    )
     assert (maths.question, maths.tool) == ("How much is 2 + 1?", False)
     assert visual.open().size == (62, 40) and visual.open().getpixel((3, 3)) == (200, 30, 30)
     picked = load("deepeyes", root=str(tmp_path), limit=3, seed=1)
-    assert [s.id for s in picked] == [s.id for s in load("deepeyes", root=str(tmp_path), limit=3, seed=1)]
+    assert [s.id for s in picked] == [
+        s.id for s in load("deepeyes", root=str(tmp_path), limit=3, seed=1)
+    ]
 
 
 def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):
@@ -179,7 +199,9 @@ def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded())
     rows = [{"image": "a.png", "question": f"{i}?", "answer": "A"} for i in range(300)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train, test = ({s.id for s in load(str(tmp_path), split=part)} for part in ("train", "test"))
+    train, test = (
+        {s.id for s in load(str(tmp_path), split=part)} for part in ("train", "test")
+    )
     assert not train & test and len(train | test) == 300 and 5 <= len(test) <= 30
 
 
@@ -187,7 +209,10 @@ def test_seal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = {
         "conversations": [
-            {"from": "human", "value": "<image>\nAdditional visual information: cup <object>.\nWhat is it?"},
+            {
+                "from": "human",
+                "value": "<image>\nAdditional visual information: cup <object>.\nWhat is it?",
+            },
             {"from": "gpt", "value": "It is a red cup."},
         ],
         "image": "coco2017/train2017/1.jpg",
@@ -201,8 +226,15 @@ def test_seal(tmp_path, monkeypatch):
     samples = load("seal", root=str(tmp_path))
     assert len(samples) == 4 and samples[0].boxes == ((10, 20, 40, 60),)
     assert (samples[0].question, samples[0].answer) == ("What is it?", "It is a red cup.")
-    bad = [json.loads(line) for line in (tmp_path / "runs/bad-rows-seal.jsonl").read_text().splitlines()]
-    assert len(bad) == 8 and bad[0]["row"] == "GQA_data.json, row 1" and "no picture" in bad[0]["reason"]
+    bad = [
+        json.loads(line)
+        for line in (tmp_path / "runs/bad-rows-seal.jsonl").read_text().splitlines()
+    ]
+    assert (
+        len(bad) == 8
+        and bad[0]["row"] == "GQA_data.json, row 1"
+        and "no picture" in bad[0]["reason"]
+    )
     (tmp_path / "GQA_data.json").unlink()
     with pytest.raises(ValueError, match="lacks GQA_data.json"):
         load("seal", root=str(tmp_path))
@@ -211,7 +243,12 @@ def test_seal(tmp_path, monkeypatch):
 def test_a_folder_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(encoded())
-    good = {"image": "a.png", "question": "Which?", "answer": "a dog", "options": ["a cat", "a dog"]}
+    good = {
+        "image": "a.png",
+        "question": "Which?",
+        "answer": "a dog",
+        "options": ["a cat", "a dog"],
+    }
     rows = [
         good | {"boxes": [[1, 2, 30, 40]]},
         {"image": "a.png", "question": "Which?"},
@@ -226,7 +263,13 @@ def test_a_folder_of_ones_own(tmp_path, monkeypatch):
     assert samples[0].options == ("a cat", "a dog") and samples[0].open().size == (64, 48)
     bad = (tmp_path / f"runs/bad-rows-{tmp_path.name}.jsonl").read_text()
     assert len(bad.splitlines()) == 5
-    for reason in ("lacks answer", "no picture", "not a box", "special tokens", "JSONDecodeError"):
+    for reason in (
+        "lacks answer",
+        "no picture",
+        "not a box",
+        "special tokens",
+        "JSONDecodeError",
+    ):
         assert reason in bad
 
 
@@ -234,7 +277,10 @@ def test_a_folder_of_ones_own(tmp_path, monkeypatch):
     ("make", "message"),
     [
         (lambda d: (d / "x.parquet").write_bytes(b"not parquet"), "x.parquet can't be read"),
-        (lambda d: write_parquet(d / "x.parquet", {"prompt": ["a"]}), "lacks the columns images"),
+        (
+            lambda d: write_parquet(d / "x.parquet", {"prompt": ["a"]}),
+            "lacks the columns images",
+        ),
         (lambda d: None, "holds no parquet"),
     ],
 )
@@ -251,7 +297,9 @@ def test_missing_places(tmp_path, monkeypatch):
         load(str(tmp_path))
     with pytest.raises(ValueError, match="unknown data set"):
         load("toyz")
-    monkeypatch.setattr(data, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
+    monkeypatch.setattr(
+        data, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net"))
+    )
     with pytest.raises(ValueError, match="hf download --repo-type dataset ChenShawn"):
         load("deepeyes")
 
@@ -277,7 +325,11 @@ def odd_picture(name):
     if name == "alpha":
         return saved(red.convert("RGBA"), "PNG"), (64, 48), (200, 30, 30)
     if name == "sixteen":
-        return saved(Image.fromarray(np.full((48, 64), 100 * 256, np.uint16)), "PNG"), (64, 48), (100,) * 3
+        return (
+            saved(Image.fromarray(np.full((48, 64), 100 * 256, np.uint16)), "PNG"),
+            (64, 48),
+            (100,) * 3,
+        )
     if name == "animated":
         frames = {"save_all": True, "append_images": [blue], "lossless": True}
         return saved(red, "WEBP", **frames), (64, 48), (200, 30, 30)

@@ -54,7 +54,9 @@ CODED = base64.b64encode(png()).decode()
 def table(folder, name: str, rows: list[dict], **kinds):
     """A parquet file; kinds: columns whose type is not told by their values, pictures for instance."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    plain = Dataset.from_list([{k: v for k, v in row.items() if k not in kinds} for row in rows]).features
+    plain = Dataset.from_list(
+        [{k: v for k, v in row.items() if k not in kinds} for row in rows]
+    ).features
     Dataset.from_list(rows, Features({**plain, **kinds})).to_parquet(str(folder / name))
 
 
@@ -68,7 +70,15 @@ def reply(sample: Sample, answer: str | None, look=(392, 196)) -> Trajectory:
         text = f"<think>Is it A? 17?</think> \\boxed{{{answer}}}"
     found = tools.find_answer(text, boxed=not sample.tool)
     return Trajectory(
-        sample, [1], [2], [1], [0.0], [Image.new("RGB", look)], [text], answer=found, stop="answer"
+        sample,
+        [1],
+        [2],
+        [1],
+        [0.0],
+        [Image.new("RGB", look)],
+        [text],
+        answer=found,
+        stop="answer",
     )
 
 
@@ -119,7 +129,11 @@ def make_vstar(folder):
         )
         (folder / category).mkdir(exist_ok=True, parents=True)
         PICTURE.save(folder / category / f"sa_{i}.jpg")
-        row = {"target_object": ["cup"], "bbox": [[10, 20, 30, 40]], "question": "What colour is the cup?"}
+        row = {
+            "target_object": ["cup"],
+            "bbox": [[10, 20, 30, 40]],
+            "question": "What colour is the cup?",
+        }
         (folder / category / f"sa_{i}.json").write_text(json.dumps(row | {"options": colours}))
 
 
@@ -129,19 +143,37 @@ def make_hrbench(folder, size="4k"):
         options = ["red", "green", "blue", "black"]
         for cycle in range(4):
             turned = options[cycle:] + options[:cycle]
-            row = dict(zip("ABCD", turned)) | {"answer": "ABCD"[turned.index("red")], "image": CODED}
+            row = dict(zip("ABCD", turned)) | {
+                "answer": "ABCD"[turned.index("red")],
+                "image": CODED,
+            }
             row |= {"index": len(rows), "question": f"Which colour has bag {instance}?"}
             rows.append(
-                row | {"category": "single" if instance < 2 else "cross", "cycle_category": str(cycle)}
+                row
+                | {
+                    "category": "single" if instance < 2 else "cross",
+                    "cycle_category": str(cycle),
+                }
             )
     table(folder, f"hr_bench_{size}.parquet", rows)
 
 
 def make_mme(folder):
-    options = ["(A) one", "(B) two", "(C) three", "(D) four", "(E) The image does not feature it."]
+    options = [
+        "(A) one",
+        "(B) two",
+        "(C) three",
+        "(D) four",
+        "(E) The image does not feature it.",
+    ]
     rows = []
     for i in range(12):
-        row = {"index": i, "bytes": CODED, "question": "How many?", "multi-choice options": options}
+        row = {
+            "index": i,
+            "bytes": CODED,
+            "question": "How many?",
+            "multi-choice options": options,
+        }
         category = ["Perception/OCR with Complex Context", "Reasoning/Monitoring"][i % 2]
         rows.append(row | {"answer": "ABCDE"[i % 5], "category": category, "l2-category": "x"})
     table(folder, "data/train-00000-of-00001.parquet", rows)
@@ -151,7 +183,11 @@ def make_pope(folder):
     rows = []
     for i in range(12):
         row = {"id": str(i), "question_id": str(i), "question": "Is there a cup in the image?"}
-        row |= {"answer": "yes" if i % 2 else "no", "image_source": "COCO_val2014_1", "image": PICTURE}
+        row |= {
+            "answer": "yes" if i % 2 else "no",
+            "image_source": "COCO_val2014_1",
+            "image": PICTURE,
+        }
         rows.append(row | {"category": ["adversarial", "popular", "random"][i % 3]})
     table(folder, "data/test-00000-of-00001.parquet", rows, image=IMAGE)
     table(folder, "Full/random-00000-of-00001.parquet", rows[:3], image=IMAGE)
@@ -170,12 +206,23 @@ def make_referring(folder, split="testA"):
         "iscrowd": 0,
         "file_name": "x.jpg",
     }
-    table(folder, f"data/{split}-00000-of-00001.parquet", [row, row | {"answer": ["a", "b"]}], image=IMAGE)
+    table(
+        folder,
+        f"data/{split}-00000-of-00001.parquet",
+        [row, row | {"answer": ["a", "b"]}],
+        image=IMAGE,
+    )
 
 
 def make_reasonseg(folder):
     mask = [[50 <= y < 150 and 100 <= x < 200 for x in range(400)] for y in range(200)]
-    row = {"image": PICTURE, "text": "what one drinks from", "mask": mask, "image_id": "1", "ann_id": "1"}
+    row = {
+        "image": PICTURE,
+        "text": "what one drinks from",
+        "mask": mask,
+        "image_id": "1",
+        "ann_id": "1",
+    }
     row |= {"img_height": 200, "img_width": 400}
     table(
         folder,
@@ -220,8 +267,18 @@ def make_mathvista(folder):
             }
             rows.append(row)
             answers.append(answer)
-    types = {"unit": Value("string"), "precision": Value("float64"), "choices": Sequence(Value("string"))}
-    table(folder, "data/testmini-00000-of-00001-725687bf7a18d64b.parquet", rows, decoded_image=IMAGE, **types)
+    types = {
+        "unit": Value("string"),
+        "precision": Value("float64"),
+        "choices": Sequence(Value("string")),
+    }
+    table(
+        folder,
+        "data/testmini-00000-of-00001-725687bf7a18d64b.parquet",
+        rows,
+        decoded_image=IMAGE,
+        **types,
+    )
     return answers
 
 
@@ -231,7 +288,10 @@ def make_mathverse(folder):
         ("multi-choice", "B", "B. 12 cm", True),
         ("multi-choice", "B", "a", False),
     ]
-    cases += [("multi-choice", "B", "A, B", False), ("multi-choice", "B", "The answer is B", True)]
+    cases += [
+        ("multi-choice", "B", "A, B", False),
+        ("multi-choice", "B", "The answer is B", True),
+    ]
     cases += [
         ("free-form", r"\frac{1}{2}", "0.5", True),
         ("free-form", "60°", "60", True),
@@ -239,13 +299,22 @@ def make_mathverse(folder):
     ]
     rows = []
     for i, (kind, gold, _, _) in enumerate(cases):
-        row = {"sample_index": str(i), "problem_index": "1", "question": "", "image": PICTURE, "answer": gold}
+        row = {
+            "sample_index": str(i),
+            "problem_index": "1",
+            "question": "",
+            "image": PICTURE,
+            "answer": gold,
+        }
         row |= {
             "problem_version": ["Text Dominant", "Vision Only"][i % 2],
             "question_type": kind,
             "query_wo": "x",
         }
-        row |= {"metadata": {"subject": "Plane"}, "query_cot": "Reason first.\nQuestion:How long is AB?"}
+        row |= {
+            "metadata": {"subject": "Plane"},
+            "query_cot": "Reason first.\nQuestion:How long is AB?",
+        }
         rows.append(row | {"question_for_eval": "How long is AB?"})
     table(folder, "testmini.parquet", rows, image=IMAGE)
     table(folder, "testmini_text_only.parquet", rows[:1], image=IMAGE)
@@ -258,16 +327,36 @@ def make_mathvision(folder):
         (["1", "2", "3"], "B", "b", True),
         (["1", "2", "3"], "B", "3", False),
     ]
-    cases += [(["A", "B", "C", "D", "E"], "C", "C", True), (["A", "B", "C", "D", "E"], "C", "D", False)]
-    cases += [([], r"\frac{\pi}{4}", r"\pi/4", True), ([], "3.14", "3.1416", True), ([], "12", "21", False)]
+    cases += [
+        (["A", "B", "C", "D", "E"], "C", "C", True),
+        (["A", "B", "C", "D", "E"], "C", "D", False),
+    ]
+    cases += [
+        ([], r"\frac{\pi}{4}", r"\pi/4", True),
+        ([], "3.14", "3.1416", True),
+        ([], "12", "21", False),
+    ]
     rows = []
     for i, (options, gold, _, _) in enumerate(cases):
-        row = {"id": str(i), "question": "<image1>Which one?", "options": options, "answer": gold}
+        row = {
+            "id": str(i),
+            "question": "<image1>Which one?",
+            "options": options,
+            "answer": gold,
+        }
         row |= {"image": "images/1.jpg", "decoded_image": PICTURE, "solution": None}
         rows.append(row | {"level": 1 + i % 5, "subject": "algebra"})
     types = {"options": Sequence(Value("string")), "solution": Value("string")}
-    table(folder, "data/test-00000-of-00001-3532b8d3f1b4047a.parquet", rows, decoded_image=IMAGE, **types)
-    table(folder, "data/testmini-00000-of-00001.parquet", rows[:1], decoded_image=IMAGE, **types)
+    table(
+        folder,
+        "data/test-00000-of-00001-3532b8d3f1b4047a.parquet",
+        rows,
+        decoded_image=IMAGE,
+        **types,
+    )
+    table(
+        folder, "data/testmini-00000-of-00001.parquet", rows[:1], decoded_image=IMAGE, **types
+    )
     return [case[2:] for case in cases]
 
 
@@ -294,8 +383,14 @@ def make_wemath(folder):
                 "question": "How long?",
                 "key": key,
             }
-            row |= {"option": "A. 2 cm; B. 3; 4 cm; C. 5 cm;", "answer": "B", "image_path": PICTURE}
-            rows.append(row | {"question number": len(rows), "knowledge concept description": "y"})
+            row |= {
+                "option": "A. 2 cm; B. 3; 4 cm; C. 5 cm;",
+                "answer": "B",
+                "image_path": PICTURE,
+            }
+            rows.append(
+                row | {"question number": len(rows), "knowledge concept description": "y"}
+            )
             right.append(bool(mark))
     table(folder, "data/testmini-00000-of-00001.parquet", rows, image_path=IMAGE)
     return right
@@ -303,9 +398,17 @@ def make_wemath(folder):
 
 def make_dynamath(folder):
     for variant in range(1, 11):
-        rows, golds = [], [("3.1416", "float"), ("B", "multiple choice"), ("even function", "text")]
+        rows, golds = (
+            [],
+            [("3.1416", "float"), ("B", "multiple choice"), ("even function", "text")],
+        )
         for i, (gold, kind) in enumerate(golds):
-            row = {"id": str(i), "question": "How much?", "image": "images/1.png", "decoded_image": PICTURE}
+            row = {
+                "id": str(i),
+                "question": "How much?",
+                "image": "images/1.png",
+                "decoded_image": PICTURE,
+            }
             row |= {"ground_truth": gold, "answer_type": kind, "subject": "solid   geometry"}
             rows.append(row | {"knowledge_level": "high school"})
         name = f"data/sample_variant{variant}-00000-of-00001.parquet"
@@ -322,7 +425,12 @@ LOGICVISTA = {
 def make_logicvista(folder):
     (folder / "data" / "images").mkdir(parents=True)
     PICTURE.save(folder / "data" / "images" / "1.png")
-    row = {"imagename": "1.png", "skill": ["inductive"], "broad_capability": [], "reasoning": ""}
+    row = {
+        "imagename": "1.png",
+        "skill": ["inductive"],
+        "broad_capability": [],
+        "reasoning": "",
+    }
     row |= {"specific_capability": [], "imagesource": "", "sourcelink": "", "liscenced": "no"}
     rows = {
         key: row | {"question": "Which comes next?" if gold else "", "answer": gold}
@@ -379,7 +487,9 @@ def test_a_policy_that_always_says_a_is_exposed(tmp_path, monkeypatch):
             copy = tmp_path / "direct_attributes" / f"sa_{i}.{end}"
             copy.write_bytes((tmp_path / "direct_attributes" / f"sa_0.{end}").read_bytes())
     argv = ["--data", "vstar", "--root", str(tmp_path)]
-    official, shuffled_ = (load_questions(read_knobs(argv + more)) for more in (["--official_order"], []))
+    official, shuffled_ = (
+        load_questions(read_knobs(argv + more)) for more in (["--official_order"], [])
+    )
     assert all(s.options[0] == s.answer for s in official)
     assert [s.options for s in shuffled_] == [
         s.options for s in load_questions(read_knobs(argv))
@@ -398,8 +508,13 @@ def test_hrbench_means_its_cycles(built):
     answers = [s.answer if s.meta["kind"] == "FSP" else "x" for s in samples]
     result = score("hrbench4k", samples, answers)
     assert result["scores"]["off"] == {"mean of cycles": 0.5, "all cycles right": 0.5}
-    assert result["arms"]["off"]["FSP"]["accuracy"] == 1.0 and result["arms"]["off"]["FCP"]["accuracy"] == 0.0
-    assert len({s.meta["group"] for s in samples}) == 4 and len(pick_samples(samples, 5, 0)) == 8  # whole groups
+    assert (
+        result["arms"]["off"]["FSP"]["accuracy"] == 1.0
+        and result["arms"]["off"]["FCP"]["accuracy"] == 0.0
+    )
+    assert (
+        len({s.meta["group"] for s in samples}) == 4 and len(pick_samples(samples, 5, 0)) == 8
+    )  # whole groups
 
 
 def test_pope_exposes_one_that_always_says_yes(built):
@@ -408,7 +523,9 @@ def test_pope_exposes_one_that_always_says_yes(built):
     scores = score("pope", samples, ["Yes, there is."] * 12)["scores"]["off"]
     for split in ("adversarial", "popular", "random"):
         assert scores[f"{split}: yes ratio"] == scores[f"{split}: recall"] == 1.0
-        assert scores[f"{split}: precision"] == 0.5 and scores[f"{split}: F1"] == pytest.approx(2 / 3)
+        assert scores[f"{split}: precision"] == 0.5 and scores[f"{split}: F1"] == pytest.approx(
+            2 / 3
+        )
     assert scores["mean accuracy of splits"] == 0.5
     perfect = score("pope", samples, [s.answer.upper() + "." for s in samples])["scores"]["off"]
     assert (
@@ -426,15 +543,29 @@ def test_grounding_rescales_boxes_and_means_iou(built, name):
     assert len(samples) == 4 and samples[0].boxes == ((100.0, 50.0, 200.0, 150.0),)
     half = 196 / 400
     target = [round(v * half, 1) for v in (100, 50, 200, 150)]
-    upper = [*target[:3], round(100 * half, 1)]  # its upper half: IoU 0.5, a shade less when rounded
-    said = [f'{{"bbox_2d": {target}}}', str(target), f"somewhere, {[1, 2, 30, 40]} or {target}", "there"]
+    upper = [
+        *target[:3],
+        round(100 * half, 1),
+    ]  # its upper half: IoU 0.5, a shade less when rounded
+    said = [
+        f'{{"bbox_2d": {target}}}',
+        str(target),
+        f"somewhere, {[1, 2, 30, 40]} or {target}",
+        "there",
+    ]
     records = [record(name, reply(s, a, look=(196, 98)), "off") for s, a in zip(samples, said)]
     assert [r["right"] for r in records] == [True, True, False, False]
     assert records[0]["box_iou"] > 0.99 and records[3]["box_iou"] == 0.0
     scores = make_result(name, records, {})["scores"]["off"]
     assert scores["accuracy at IoU 0.5"] == 0.5
-    assert scores["mean IoU"] == pytest.approx((records[0]["box_iou"] * 2 + records[2]["box_iou"]) / 4)
-    assert 0.48 < record(name, reply(samples[0], str(upper), look=(196, 98)), "off")["box_iou"] < 0.52
+    assert scores["mean IoU"] == pytest.approx(
+        (records[0]["box_iou"] * 2 + records[2]["box_iou"]) / 4
+    )
+    assert (
+        0.48
+        < record(name, reply(samples[0], str(upper), look=(196, 98)), "off")["box_iou"]
+        < 0.52
+    )
 
 
 @pytest.mark.parametrize("name", ["mathvista", "mathverse", "mathvision"])
@@ -443,7 +574,8 @@ def test_mathematics_is_scored_as_by_hand(built, name):
     samples = [shuffle_options(s, 0) if name != "mathvision" else s for s in samples]
     assert not any(s.tool for s in samples)
     got = [
-        record(name, reply(s, answer), "off")["right"] for s, (answer, _) in zip(samples, said, strict=True)
+        record(name, reply(s, answer), "off")["right"]
+        for s, (answer, _) in zip(samples, said, strict=True)
     ]
     assert got == [right for _, right in said]
     by = {"mathvista": "type", "mathverse": "type", "mathvision": "level"}[name]
@@ -458,14 +590,21 @@ def test_wemath_counts_problems_four_ways(built):
     """IG 1, IK 1, CM strict 1; of two right composites with a wrong step one is loosely mastered."""
     samples, right = built("wemath")
     assert samples[0].options == ("2 cm", "3; 4 cm", "5 cm") and samples[0].answer == "3; 4 cm"
-    scores = score("wemath", samples, [letter(s) if r else "Z" for s, r in zip(samples, right)])["scores"][
-        "off"
-    ]
-    expected = {"strict": (1 + 0.5) / 5, "loose": (2 + 0.5) / 5, "IK": 0.2, "IG": 0.2, "CM strict": 0.2}
+    scores = score(
+        "wemath", samples, [letter(s) if r else "Z" for s, r in zip(samples, right)]
+    )["scores"]["off"]
+    expected = {
+        "strict": (1 + 0.5) / 5,
+        "loose": (2 + 0.5) / 5,
+        "IK": 0.2,
+        "IG": 0.2,
+        "CM strict": 0.2,
+    }
     expected |= {"CM loose": 0.4, "RM strict": 2 / 3, "RM loose": 1 / 3}
     assert scores == pytest.approx(expected)
     assert len(pick_samples(samples, 4, 0)) >= 4 and all(
-        len([s for s in pick_samples(samples, 4, 0) if s.meta["group"] == name]) in (0, len(marks))
+        len([s for s in pick_samples(samples, 4, 0) if s.meta["group"] == name])
+        in (0, len(marks))
         for name, marks in WEMATH.items()
     )
 
@@ -475,8 +614,14 @@ def test_dynamath_average_and_worst_case(built):
     assert len(samples) == 30 and {s.meta["kind"] for s in samples} == {"solid geometry"}
     right = {"float": r"\pi", "multiple choice": "(b)", "text": "even"}
     answers = [right[s.meta["type"]] for s in samples]
-    assert score("dynamath", samples, answers)["scores"]["off"] == {"average case": 1.0, "worst case": 1.0}
-    answers[0], answers[1] = "3.14", ""  # off by more than 0.001; an empty answer is no part of the gold
+    assert score("dynamath", samples, answers)["scores"]["off"] == {
+        "average case": 1.0,
+        "worst case": 1.0,
+    }
+    answers[0], answers[1] = (
+        "3.14",
+        "",
+    )  # off by more than 0.001; an empty answer is no part of the gold
     scores = score("dynamath", samples, answers)["scores"]["off"]
     assert scores == pytest.approx({"average case": 28 / 30, "worst case": 1 / 3})
 
@@ -498,7 +643,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hostile", ["[1,2,3", "[" * 5000, "1e999, 2, 3, 4", "[9" + "9" * 5000 + ",1,1,1]", "[nan, 1, 2, 3]"]
+    "hostile",
+    ["[1,2,3", "[" * 5000, "1e999, 2, 3, 4", "[9" + "9" * 5000 + ",1,1,1]", "[nan, 1, 2, 3]"],
 )
 def test_hostile_boxes_and_numbers_are_no_boxes(hostile):
     assert answer_box(hostile, (100, 100), (100, 100)) is None
@@ -528,9 +674,13 @@ def test_boxes_on_a_picture_of_8000_pixels(processor):
     box = [v * s for v, s in zip((4567, 1234, 4767, 1384), (sx, sy, sx, sy))]
     ids = processor.tokenizer(call(*box), add_special_tokens=False)["input_ids"]
     crops = episodes.end_turn(i, ids, [0.0] * len(ids)).pictures
-    assert episodes.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
+    assert (
+        episodes.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
+    )
     colours = crops[0].getcolors(maxcolors=crops[0].width * crops[0].height)
-    assert colours == [(crops[0].width * crops[0].height, (200, 30, 40))]  # not one pixel of what is around
+    assert colours == [
+        (crops[0].width * crops[0].height, (200, 30, 40))
+    ]  # not one pixel of what is around
     said = answer_box(str([round(v, 3) for v in box]), shown, (8000, 6000))
     assert said == pytest.approx(sample.boxes[0], abs=0.01)
     whole = [
@@ -557,7 +707,10 @@ def test_repeats_are_averaged_and_passed():
     rows = [record("", reply(sample, a), "on", k) for k, a in enumerate(["A", "B", None, "A"])]
     found = summarise(rows)
     assert (
-        found["accuracy"] == 0.5 and found["pass"] == 1.0 and found["n"] == 1 and found["unanswered"] == 0.25
+        found["accuracy"] == 0.5
+        and found["pass"] == 1.0
+        and found["n"] == 1
+        and found["unanswered"] == 0.25
     )
 
 
@@ -568,7 +721,8 @@ def test_places_are_shuffled_like_any_option():
         ("both hands", "left hand", "right hand"),
     ):
         orders = {
-            shuffle_options(Sample(str(i), b"", "?", options[0], options=options), 0).options for i in range(99)
+            shuffle_options(Sample(str(i), b"", "?", options[0], options=options), 0).options
+            for i in range(99)
         }
         assert len(orders) == math.factorial(len(options))
 
@@ -616,8 +770,16 @@ def test_memory_of_a_failed_attempt_is_free_before_the_next():
 @pytest.mark.parametrize(
     "options, answers, right",
     [
-        (("$6 m$", "$12 m$"), ["B", "12 m", "$12 m$"], [True, True, True]),  # texts in formula marks
-        (("F", "D", "B", "I"), ["D", "(D)", "I", "B"], [True, True, True, False]),  # texts that are letters
+        (
+            ("$6 m$", "$12 m$"),
+            ["B", "12 m", "$12 m$"],
+            [True, True, True],
+        ),  # texts in formula marks
+        (
+            ("F", "D", "B", "I"),
+            ["D", "(D)", "I", "B"],
+            [True, True, True, False],
+        ),  # texts that are letters
         (("x", "y", "x"), ["C", "A", "B"], [True, True, False]),  # two that say the same
         (("-5", "5"), ["A", "-5", r"\boxed{A}"], [False, False, False]),
     ],
@@ -638,7 +800,12 @@ def test_options_that_name_each_other_are_not_shuffled():
     )
     for options in kept:
         for i in range(9):
-            assert shuffle_options(Sample(str(i), b"", "?", options[0], options=options), 0).options == options
+            assert (
+                shuffle_options(
+                    Sample(str(i), b"", "?", options[0], options=options), 0
+                ).options
+                == options
+            )
 
 
 @pytest.mark.parametrize(
@@ -668,7 +835,8 @@ def test_option_texts_keep_their_signs():
 
 
 @pytest.mark.parametrize(
-    "form", ["[{}, {}, {}, {}]", "({},{}),({},{})", "{}, {}, {}, {}", "x1={}, y1={}, x2={}, y2={}"]
+    "form",
+    ["[{}, {}, {}, {}]", "({},{}),({},{})", "{}, {}, {}, {}", "x1={}, y1={}, x2={}, y2={}"],
 )
 def test_boxes_are_read_in_the_forms_models_use(form):
     said = form.format(10, 20, 30, 40)
@@ -699,9 +867,9 @@ def test_scores_are_means_over_repeats(built):
         said = [letter(s) if mark else "Z" for s, mark in zip(samples, marks)]
         rows += [record("wemath", reply(s, a), "off", repeat) for s, a in zip(samples, said)]
     scores = make_result("wemath", rows, {})["scores"]["off"]
-    assert scores["strict"] == pytest.approx((0.3 + 1.0) / 2) and scores["CM strict"] == pytest.approx(
-        (0.2 + 1) / 2
-    )
+    assert scores["strict"] == pytest.approx((0.3 + 1.0) / 2) and scores[
+        "CM strict"
+    ] == pytest.approx((0.2 + 1) / 2)
 
 
 def test_an_arm_without_a_kind_has_a_gap_in_the_table():
@@ -729,13 +897,21 @@ def test_a_judge_hears_what_rules_cannot_read():
     assert record("mathverse", reply(free, "N 60 E"), "off", 0, judge)["right"] and asked == [
         "How long is AB?"
     ]
-    choice = Sample("1", b"", "As shown.", "B", tool=False, meta={"type": "multi-choice", "asked": "?"})
-    assert not record("mathverse", reply(choice, "C"), "off", 0, judge)["right"] and len(asked) == 1
+    choice = Sample(
+        "1", b"", "As shown.", "B", tool=False, meta={"type": "multi-choice", "asked": "?"}
+    )
+    assert (
+        not record("mathverse", reply(choice, "C"), "off", 0, judge)["right"]
+        and len(asked) == 1
+    )
 
 
 def test_shuffling_keeps_the_gold_and_the_set():
     sample = Sample("x", b"", "?", "b", options=("a", "b", "c", "d"))
-    orders = {shuffle_options(Sample(str(i), b"", "?", "b", options=sample.options), 0).options for i in range(200)}
+    orders = {
+        shuffle_options(Sample(str(i), b"", "?", "b", options=sample.options), 0).options
+        for i in range(200)
+    }
     assert len(orders) == 24 and all(set(order) == set(sample.options) for order in orders)
 
 
@@ -767,7 +943,9 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "eval.py"), *argv, "--out", "cut"], cwd=tmp_path,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     records = tmp_path / "cut" / "records.jsonl"
-    while process.poll() is None and not (records.exists() and records.read_text().count("\n") >= 8):
+    while process.poll() is None and not (
+        records.exists() and records.read_text().count("\n") >= 8
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -777,15 +955,23 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
     assert again.returncode == 0, again.stderr
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     assert len({(r["arm"], r["id"]) for r in rows}) == len(rows) == 48
-    one, other = (json.loads((tmp_path / name / "eval.json").read_text()) for name in ("whole", "cut"))
+    one, other = (
+        json.loads((tmp_path / name / "eval.json").read_text()) for name in ("whole", "cut")
+    )
     assert one["arms"] == other["arms"] and one["paired"] == other["paired"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "args.json").write_text("{}")
     assert "folder of another run" in command(*argv, "--out", "run", cwd=tmp_path).stderr
-    shown = [json.loads(line) for line in (tmp_path / "cut" / "trajectories.jsonl").read_text().splitlines()]
+    shown = [
+        json.loads(line)
+        for line in (tmp_path / "cut" / "trajectories.jsonl").read_text().splitlines()
+    ]
     assert len({(row["arm"], row["id"]) for row in shown}) == len(shown)
     other_protocol = command(*argv, "--seed", "5", "--out", "cut", cwd=tmp_path)
-    assert other_protocol.returncode == 2 and "another protocol (seed differ)" in other_protocol.stderr
+    assert (
+        other_protocol.returncode == 2
+        and "another protocol (seed differ)" in other_protocol.stderr
+    )
     page = (tmp_path / "whole" / "report.html").read_text()
     assert "blank" in page and "Run health" not in page and page.count('"arm"') >= 48
 
@@ -823,7 +1009,9 @@ def test_a_benchmark_through_the_command(tmp_path):
 
 def test_asking_about_a_picture_of_ones_own(tmp_path):
     PICTURE.save(tmp_path / "photo.jpg")
-    done = command("--ask", "photo.jpg", "What letter is on the red tile?", "--threads", "1", cwd=tmp_path)
+    done = command(
+        "--ask", "photo.jpg", "What letter is on the red tile?", "--threads", "1", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "answer:" in done.stdout
     page = re.search(r"page:\s+(\S+)", done.stdout)[1]
@@ -861,7 +1049,9 @@ def test_mistakes_are_one_line(argv, said, tmp_path):
 def test_reasoning_is_asked_without_the_zoom_by_default():
     assert read_knobs(["--data", "mathvista"]).arms == "off"
     assert read_knobs(["--data", "mathvista", "--zoom"]).arms == "on,off"
-    assert read_knobs(["--data", "vstar"]).limit == 0 and math.isclose(read_knobs([]).temperature, 0)
+    assert read_knobs(["--data", "vstar"]).limit == 0 and math.isclose(
+        read_knobs([]).temperature, 0
+    )
 
 
 def test_arms_differ_in_the_crop_alone():
@@ -875,6 +1065,8 @@ def test_arms_differ_in_the_crop_alone():
         "look_pixels": 112 * 112,
         "crop_pixels": 134 * 134,
     }
-    result = {arm: evaluate(model, processor, samples, arm, **limits) for arm in ("on", "forced")}
+    result = {
+        arm: evaluate(model, processor, samples, arm, **limits) for arm in ("on", "forced")
+    }
     assert result["on"]["all"]["n"] == result["forced"]["all"]["n"] == 16
     assert result["forced"]["all"]["tool_rate"] > 0.8 > result["on"]["all"]["tool_rate"]

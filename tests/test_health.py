@@ -22,7 +22,13 @@ from scores import is_garbage, repeats_box
 from switches import set_advantages
 
 FINE = dict(
-    tool_rate=0.9, repeats=0.0, blind_luck=0.1, dead_groups=0.1, entropy=0.3, garbage=0.0, logp_gap=0.0
+    tool_rate=0.9,
+    repeats=0.0,
+    blind_luck=0.1,
+    dead_groups=0.1,
+    entropy=0.3,
+    garbage=0.0,
+    logp_gap=0.0,
 )
 
 
@@ -45,19 +51,23 @@ def test_each_trouble_is_named_when_it_lasts(name, row):
 
 
 @pytest.mark.parametrize("guard", ["stop", "warn", "off"])
-def test_a_policy_that_stops_zooming_trips_the_guard_within_five_steps(build, script, capsys, guard):  # noqa: F811
-    """Two steps of zooming, then none."""
+def test_a_policy_that_stops_zooming_is_told(build, script, capsys, guard):  # noqa: F811
+    """Two steps of zooming, then none: the guard trips within five steps."""
     turns = []
 
     def policy(rng):
         turns.append(1)
-        return call(10, 10, 60, 60) if len(turns) <= 24 else f"<answer>{rng.choice('AX')}</answer>"
+        return (
+            call(10, 10, 60, 60) if len(turns) <= 24 else f"<answer>{rng.choice('AX')}</answer>"
+        )
 
     script(policy)
     trainer = build(steps=9, lr=0.0, guard=guard, max_turns=2, eval_size=0)
     trainer.train()
     said = capsys.readouterr().out
-    assert ("UNWELL: fewer than 5 %" in said) == (guard != "off") and said.count("fewer than 5 %") <= 1
+    assert ("UNWELL: fewer than 5 %" in said) == (guard != "off") and said.count(
+        "fewer than 5 %"
+    ) <= 1
     steps = [row["tool_rate"] for row in metrics(trainer.run)]
     first = next(i for i, rate in enumerate(steps) if rate < 0.05)
     assert len(steps) == (first + 5 if guard == "stop" else 9)
@@ -85,7 +95,10 @@ def test_curiosity_pays_only_below_the_floor():
 def test_overlong_trajectories_get_the_mean_of_the_others():
     group = [trajectory(), trajectory("turns"), trajectory()]
     assert advantages(group, [2.0, -0.2, 0.0], mask_overlong=True) == [1.0, 0.0, -1.0]
-    assert advantages([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True) == [0.0] * 3
+    assert (
+        advantages([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True)
+        == [0.0] * 3
+    )
 
 
 def test_garbage_and_repeats():
@@ -186,12 +199,17 @@ def test_training_asks_the_judge_where_rules_fail(endpoint, build, script, tmp_p
     trainer.train()
     (first, second) = metrics(tmp_path)
     asked = state["asked"]
-    assert first["accuracy"] + second["accuracy"] > 0 and 0 < asked <= 64  # each pair is asked for once
+    assert (
+        first["accuracy"] + second["accuracy"] > 0 and 0 < asked <= 64
+    )  # each pair is asked for once
     state["failures"] = 10**9
     trainer = build(steps=2, seed=7)
     trainer.judge = Judge(url, tmp_path / "other.jsonl", tries=1)
     trainer.train()
-    assert [row["accuracy"] for row in metrics(tmp_path)[-2:]] == [0.0, 0.0] and trainer.judge.down
+    assert [row["accuracy"] for row in metrics(tmp_path)[-2:]] == [
+        0.0,
+        0.0,
+    ] and trainer.judge.down
 
 
 # --------------------------------------------------------------------------------------------------
@@ -242,7 +260,13 @@ def test_two_processes_do_what_one_does_and_what_trls_loss_does(tmp_path):
         out = tmp_path / f"{processes}-{stock}"
         out.mkdir()
         (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out), stock=stock))
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+        ]
         command += ["--master-port", str(29500 + random.randint(0, 400)), str(out / "run.py")]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -258,7 +282,9 @@ def test_two_processes_do_what_one_does_and_what_trls_loss_does(tmp_path):
         assert b["logp_gap"] < 1e-4
     assert weights == pytest.approx(weights_two, rel=1e-4)
     assert stock_weights == pytest.approx(weights_two, rel=1e-4)
-    assert [row["loss"] for row in stock_two] == pytest.approx([row["loss"] for row in two], rel=1e-3, abs=1e-5)
+    assert [row["loss"] for row in stock_two] == pytest.approx(
+        [row["loss"] for row in two], rel=1e-3, abs=1e-5
+    )
 
 
 def test_the_plan_speaks_before_anything_loads():
@@ -282,7 +308,9 @@ def test_the_plans_sizes_are_the_models():
         with torch.device("meta"):
             model = Qwen2_5_VLForConditionalGeneration(config_of(name))
             total = sum(p.numel() for p in model.parameters())
-            lora = sum(p.numel() for n, p in add_lora(model, 1).named_parameters() if "lora" in n)
+            lora = sum(
+                p.numel() for n, p in add_lora(model, 1).named_parameters() if "lora" in n
+            )
         assert count["matrices"] + count["embeddings"] + count["vision"] == pytest.approx(
             total, rel=0.006
         )  # norms and biases are left out
@@ -290,7 +318,13 @@ def test_the_plans_sizes_are_the_models():
 
 
 def test_groups_that_are_all_right_are_no_trouble():
-    row = {"tool_rate": 1.0, "repeats": 0.0, "blind_luck": None, "dead_groups": 0.95, "entropy": 0.2}
+    row = {
+        "tool_rate": 1.0,
+        "repeats": 0.0,
+        "blind_luck": None,
+        "dead_groups": 0.95,
+        "entropy": 0.2,
+    }
     row |= {"garbage": 0.0, "logp_gap": 0.0}
     assert [name for name, _ in health([row | {"accuracy": 0.3}] * 5)] == ["dead groups"]
     assert health([row | {"accuracy": 0.97}] * 5) == []

@@ -19,20 +19,48 @@ import rollout
 import select_data
 import train
 
-FILES = [
-    *ROOT.glob("*.py"),
-    *(
-        path
-        for folder in ("fast", "benchmarks", "toy")
-        for path in (ROOT / folder).glob("*.py")
-    ),
-]
+FOLDERS = (ROOT, ROOT / "fast", ROOT / "benchmarks", ROOT / "toy")
+FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in FILES
 }
 # Whoever stands above may import what stands below.
-ORDER = ["bench", "toy.make_base", "train", "eval", "select_data", "benchmarks", "benchmarks.looking", "benchmarks.grounding", "benchmarks.reasoning", "benchmarks.record", "report", "plan", "switches", "scores", "runs", "rollout", "judge", "reward", "answers", "controls", "fast.packed", "fast.lanes", "fast.slots", "fast.lora", "fast.graph", "fast", "model", "tools", "data", "knobs", "toy.world", "toy"]
+ORDER = [
+    "bench",
+    "toy.make_base",
+    "train",
+    "eval",
+    "select_data",
+    "benchmarks",
+    "benchmarks.looking",
+    "benchmarks.grounding",
+    "benchmarks.reasoning",
+    "benchmarks.record",
+    "report",
+    "plan",
+    "switches",
+    "scores",
+    "runs",
+    "rollout",
+    "show",
+    "judge",
+    "reward",
+    "answers",
+    "controls",
+    "fast.packed",
+    "fast.lanes",
+    "fast.slots",
+    "fast.lora",
+    "fast.graph",
+    "fast",
+    "model",
+    "tools",
+    "data",
+    "knobs",
+    "toy.world",
+    "toy",
+]
 FIRST_EVENING = ("tools.py", "reward.py", "rollout.py", "train.py", "toy/world.py")
 
 
@@ -119,7 +147,7 @@ def test_imports_go_down_the_house(name):
 
 
 def test_a_training_run_imports_no_benchmark():
-    code = "import sys, train; print([name for name in sys.modules if name.startswith(('benchmarks', 'eval'))])"
+    code = "import sys, train; print([n for n in sys.modules if n.startswith(('benchmarks', 'eval'))])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )

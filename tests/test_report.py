@@ -20,7 +20,9 @@ HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.t
 LETTERS = "ACHX"
 
 
-def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", turns=None, error=False):
+def trajectory(
+    step, member, probe=False, zoomed=True, right=True, kind="read", turns=None, error=False
+):
     boxes = [[100 + 9 * member, 100, 300, 300]] if zoomed else []
     turns = turns or (["<think> red</think><tool_call>..</tool_call>"] if zoomed else []) + [
         "<answer>A</answer>"
@@ -47,7 +49,9 @@ def make_run(tmp_path):
         rng = random.Random(seed)
         with (run / "metrics.jsonl").open("w") as file:
             for step in range(1, steps + 1):
-                keys = {key: rng.random() for panel in report.PANELS.values() for key in panel[0]}
+                keys = {
+                    key: rng.random() for panel in report.PANELS.values() for key in panel[0]
+                }
                 healthy = {
                     "tool_rate": 0.9,
                     "repeats": 0.0,
@@ -70,12 +74,23 @@ def make_run(tmp_path):
 
 
 def test_patterns():
-    row = {"targets": [[0, 0, 50, 50], [100, 100, 150, 150]], "turns": ["a", "b", "c"], "answer": "yes"}
+    row = {
+        "targets": [[0, 0, 50, 50], [100, 100, 150, 150]],
+        "turns": ["a", "b", "c"],
+        "answer": "yes",
+    }
     assert patterns(row | {"boxes": [[0, 0, 50, 50], [100, 100, 150, 150]]}) == ["comparison"]
     assert patterns(row | {"boxes": [[60, 60, 90, 90], [0, 0, 40, 40]]}) == ["search"]
     assert patterns(row | {"boxes": [[0, 0, 50, 50], [0, 0, 48, 50]]}) == ["confirmation"]
-    one = {"targets": [[0, 0, 50, 50]], "boxes": [[0, 0, 50, 50]], "turns": ["the answer is B", "so"]}
-    assert patterns(one | {"answer": "C"}) == ["correction"] and patterns(one | {"answer": "B"}) == []
+    one = {
+        "targets": [[0, 0, 50, 50]],
+        "boxes": [[0, 0, 50, 50]],
+        "turns": ["the answer is B", "so"],
+    }
+    assert (
+        patterns(one | {"answer": "C"}) == ["correction"]
+        and patterns(one | {"answer": "B"}) == []
+    )
     assert patterns(one | {"answer": None, "boxes": [], "turns": []}) == []
     assert (
         patterns(one | {"turns": ["red=A", "so"], "answer": "no"}) == []
@@ -116,9 +131,9 @@ def test_the_page_stands_alone_and_hostile_text_stays_text(make_run):
     (run / "eval.json").write_text(json.dumps({"after": {"on": {"all": {
         "n": 1, "accuracy": 0.5, "tool_rate": 1.0, "crops": 1.0, "iou": None, "holds": None}}}}))  # fmt: skip
     page = make_page(run).read_text()
-    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page) and "http://" not in page.replace(
-        "http://www.w3.org/2000/svg", ""
-    )
+    assert not re.search(
+        r"""(?:src|href)=["'](?!data:|#)""", page
+    ) and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert page.count("<script") == 2 and "<img src=x" not in page  # the model's are escaped
     assert len(page) < 1_000_000 and "0.500" in page
     data = json.loads(html.unescape(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))
@@ -165,7 +180,9 @@ document.body.setAttribute("data-result", JSON.stringify(result));
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; the page is checked as text above")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine; the page is checked as text above"
+)
 def test_in_a_browser(make_run, tmp_path):
     """Filters, slider, hostile text, and 2,000 trajectories that open within 2 s."""
     rows = [
@@ -178,10 +195,22 @@ def test_in_a_browser(make_run, tmp_path):
     assert page.stat().st_size < 15_000_000
     tested = tmp_path / "tested.html"
     tested.write_text(page.read_text() + PROBE)
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--timeout=20000"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        "--timeout=20000",
+    ]
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     began = time.time()
-    dom = subprocess.run([*command, tested.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    dom = subprocess.run(
+        [*command, tested.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
     result = json.loads(html.unescape(re.search(r'data-result="(.*?)"', dom, re.S)[1]))
     assert result["problems"] == [] and result["requests"] == [] and result["images"] == 0, (
         time.time() - began
@@ -192,20 +221,33 @@ def test_in_a_browser(make_run, tmp_path):
     assert result["step"].startswith("8 of") and result["kind"].startswith("1000 of")
     assert result["error"].startswith("250 of") and result["least"].startswith("1000 of")
     assert (
-        "step 1" in result["before"] and "step 10" in result["after"] and result["before"] != result["after"]
+        "step 1" in result["before"]
+        and "step 10" in result["after"]
+        and result["before"] != result["after"]
     )
     assert result["more"] > result["cards"] > 0
-    assert "<script>" in result["text"] and "U+202e" in result["text"] and "\u202e" not in result["text"]
+    assert (
+        "<script>" in result["text"]
+        and "U+202e" in result["text"]
+        and "\u202e" not in result["text"]
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
     """Arms of one question side by side, named; no curves, no health, no slider; nothing breaks."""
-    rows = [trajectory(0, m, zoomed=m != 1) | {"arm": arm} for m, arm in enumerate(("on", "off", "blank"))]
+    rows = [
+        trajectory(0, m, zoomed=m != 1) | {"arm": arm}
+        for m, arm in enumerate(("on", "off", "blank"))
+    ]
     run = make_run(rows)
     (run / "metrics.jsonl").unlink()
     arms = {"on": {"all": {"accuracy": 0.5, "tool_rate": 1.0, "iou": None, "holds": None}}}
-    stored = {"protocol": {"model": HOSTILE}, "arms": arms, "paired": {"on against off": {"p": 0.5}}}
+    stored = {
+        "protocol": {"model": HOSTILE},
+        "arms": arms,
+        "paired": {"on against off": {"p": 0.5}},
+    }
     (run / "eval.json").write_text(json.dumps(stored))
     page = make_page(run)
     ask = """<script>
@@ -216,10 +258,21 @@ def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
     </script>"""
     tested = tmp_path / "tested.html"
     tested.write_text(page.read_text() + ask)
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--timeout=20000"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        "--timeout=20000",
+    ]
     command += [f"--user-data-dir={tmp_path / 'profile'}", tested.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    assert "data-bad" not in dom and 'data-seen="on,off,blank"' in dom and 'data-hidden="true"' in dom
+    assert (
+        "data-bad" not in dom
+        and 'data-seen="on,off,blank"' in dom
+        and 'data-hidden="true"' in dom
+    )
     assert "Run health" not in dom and "0.500 (1.00)" in dom and "<title>run</title>" in dom
 
 
@@ -229,7 +282,15 @@ def test_the_command(make_run):
 
     from conftest import ROOT
 
-    good = subprocess.run([sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
-    assert good.returncode == 0 and (run / "report.html").exists() and (run / "curves.png").exists()
-    bad = subprocess.run([sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True)
+    good = subprocess.run(
+        [sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (
+        good.returncode == 0
+        and (run / "report.html").exists()
+        and (run / "curves.png").exists()
+    )
+    bad = subprocess.run(
+        [sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True
+    )
     assert bad.returncode == 2 and "no metrics.jsonl" in bad.stderr

@@ -156,7 +156,9 @@ def test_a_judge_is_asked_last():
 
     sample = Sample("1", b"", "What is it?", "a sofa")
     assert is_correct("a sofa", sample, judge) and not asked
-    assert is_correct("a couch", sample, judge) and asked == [("What is it?", "a sofa", "a couch")]
+    assert is_correct("a couch", sample, judge) and asked == [
+        ("What is it?", "a sofa", "a couch")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,14 +175,23 @@ def test_a_judge_is_asked_last():
 )
 def test_hostile_answers_are_scored_fast(text):
     began = time.time()
-    for gold, options in (("12", ()), ("the red car", OPTIONS), ("yes", ()), (r"\frac{1}{2}", ())):
+    for gold, options in (
+        ("12", ()),
+        ("the red car", OPTIONS),
+        ("yes", ()),
+        (r"\frac{1}{2}", ()),
+    ):
         is_correct(text, Sample("1", b"", "?", gold, options=options))
-    assert time.time() - began < 8  # math-verify gives up after a second; its import takes some more
+    assert (
+        time.time() - began < 8
+    )  # math-verify gives up after a second; its import takes some more
 
 
 @settings(deadline=None)  # the first formula imports math-verify
 @given(
-    st.text(max_size=60), st.sampled_from(["A", "yes", "12", r"\frac{1}{2}", "the red car"]), st.booleans()
+    st.text(max_size=60),
+    st.sampled_from(["A", "yes", "12", r"\frac{1}{2}", "the red car"]),
+    st.booleans(),
 )
 def test_any_prediction_is_scored_without_an_exception(prediction, gold, choice):
     sample = Sample("1", b"", "?", gold, options=OPTIONS if choice and gold in OPTIONS else ())

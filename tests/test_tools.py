@@ -20,7 +20,12 @@ def test_the_schema_asks_for_what_the_parser_reads():
     parameters = tools.SCHEMA["function"]["parameters"]
     assert parameters["required"] == ["bbox_2d"] and "bbox_2d" in parameters["properties"]
     assert json.dumps(tools.SCHEMA) in tools.TOOL_SYSTEM
-    assert parse_call(tools.TOOL_SYSTEM) == (10, 20, 100, 200)  # the example in the prompt is a valid call
+    assert parse_call(tools.TOOL_SYSTEM) == (
+        10,
+        20,
+        100,
+        200,
+    )  # the example in the prompt is a valid call
     assert (
         find_call(tools.CALL_OPENING + "1,2,3,4]}}</tool_call>")
         and "call **image_zoom_in_tool** if needed" in tools.TOOL_SUFFIX
@@ -76,13 +81,20 @@ def test_broken_calls_name_their_rule_and_the_size(rule, text):
 
 
 def test_the_last_call_counts():
-    assert parse_call(call(1, 2, 30, 40) + "no: " + call(5, 6, 70, 80) + " ok") == (5, 6, 70, 80)
+    assert parse_call(call(1, 2, 30, 40) + "no: " + call(5, 6, 70, 80) + " ok") == (
+        5,
+        6,
+        70,
+        80,
+    )
     assert parse_call(call(1, 2, 30, 40) + "<tool_call>open") == (1, 2, 30, 40)
 
 
 @given(
     st.text()
-    | st.text(alphabet='{}[]",:<>/tol_cabx2d1234567890.eE+- ').map(lambda t: f"<tool_call>{t}</tool_call>")
+    | st.text(alphabet='{}[]",:<>/tol_cabx2d1234567890.eE+- ').map(
+        lambda t: f"<tool_call>{t}</tool_call>"
+    )
 )
 def test_any_text_parses_or_is_refused(text):
     """Never another exception, and what parses are four finite numbers."""
@@ -137,7 +149,9 @@ SIZES = st.tuples(st.integers(28, 3000), st.integers(28, 3000))
 
 
 @settings(deadline=None)
-@given(SIZES, st.integers(56 * 56, 10**6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4))
+@given(
+    SIZES, st.integers(56 * 56, 10**6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4)
+)
 def test_a_crop_is_what_the_box_says(size, budget, box):
     """Clamped to the picture, covering the scaled box, never more than a pixel larger."""
     view = View(Image.new("L", size), fit(size, budget))
@@ -145,7 +159,9 @@ def test_a_crop_is_what_the_box_says(size, budget, box):
         crop, (x1, y1, x2, y2) = view.crop(tuple(box))
     except ZoomError:
         return
-    assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1] and crop.size == (x2 - x1, y2 - y1)
+    assert (
+        0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1] and crop.size == (x2 - x1, y2 - y1)
+    )
     left, top, right, bottom = view.to_original(tuple(box))
     for got, wanted, most in (
         (x1, left, size[0]),
@@ -161,9 +177,9 @@ def test_a_crop_is_what_the_box_says(size, budget, box):
 def test_what_fits_is_left_alone_by_the_image_processor(size, budget):
     """The rollout resizes once; the processor must then see exactly the grid that was promised."""
     shown = fit(size, budget)
-    grid = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=10**8)([Image.new("RGB", shown)])[
-        "image_grid_thw"
-    ][0]
+    grid = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=10**8)(
+        [Image.new("RGB", shown)]
+    )["image_grid_thw"][0]
     assert (grid[2] * 14, grid[1] * 14) == shown and shown[0] % 28 == shown[1] % 28 == 0
 
 
@@ -208,11 +224,16 @@ def test_the_prompt_is_what_the_chat_template_writes():
         {"role": "system", "content": tools.TOOL_SYSTEM},
         {
             "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "\nWhat?" + tools.TOOL_SUFFIX}],
+            "content": [
+                {"type": "image"},
+                {"type": "text", "text": "\nWhat?" + tools.TOOL_SUFFIX},
+            ],
         },
     ]
     rendered = (
-        jinja2.Environment().from_string(template).render(messages=messages, add_generation_prompt=True)
+        jinja2.Environment()
+        .from_string(template)
+        .render(messages=messages, add_generation_prompt=True)
     )
     assert rendered == tools.prompt("What?")
 
@@ -229,7 +250,10 @@ def test_no_system_block_in_observations():
 def test_a_family_with_relative_boxes_needs_its_frame_alone():
     """The same region, asked for in shown pixels and in thousandths, is the same crop."""
     picture = Image.effect_noise((1600, 900), 60).convert("RGB")
-    absolute, relative = View(picture, (840, 476)), View(picture, (840, 476), frame=(1000, 1000))
+    absolute, relative = (
+        View(picture, (840, 476)),
+        View(picture, (840, 476), frame=(1000, 1000)),
+    )
     one, box = absolute.crop((210, 119, 420, 238))
     other, same = relative.crop((250, 250, 500, 500))
     assert box == same == (400.0, 225.0, 800.0, 450.0) and one.tobytes() == other.tobytes()

@@ -63,7 +63,12 @@ def build(processor, tmp_path):
         )
         knobs = train.Knobs(**defaults | knobs)
         trainer = train.build_trainer(
-            knobs, make_model(processor.tokenizer), processor, load("toy", limit=6), tmp_path, **more or {}
+            knobs,
+            make_model(processor.tokenizer),
+            processor,
+            load("toy", limit=6),
+            tmp_path,
+            **more or {},
         )
         trainer.__class__ = kind
         return trainer
@@ -123,7 +128,9 @@ def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
     assert [row["step"] for row in rows] == [1, 2]
     assert max(row["logp_gap"] for row in rows) < 1e-4
     assert rows[0]["delivered"] > 0 and rows[0]["errors"] > 0 and rows[0]["grad_norm"] > 0
-    changed = [p.abs().sum() for name, p in trainer.model.named_parameters() if "lora_B" in name]
+    changed = [
+        p.abs().sum() for name, p in trainer.model.named_parameters() if "lora_B" in name
+    ]
     assert all(changed) and not any(
         p.requires_grad for name, p in trainer.model.named_parameters() if "visual" in name
     )
@@ -201,7 +208,9 @@ def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta
         noise = 0.4 * torch.randn(len(t.sampled), generator=random)
         t.old_logprobs = torch.tensor(t.logprobs) + noise
         ratio = (-noise).exp()
-        clipped += ((ratio > 1.28) & (t.advantage > 0) | (ratio < 0.8) & (t.advantage < 0)).sum()
+        clipped += (
+            (ratio > 1.28) & (t.advantage > 0) | (ratio < 0.8) & (t.advantage < 0)
+        ).sum()
     oracle = copy.copy(trainer)
     oracle.__class__ = StockLoss
     losses = {}
@@ -213,7 +222,9 @@ def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta
             loss = each.compute_loss(trainer.model, part)
             loss.backward()
             losses[name].append(loss.item())
-        grads[name] = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+        grads[name] = {
+            n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad
+        }
     assert clipped > 5
     assert losses["ours"] == pytest.approx(losses["trl"], abs=1e-6)
     assert_equal(grads["ours"], grads["trl"], 1e-5)
@@ -223,7 +234,9 @@ def test_split_groups_keeps_members_together():
     groups = [[f"{g}{m}" for m in range(4)] for g in "abc"]
     for size in (1, 2, 3, 4, 6, 12):
         parts = train.split_groups(groups, size)
-        assert [m for part in parts for group in part for m in group] == [m for g in groups for m in g]
+        assert [m for part in parts for group in part for m in group] == [
+            m for g in groups for m in g
+        ]
         assert all(sum(map(len, part)) == size for part in parts)
         assert all(len({m[0] for m in group}) == 1 for part in parts for group in part)
         assert all(len({group[0][0] for group in part}) == len(part) for part in parts)
@@ -244,7 +257,9 @@ def test_the_page_shows_the_advantages_that_train(build, script, tmp_path, monke
     """Those of a stored group are those that reach the loss, for both ways of taking them."""
     for kind in ("std", "mean"):
         script(random_turn)
-        trainer = build(steps=1, prompts=1, group=6, micro_batch=6, advantage=kind, show_every=1)
+        trainer = build(
+            steps=1, prompts=1, group=6, micro_batch=6, advantage=kind, show_every=1
+        )
         seen, plain = [], trainer.compute_loss
 
         def spy(model, groups, *args, seen=seen, plain=plain, **more):
@@ -254,7 +269,10 @@ def test_the_page_shows_the_advantages_that_train(build, script, tmp_path, monke
         monkeypatch.setattr(trainer, "compute_loss", spy)
         (tmp_path / "trajectories.jsonl").unlink(missing_ok=True)
         trainer.train()
-        rows = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()
+        ]
         shown = sorted(row["advantage"] for row in rows if not row["probe"])
         assert len(set(shown)) > 1 and shown == pytest.approx(sorted(seen))
 
@@ -294,7 +312,10 @@ def test_trajectories_without_an_advantage_are_not_computed(build, script, monke
 
 def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch):
     """The same prompt ids, but another picture: not one group."""
-    same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
+    same = [
+        replace(sample, question="What letter is on the red tile?")
+        for sample in load("toy", limit=6)
+    ]
     results = []
     for kind in (train.ZoomGRPOTrainer, StockLoss):
         script(random_turn)
@@ -305,14 +326,17 @@ def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch)
 
 
 def test_only_sampled_tokens_move_the_policy(build, script):
-    """Observations carry no loss: the mask covers exactly the sampled ids, and logprobs elsewhere are zero."""
+    """Observations carry no loss: the mask covers exactly the sampled ids; logprobs elsewhere are zero."""
     script(random_turn)
     trainer = build()
     trainer.state.global_step = 1
     groups = trainer.sample_groups(trainer.samples[:3])
     logprobs, entropies, mask = trainer.model(packed=groups, temperature=1.0)
     for t, row, own in zip([t for group in groups for t in group], mask, logprobs):
-        assert row[: len(t.sampled)].int().tolist() == t.sampled and not row[len(t.sampled) :].any()
+        assert (
+            row[: len(t.sampled)].int().tolist() == t.sampled
+            and not row[len(t.sampled) :].any()
+        )
         assert own[: len(t.logprobs)].tolist() == pytest.approx(t.logprobs, abs=1e-4)
     assert not logprobs[~mask].any() and not entropies[~mask].any()
 
@@ -335,7 +359,9 @@ def test_every_picture_is_opened_and_seen_once_a_step(build, script):
         counts.update(opened=1)
         return sample.open()
 
-    trainer.samples = [replace(sample, image=partial(drawn, sample)) for sample in trainer.samples]
+    trainer.samples = [
+        replace(sample, image=partial(drawn, sample)) for sample in trainer.samples
+    ]
     pictures, plain = set(), trainer.roll_and_score
 
     def note(chosen):
@@ -346,7 +372,10 @@ def test_every_picture_is_opened_and_seen_once_a_step(build, script):
     trainer.roll_and_score = note
     trainer.train()
     assert counts["opened"] == 3
-    assert counts["seen"] == len(pictures) > 3 and counts["text_backward"] > 0 == counts["vision_backward"]
+    assert (
+        counts["seen"] == len(pictures) > 3
+        and counts["text_backward"] > 0 == counts["vision_backward"]
+    )
 
 
 def test_the_bonus_is_the_knobs(build, script, tmp_path):
@@ -359,12 +388,27 @@ def test_the_bonus_is_the_knobs(build, script, tmp_path):
 # --------------------------------------------------------------------------------------------------
 # The real commands.
 
-SMALL = ["--prompts", "2", "--group", "4", "--micro_batch", "8", "--eval_size", "6", "--threads", "1"]
+SMALL = [
+    "--prompts",
+    "2",
+    "--group",
+    "4",
+    "--micro_batch",
+    "8",
+    "--eval_size",
+    "6",
+    "--threads",
+    "1",
+]
 
 
 def run(*arguments, **kwargs):
     return subprocess.run(
-        [sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, **kwargs
+        [sys.executable, "train.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        **kwargs,
     )
 
 
@@ -396,13 +440,23 @@ def test_the_main_job_in_small(tmp_path):
     assert max(row["logp_gap"] for row in rows) < 1e-4
     scores = json.loads((out / "eval.json").read_text())
     assert set(scores["after"]) == {"on", "off", "blank", "random", "oracle", "forced"}
-    assert scores["after"]["on"]["all"]["n"] == 6 and scores["after"]["off"]["all"]["tool_rate"] == 0
+    assert (
+        scores["after"]["on"]["all"]["n"] == 6
+        and scores["after"]["off"]["all"]["tool_rate"] == 0
+    )
     assert (out / "curves.png").stat().st_size > 10_000
-    assert len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3 and "after: oracle" in result.stdout
+    assert (
+        len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3
+        and "after: oracle" in result.stdout
+    )
     scores["after"].pop("oracle")  # as if it had been killed while it was being scored
     (out / "eval.json").write_text(json.dumps(scores))
     resumed = run("--out", out, "--resume")
-    assert resumed.returncode == 0 and metrics(out) == rows and "oracle: 6 questions" in resumed.stdout
+    assert (
+        resumed.returncode == 0
+        and metrics(out) == rows
+        and "oracle: 6 questions" in resumed.stdout
+    )
     assert "oracle" in json.loads((out / "eval.json").read_text())["after"]
     back = run("--out", out, "--resume", "--steps", 2)
     assert back.returncode == 2 and "would go back" in back.stderr
@@ -413,7 +467,11 @@ def test_the_main_job_in_small(tmp_path):
 def test_killed_at_a_random_moment_and_resumed(tmp_path):
     """SIGKILL twice; after the resume every step is there once, and what was done before the kill is kept."""
     out, steps = tmp_path / "run", 8
-    arguments, kept, rng = ["--out", out, "--steps", steps, *SMALL], [], random.Random(time.time())
+    arguments, kept, rng = (
+        ["--out", out, "--steps", steps, *SMALL],
+        [],
+        random.Random(time.time()),
+    )
     for kill_at in (2, 5):
         process = subprocess.Popen(
             [sys.executable, "train.py", *map(str, arguments)],
@@ -433,7 +491,9 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         reached = int(checkpoint.name.split("-")[1])
         assert reached >= kill_at - 1  # no step lost but the running one
         kept.append((reached, metrics(out)[:reached]))
-        (out / "metrics.jsonl").open("a").write('{"step": 99, "rew')  # a line cut short by the kill
+        (out / "metrics.jsonl").open("a").write(
+            '{"step": 99, "rew'
+        )  # a line cut short by the kill
         arguments = ["--out", out, "--resume"]
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
@@ -474,13 +534,18 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 def test_bad_knobs_end_in_one_clear_line(arguments, message):
     result = run(*arguments)
     lines = [line for line in result.stderr.splitlines() if "gemm_4bit" not in line]
-    assert result.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), result.stderr
+    assert result.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), (
+        result.stderr
+    )
     assert "Traceback" not in result.stderr
 
 
 def test_help_explains_every_knob():
     text = run("--help").stdout
-    assert all(f"--{name}" in text for name in train.Knobs.__dataclass_fields__) and "python train.py" in text
+    assert (
+        all(f"--{name}" in text for name in train.Knobs.__dataclass_fields__)
+        and "python train.py" in text
+    )
 
 
 def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
@@ -488,9 +553,21 @@ def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
     knobs = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
     run("--out", tmp_path / "run", "--steps", 1, *knobs)
     for name, model in (("one", "tiny"), ("two", str(tmp_path / "run" / "checkpoint-1"))):
-        command = [sys.executable, "eval.py", "--limit", "5", "--threads", "1", "--out", str(tmp_path / name)]
+        command = [
+            sys.executable,
+            "eval.py",
+            "--limit",
+            "5",
+            "--threads",
+            "1",
+            "--out",
+            str(tmp_path / name),
+        ]
         done = subprocess.run(
-            [*command, "--model", model, "--arms", "on,forced"], cwd=ROOT, capture_output=True, text=True
+            [*command, "--model", model, "--arms", "on,forced"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0 and "forced" in done.stdout, done.stderr
         stored = json.loads((tmp_path / name / "eval.json").read_text())
@@ -500,5 +577,7 @@ def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
         (["--arms", "on,off2"], "unknown arm off2"),
         (["--model", "nix"], "unknown model"),
     ):
-        bad = subprocess.run([sys.executable, "eval.py", *wrong], cwd=ROOT, capture_output=True, text=True)
+        bad = subprocess.run(
+            [sys.executable, "eval.py", *wrong], cwd=ROOT, capture_output=True, text=True
+        )
         assert bad.returncode == 2 and message in bad.stderr.splitlines()[-1]

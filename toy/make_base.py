@@ -33,12 +33,13 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+)
 
 import tools
 from knobs import write_json
-from model import ZoomProcessor, load_model
-from rollout import expand_pads
+from model import ZoomProcessor, expand_pads, load_model
 from runs import append_rows, keep_rows
 from scores import iou
 from tools import find_answer
@@ -58,11 +59,9 @@ from toy.world import (
 LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 BATCH = 64
-STEPS, LAST, FINAL = (
-    5900,
-    4400,
-    4900,
-)  # steps in all; where the last two stages begin, at a lower rate
+STEPS = 5900
+LAST = 4400  # where the last but one stage begins, at a lower rate
+FINAL = 4900  # where the last one does
 # Lessons of each kind in a batch (read, ground, name, pair), stage by stage; answers and calls fill it up
 MIXTURES = (
     (56, 4, 4, 0),
@@ -200,12 +199,10 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
         vision_end_token_id=ids("<|vision_end|>"),
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    with (
-        torch.no_grad()
-    ):  # the class's std of 0.02 leaves the branches of so narrow a model near zero,
-        for (
-            weight
-        ) in model.parameters():  # where it learns nothing for tens of thousands of pictures
+    # The class's std of 0.02 leaves the branches of so narrow a model near zero, where it learns nothing for
+    # tens of thousands of pictures.
+    with torch.no_grad():
+        for weight in model.parameters():
             if weight.dim() > 1:
                 weight.mul_(4)
     model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
@@ -317,6 +314,10 @@ def read_parts(tile: Tile):
     ]
 
 
+def tile_of(scene: Scene, colour: str) -> Tile:
+    return next(tile for tile in scene.tiles if tile.colour == colour)
+
+
 def colours_in(question: str) -> list[str]:
     return sorted((colour for colour in COLOURS if colour in question), key=question.index)
 
@@ -357,7 +358,7 @@ def lesson_ground(
         tile = rng.choice(scene.tiles)
         choice = rng.random()
         if choice < sides:
-            question, answer, _ = glance_question(rng, scene)
+            _, question, answer, _ = glance_question(rng, scene)
             turns.append((question, answer_parts(f" {colours_in(question)[0]}", answer, 6)))
         elif tool and choice < calls:
             thought = (f"<think> {tile.colour}</think>", 1)
@@ -404,7 +405,7 @@ def lesson_direct(rng: random.Random, kind: str, tool: bool, final: bool):
     if kind != "legible":
         return [asked, *answer_parts(f" {colour}", answer, weight)], [look(scene)]
     if final:  # the letter is read in the thought; the answer only repeats it
-        return [asked, *read_parts(scene.tile(colour))], [look(scene)]
+        return [asked, *read_parts(tile_of(scene, colour))], [look(scene)]
     return [asked, *answer_parts(f" {colour}={answer}", answer, weight)], [look(scene)]
 
 
@@ -422,7 +423,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
     seen = []
     second_call = kind == "compare" and rng.random() < 0.9
     for colour in named[: 2 if second_call else 1]:
-        target = scene.tile(colour)
+        target = tile_of(scene, colour)
         letters = letter_parts(seen, 3 if final else 1)
         thought = [("<think>", 1), *letters, (f" {colour}</think>", 1)]
         if (kind != "compare" or last) and rng.random() <= (0.35 if last else 0.1):
@@ -432,9 +433,8 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
             parts += [(END + tools.observation("the box lies outside the picture."), 0)]
             parts += call_parts(loose_box(rng, target), 1)
         parts += [(END + tools.observation(), 0)]
-        other = random_scene(
-            rng
-        )  # the close-up: a tile of the named colour, with a letter of its own
+        # The close-up: a tile of the named colour, with a letter of its own.
+        other = random_scene(rng)
         tile = rng.choice(other.tiles)
         letter = seen[0][-1] if seen and rng.random() < 0.5 else tile.letter
         blank = final and kind == "read" and rng.random() < 0.1
@@ -454,7 +454,12 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
     parts += letter_parts(seen[:-1], 6 if final else 1)
     parts += letter_parts(seen[-1:], heavy)
     weight = weight if tile.letter else GUESS
-    return [*parts, ("</think><answer>", 1), (answer, weight), ("</answer>" + END, 1)], pictures
+    return [
+        *parts,
+        ("</think><answer>", 1),
+        (answer, weight),
+        ("</answer>" + END, 1),
+    ], pictures
 
 
 def letter_parts(seen: list[str], weight: float):
@@ -507,9 +512,8 @@ class Lessons(Dataset):
         self.start = start
         self.steps = steps
         self.seed = seed
-        self.tokens = lru_cache(10_000)(
-            self.tokenise
-        )  # a few hundred different parts make up all lessons
+        # A few hundred different parts make up all lessons.
+        self.tokens = lru_cache(10_000)(self.tokenise)
 
     def tokenise(self, text: str) -> list[int]:
         return (
@@ -557,9 +561,8 @@ class Lessons(Dataset):
         weights = torch.tensor(
             [row + [0.0] * n for row, n in zip(all_weights, missing)]
         )  # (B, T)
-        mask = torch.tensor(
-            [[1] * len(row) + [0] * n for row, n in zip(all_ids, missing)]
-        )  # (B, T)
+        # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * n for row, n in zip(all_ids, missing)])
         seen = [pixels for pixels in all_pixels if pixels]
         return {
             "input_ids": ids,
@@ -580,9 +583,8 @@ def loss_and_hits(model, batch: dict, heavy: float = 2.5):
     right."""
     skills = batch.pop("skills")
     weights = batch.pop("weights")[:, 1:]
-    with torch.autocast(
-        "cpu", torch.bfloat16
-    ):  # about twice as fast as float32 where the CPU has bf16
+    # About twice as fast as float32 where the CPU has bf16.
+    with torch.autocast("cpu", torch.bfloat16):
         logits = model(**batch, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
     targets = batch["input_ids"][:, 1:]
     losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
@@ -629,9 +631,8 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     torch.set_num_threads(threads)
     processor = make_processor()
     model = make_model(processor.tokenizer).train()
-    model.model.language_model.set_attn_implementation(
-        "eager"
-    )  # sdpa's backward is twice as slow on a CPU
+    # Sdpa's backward is twice as slow on a CPU.
+    model.model.language_model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -702,9 +703,8 @@ def measure_skills(
         gold = []
         for _ in range(n):
             parts, pictures = make_lesson()
-            asked.append(
-                ("".join(text for text, _ in parts[:-6]), pictures)
-            )  # the last six are the answer
+            # The last six are the answer.
+            asked.append(("".join(text for text, _ in parts[:-6]), pictures))
             gold.append(parts[-2][0])
         said = map(find_answer, write(model, processor, asked))
         skills[name] = fmean(answer == letter for answer, letter in zip(said, gold))

@@ -11,8 +11,9 @@ must find. Everything is drawn from a seed, when it is needed.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -43,19 +44,19 @@ class Tile:
 
     def glyph(self) -> Box:
         """The square around the letter, original pixels."""
-        x = (self.box[0] + self.box[2]) / 2
-        y = (self.box[1] + self.box[3]) / 2
+        x, y = self.middle()
         half = self.letter_px / 2
         return x - half, y - half, x + half, y + half
+
+    def middle(self) -> tuple[float, float]:
+        x1, y1, x2, y2 = self.box
+        return (x1 + x2) / 2, (y1 + y2) / 2
 
 
 @dataclass(frozen=True)
 class Scene:
     tiles: tuple[Tile, ...]
     seed: int  # of the clutter and the light
-
-    def tile(self, colour: str) -> Tile:
-        return next(tile for tile in self.tiles if tile.colour == colour)
 
 
 @lru_cache(None)
@@ -67,9 +68,8 @@ def font(px: int) -> ImageFont.FreeTypeFont:
 def background(tint: int) -> Image.Image:
     ramp = np.linspace(20, 235, SIZE, dtype=np.float32)
     light, sky = np.meshgrid(ramp, ramp)  # red grows to the right, blue towards the bottom
-    return Image.fromarray(
-        np.stack([light, np.full_like(light, 100 + tint), sky], -1).astype(np.uint8)
-    )
+    colours = np.stack([light, np.full_like(light, 100 + tint), sky], -1)
+    return Image.fromarray(colours.astype(np.uint8))
 
 
 def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE)) -> Image.Image:
@@ -93,11 +93,13 @@ def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE))
 def draw_tile(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
     """Draw a tile into a region that starts at (left, top), its letter in black or white."""
     x1, y1, x2, y2 = tile.box
-    red, green, blue = COLOURS[tile.colour]
-    ink = (0, 0, 0) if 0.3 * red + 0.6 * green + 0.1 * blue > 120 else (255, 255, 255)
-    draw.rectangle((x1 - left, y1 - top, x2 - left, y2 - top), fill=(red, green, blue))
-    middle = ((x1 + x2) / 2 - left, (y1 + y2) / 2 - top)
-    draw.text(middle, tile.letter, ink, font(tile.letter_px), anchor="mm")
+    colour = COLOURS[tile.colour]
+    red, green, blue = colour
+    light = 0.3 * red + 0.6 * green + 0.1 * blue
+    ink = (0, 0, 0) if light > 120 else (255, 255, 255)
+    draw.rectangle((x1 - left, y1 - top, x2 - left, y2 - top), fill=colour)
+    x, y = tile.middle()
+    draw.text((x - left, y - top), tile.letter, ink, font(tile.letter_px), anchor="mm")
 
 
 def random_scene(
@@ -109,13 +111,18 @@ def random_scene(
     """Two to four tiles of different colours, each in a grid cell of its own."""
     tiles = tiles or rng.randint(2, 4)
     placed = []
-    for colour, cell in zip(rng.sample(list(COLOURS), tiles), rng.sample(range(16), tiles)):
+    colours = rng.sample(list(COLOURS), tiles)
+    cells = rng.sample(range(16), tiles)
+    for colour, cell in zip(colours, cells):
+        row, column = divmod(cell, 4)
         half = rng.randint(*side) / 2
         jitter = min(45, CELL / 2 - half - 4)
-        x = cell % 4 * CELL + CELL / 2 + rng.uniform(-jitter, jitter)
-        y = cell // 4 * CELL + CELL / 2 + rng.uniform(-jitter, jitter)
-        box = tuple(float(round(v)) for v in (x - half, y - half, x + half, y + half))
-        placed.append(Tile(colour, rng.choice(LETTERS), box, rng.randint(*letter_px)))
+        x = (column + 0.5) * CELL + rng.uniform(-jitter, jitter)
+        y = (row + 0.5) * CELL + rng.uniform(-jitter, jitter)
+        corners = (x - half, y - half, x + half, y + half)
+        box = tuple(float(round(v)) for v in corners)
+        letter = rng.choice(LETTERS)
+        placed.append(Tile(colour, letter, box, rng.randint(*letter_px)))
     return Scene(tuple(placed), rng.getrandbits(32))
 
 
@@ -123,47 +130,57 @@ def read_question(colour: str) -> str:
     return f"What letter is on the {colour} tile?"
 
 
-def glance_question(rng: random.Random, scene: Scene) -> tuple[str, str, tuple[Tile, ...]]:
-    """A question that the first look answers: question, gold answer, target tiles."""
-    tile = rng.choice(scene.tiles)
-    x1, y1, x2, y2 = tile.box  # never near the middle of the picture: see the grid
-    if rng.random() < 0.5:
-        side = "left" if (x1 + x2) / 2 < SIZE / 2 else "right"
-        return f"Is the {tile.colour} tile on the left or on the right?", side, (tile,)
-    side = "top" if (y1 + y2) / 2 < SIZE / 2 else "bottom"
-    return f"Is the {tile.colour} tile at the top or at the bottom?", side, (tile,)
+class Question(NamedTuple):
+    """A question about a scene."""
+
+    scene: Scene
+    text: str
+    answer: str  # gold
+    targets: tuple[Tile, ...]  # what has to be looked at
 
 
-def draw_question(rng: random.Random, kind: str) -> tuple[Scene, str, str, tuple[Tile, ...]]:
-    """A scene with a question of this kind: scene, question, gold answer, target tiles."""
+def draw_question(rng: random.Random, kind: str) -> Question:
+    """A scene with a question of this kind."""
     if kind == "legible":
         scene = random_scene(rng, letter_px=(190, 210), side=(225, 235))
     else:
         scene = random_scene(rng)
     first, second = rng.sample(scene.tiles, 2)
-    if kind == "blank":
-        blank = tuple(Tile(t.colour, "", t.box, t.letter_px) for t in scene.tiles)
-        return Scene(blank, scene.seed), read_question(first.colour), first.letter, (first,)
-    if kind == "mislabelled":
-        wrong = rng.choice([letter for letter in LETTERS if letter != first.letter])
-        return scene, read_question(first.colour), wrong, (first,)
-    if kind in ("read", "legible"):
-        return scene, read_question(first.colour), first.letter, (first,)
     if kind == "compare":
         return compare_question(rng, scene, first, second)
-    assert kind == "glance", kind
-    return scene, *glance_question(rng, scene)
+    if kind == "glance":
+        return glance_question(rng, scene)
+    answer = first.letter
+    if kind == "mislabelled":
+        answer = rng.choice(LETTERS.replace(answer, ""))
+    if kind == "blank":
+        tiles = tuple(replace(tile, letter="") for tile in scene.tiles)
+        scene = Scene(tiles, scene.seed)
+    return Question(scene, read_question(first.colour), answer, (first,))
 
 
-def compare_question(rng: random.Random, scene: Scene, first: Tile, second: Tile):
+def compare_question(rng: random.Random, scene: Scene, first: Tile, second: Tile) -> Question:
     """Do two tiles show the same letter? In half of the questions they are made to."""
-    others = [letter for letter in LETTERS if letter != first.letter]
-    letter = first.letter if rng.random() < 0.5 else rng.choice(others)
-    twin = Tile(second.colour, letter, second.box, second.letter_px)
+    same = rng.random() < 0.5
+    others = LETTERS.replace(first.letter, "")
+    letter = first.letter if same else rng.choice(others)
+    twin = replace(second, letter=letter)
     tiles = tuple(twin if tile is second else tile for tile in scene.tiles)
-    question = f"Do the {first.colour} tile and the {second.colour} tile show the same letter?"
-    answer = "yes" if letter == first.letter else "no"
-    return Scene(tiles, scene.seed), question, answer, (first, twin)
+    text = f"Do the {first.colour} tile and the {second.colour} tile show the same letter?"
+    return Question(Scene(tiles, scene.seed), text, "yes" if same else "no", (first, twin))
+
+
+def glance_question(rng: random.Random, scene: Scene) -> Question:
+    """A question that the first look answers."""
+    tile = rng.choice(scene.tiles)
+    x, y = tile.middle()  # never near that of the picture: see the grid
+    if rng.random() < 0.5:
+        text = f"Is the {tile.colour} tile on the left or on the right?"
+        answer = "left" if x < SIZE / 2 else "right"
+    else:
+        text = f"Is the {tile.colour} tile at the top or at the bottom?"
+        answer = "top" if y < SIZE / 2 else "bottom"
+    return Question(scene, text, answer, (tile,))
 
 
 def draw_questions(
@@ -182,14 +199,18 @@ def draw_questions(
             name
         )  # the split is part of the seed: train and test share no picture
         kind = rng.choices(list(weights), list(weights.values()))[0]
-        scene, question, answer, targets = draw_question(rng, kind)
-        row = {
-            "id": name,
-            "image": partial(render, scene),
-            "question": question,
-            "answer": answer,
-        }
-        row["boxes"] = tuple(tile.box for tile in targets)
-        row["meta"] = {"kind": kind, "glyphs": tuple(tile.glyph() for tile in targets)}
-        rows.append(row)
+        question = draw_question(rng, kind)
+        rows.append(
+            {
+                "id": name,
+                "image": partial(render, question.scene),
+                "question": question.text,
+                "answer": question.answer,
+                "boxes": tuple(tile.box for tile in question.targets),
+                "meta": {
+                    "kind": kind,
+                    "glyphs": tuple(tile.glyph() for tile in question.targets),
+                },
+            }
+        )
     return rows
