@@ -476,8 +476,7 @@ def main(knobs: Knobs) -> None:
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
     judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
-    device = str(state.device)
-    model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=device)
+    model, processor = load_model(knobs.model, quantize=knobs.quantize, device=str(state.device))
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     held_out = scores.HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
     checkpoint = runs.last_checkpoint(run) if knobs.resume else None

@@ -19,7 +19,7 @@ from report import TROUBLES, health
 from reward import Reward
 from rollout import Trajectory
 from scores import is_garbage, repeats_box
-from switches import set_advantages
+from switches import training_totals
 
 FINE = dict(
     tool_rate=0.9,
@@ -77,26 +77,25 @@ def trajectory(stop="answer", boxes=()):
     return Trajectory(Sample("x", b"", "?", "A"), [1], stop=stop, boxes=list(boxes))
 
 
-def advantages(group, totals: list[float], **knobs) -> list[float]:
-    """The advantages that a group of these rewards gets, not divided by the deviation."""
+def totals_of(group, totals: list[float], **knobs) -> list[float]:
+    """The rewards that train a group which got these."""
     rewards = [Reward(0.0, 0.0, 0.0, total) for total in totals]
-    set_advantages([group], [rewards], train.Knobs(group=len(group), advantage="mean", **knobs))
-    return [each.advantage for each in group]
+    return training_totals([group], [rewards], train.Knobs(group=len(group), **knobs))[0]
 
 
 def test_curiosity_pays_only_below_the_floor():
     def group(zooms):
         return [trajectory(boxes=[(0, 0, 9, 9)] * (i < zooms)) for i in range(4)]
 
-    assert advantages(group(1), [0.0] * 4, curiosity=0.5) == [0.375, -0.125, -0.125, -0.125]
-    assert advantages(group(3), [0.0] * 4, curiosity=0.5) == [0.0] * 4
+    assert totals_of(group(1), [0.0] * 4, curiosity=0.5) == [0.5, 0, 0, 0]
+    assert totals_of(group(3), [0.0] * 4, curiosity=0.5) == [0.0] * 4
 
 
 def test_overlong_trajectories_get_the_mean_of_the_others():
     group = [trajectory(), trajectory("turns"), trajectory()]
-    assert advantages(group, [2.0, -0.2, 0.0], mask_overlong=True) == [1.0, 0.0, -1.0]
+    assert totals_of(group, [2.0, -0.2, 0.0], mask_overlong=True) == [2.0, 1.0, 0.0]
     assert (
-        advantages([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True)
+        totals_of([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True)
         == [0.0] * 3
     )
 
