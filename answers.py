@@ -41,7 +41,7 @@ def as_number(text: str) -> tuple[float, str] | None:
     """
     match = (
         NUMBER.fullmatch(text.strip()) if len(text) <= 40 else None
-    )  # none asked for is longer
+    )  # longer text is no lone number
     if not match or (match[2] and float(match[2]) == 0):
         return None
     return float(match[1].replace(",", "")) / float(match[2] or 1), match[3].lower()
@@ -62,14 +62,14 @@ def same_number(prediction: str, gold: str) -> bool:
     )
 
 
-def option_letter(prediction: str, options: tuple[str, ...]) -> int | None:
+def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
     """Which option an answer names: by letter, by "B. text" or "The answer is B", or by the text of exactly
     one option.
 
     >>> options = ("a blue car", "the red car")
-    >>> [option_letter(p, options) for p in ("b", "(B)", "B. the red car", "The answer is B.", "red car")]
+    >>> [option_index(p, options) for p in ("b", "(B)", "B. the red car", "The answer is B.", "red car")]
     [1, 1, 1, 1, 1]
-    >>> [option_letter(p, options) for p in ("A or B", "car", "")]
+    >>> [option_index(p, options) for p in ("A or B", "car", "")]
     [None, None, None]
     """
     text = " ".join(prediction.split())
@@ -224,7 +224,7 @@ def chosen_by(answer: str, gold: str, options: tuple[str, ...]) -> str | None:
     ('B', 'no')
     """
     if options:
-        place = option_letter(unwrap(answer), options)
+        place = option_index(unwrap(answer), options)
         return None if place is None else chr(65 + place)
     if gold in ("yes", "no"):
         return yes_or_no(answer)

@@ -45,7 +45,7 @@ class Knobs:
     random_weights: bool = knob(
         False, "the shapes of the model with fresh weights: needs no download"
     )
-    layers: int = knob(0, "with random weights: so many layers in each tower (0: all)")
+    layers: int = knob(0, "with random weights: layers in each tower (0: all)")
     prompts: int = knob(16, "questions")
     group: int = knob(8, "trajectories per question")
     zooms: int = knob(2, "most zooms of a trajectory")
@@ -335,11 +335,12 @@ def device_speed(device, dtype) -> tuple[float, float]:
 
 
 def floors(model, trajectories, group: int, bytes_s: float, ops_s: float) -> dict:
-    """The least seconds that a rollout and an update of these trajectories could take on this device.
+    """A roofline estimate of the seconds of a rollout and an update of these trajectories on this device.
 
-    Weights are read once a decode step, and each token costs two operations a weight; attention is left out.
-    The update runs forward and backward (to the inputs: the weights are frozen) over each distinct token; the
-    pictures have been seen in the rollout.
+    Weights are read once per decode step, and each token costs two operations per weight. Attention is left
+    out, and the vocabulary's matrix is counted for every token, so that an update that scores few of them can
+    be faster. The update runs forward and backward (to the inputs: the weights are frozen) over each distinct
+    token; the pictures have been encoded in the rollout.
     """
     text = weights_in(*model.model.language_model.layers, model.lm_head)
     vision = weights_in(model.model.visual)
@@ -447,10 +448,10 @@ def compare(knobs: Knobs, run: Path) -> dict:
     work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in rollout.ENGINES]
     work += [("update", "trl", arms.update_stock), ("update", "ours", arms.update_ours)]
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
-    # The first warms up and counts: in one process, to see it all.
+    # Repeat 0 warms up and counts tokens, in one process, where the hooks see them all.
     for repeat in range(knobs.repeats + 1):
         arms.ours.knobs.threads = knobs.threads if repeat else 1
-        # What a graph replays no hook sees; one that has failed is not tried again.
+        # Without graphs in repeat 0: hooks do not see a replay. A capture that failed is not tried again.
         SlotEngine.use_graphs = repeat == 1 or (repeat > 1 and SlotEngine.use_graphs)
         for kind, name, run_arm in work:
             if (kind, name) == ("update", "trl"):
@@ -490,7 +491,8 @@ def report(result: dict) -> str:
     for kind, arms in result["figures"].items():
         floor = result["floor_seconds"][kind]
         trl = arms["trl"]["seconds"]
-        head = [kind, "prefill tokens", "pictures encoded", "peak MB", "s"]
+        tokens = "prefill tokens" if kind == "rollout" else "tokens computed"
+        head = [kind, tokens, "pictures encoded", "peak MB", "s"]
         head += ["times TRL's speed", "times the floor"]
         if kind == "rollout":
             head[1:1] = ["trajectories/s", "model tokens/s", "decode steps"]

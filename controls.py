@@ -6,7 +6,7 @@ To be skipped at first reading; rollout.py asks here where an arm other than "on
 from PIL import Image
 
 import tools
-from data import Box
+from boxes import Box
 from model import expand_pads
 
 ARMS = ("on", "off", "blank", "random", "oracle")  # of a rollout
@@ -38,7 +38,7 @@ def grown(start: float, end: float, most: int) -> tuple[int, int]:
     return int(start), int(end)
 
 
-def replaced_region(arm: str, view: tools.View, trajectory, region: Box, chance) -> Box:
+def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, chance) -> Box:
     """What an arm shows in place of the region that was asked for, whole ORIGINAL pixels.
 
     random: a region of the same size anywhere, by `chance`, a random.Random. oracle: the sample's targets in
@@ -47,7 +47,7 @@ def replaced_region(arm: str, view: tools.View, trajectory, region: Box, chance)
     original = view.original
     targets = trajectory.sample.boxes
     if arm == "random":
-        x1, y1, x2, y2 = map(int, region)
+        x1, y1, x2, y2 = map(int, call.region)
         width = x2 - x1
         height = y2 - y1
         x = chance.randint(0, original.width - width)
@@ -56,7 +56,7 @@ def replaced_region(arm: str, view: tools.View, trajectory, region: Box, chance)
     if arm == "oracle" and targets:
         turn = len(trajectory.boxes) % len(targets)
         return around(original, targets[turn])
-    return region
+    return call.region
 
 
 def written_call(view: tools.View, region: Box) -> str:
@@ -80,7 +80,7 @@ def show_targets(episodes, trajectory, view: tools.View) -> None:
         size = episodes.fit(crop, episodes.limits.crop_pixels)
         crop = tools.resize(crop, size)
         text = written_call(view, region) + "<|im_end|>" + tools.observation()
-        trajectory.append_given(expand_pads(episodes.processor, text, [crop]))
+        trajectory.append_unsampled(expand_pads(episodes.processor, text, [crop]))
         call = tools.Call(tools.TOOL, region=region, picture=crop)
         trajectory.calls.append(call)
         trajectory.images.append(crop)
@@ -106,3 +106,13 @@ def first_thought(tokenizer, ids: list[int]) -> list[int]:
         if "</think>" in tokenizer.decode(ids[:end]):
             return ids[:end]
     return []
+
+
+def calls_by_hand(boxes: list[Box], errors: list[str]) -> list[tools.Call]:
+    """Calls that delivered these boxes, and calls that were refused so."""
+    calls = []
+    for box in boxes:
+        calls.append(tools.Call(tools.TOOL, region=box))
+    for error in errors:
+        calls.append(tools.Call(error=error))
+    return calls

@@ -15,12 +15,11 @@ import datasets
 from huggingface_hub import snapshot_download
 from PIL import Image, ImageOps
 
+from boxes import Box
 from toy.world import draw_questions
 
 # Pillow takes very large pictures for decompression bombs; scans and panoramas have 200 megapixels.
 Image.MAX_IMAGE_PIXELS = 300_000_000
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
 SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
-TEST_SHARE = 20  # one in so many rows is held out of training
+TEST_SHARE = 20  # one row in this many is held out of training
 
 
 def load(

@@ -150,9 +150,9 @@ class Evaluation:
     arms: str = knob(",".join(ARMS), "which of these, separated by commas")
     limit: int = knob(500, "how many questions (benchmarks: 0 is all, their default)")
     seed: int = knob(
-        EVAL_SEED, "picks the questions; the default are, on the toy, those of train.py"
+        EVAL_SEED, "picks the questions (default, on the toy: those that train.py holds out)"
     )
-    repeats: int = knob(1, "answers a question: avg@k and pass@k")
+    repeats: int = knob(1, "answers per question: avg@k and pass@k")
     temperature: float = knob(0.0, "0 is greedy (1 if --repeats is more than 1)")
     official_order: bool = knob(
         False, "options in the benchmark's order, to compare with published numbers"
@@ -238,7 +238,7 @@ def shuffle_options(sample: Sample, seed: int) -> Sample:
 
 
 def pick_samples(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
-    """So many questions, whole groups (`meta["group"]`) together where a score needs them whole."""
+    """At least `limit` questions (0: all), in whole groups (`meta["group"]`): a score may need them whole."""
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.meta.get("group", sample.id)].append(sample)
@@ -385,9 +385,9 @@ def attempt(answer, samples: list[Sample]) -> tuple[list, list[tuple[Sample, str
 
 
 class Job:
-    """A batch of questions in one arm, without those that have been answered already.
+    """A batch of questions in one arm, less those that have been answered already.
 
-    Batches are cut before these are left out: the seed is the batch's own.
+    These are left out after the cut into batches, so that a batch keeps its seed on a restart.
     """
 
     def __init__(

@@ -106,11 +106,22 @@ def fill_limits(knobs: Limits, given: set[str]) -> None:
     """
     usual = asdict(usual_limits(knobs.model))
     usual["threads"] = min(usual["threads"], os.cpu_count() or 1)
-    run = read_json(Path(knobs.model).parent / "args.json")
-    run.pop("threads", None)  # of the machine, not of the run
+    run = {} if knobs.model in PRESETS else run_knobs(Path(knobs.model))
     for name in LIMITS:
         if name not in given:
             setattr(knobs, name, run.get(name, usual[name]))
+
+
+def run_knobs(model: Path) -> dict:
+    """The knobs of the run that wrote a checkpoint or a merged model; {} for any other model."""
+    try:
+        run = read_json(model.parent / "args.json")
+    except ValueError as error:
+        fail(str(error))
+    run.pop("threads", None)  # of the machine, not of the run
+    if not (model / "adapter_config.json").exists():
+        run.pop("quantize", None)  # merged weights are whole
+    return run
 
 
 def check_at_least(least: float, knobs, names: str) -> None:
@@ -165,8 +176,11 @@ def resumed_knobs(knobs, given: set[str], may_change: set[str]):
 
 
 def read_json(file: Path) -> dict:
-    """The content of a .json file; {} where there is none."""
-    return json.loads(file.read_text()) if file.exists() else {}
+    """The content of a .json file; {} where there is none. Raises ValueError that names a broken file."""
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
 
 
 def write_json(file: Path, content) -> None:
@@ -182,11 +196,11 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def run_command(main, read_knobs) -> None:
-    """A script that keeps what it has: mistakes end in a line, and Ctrl-C loses nothing."""
+    """Run a script: mistakes of the user end in one line, and so does Ctrl-C."""
     try:
         main(read_knobs(sys.argv[1:]))
     except ValueError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on")
+        print("\nstopped; run the same command again (stored results are used)")
         sys.exit(130)

@@ -84,7 +84,7 @@ class Family:
 
     @property
     def token_side(self) -> int:
-        """A visual token covers a square of so many pixels."""
+        """Side in pixels of the square that a visual token covers."""
         return 2 * self.patch
 
     def grid(self, picture: Image.Image) -> tuple[int, int, int]:
@@ -210,7 +210,7 @@ def pixel_budgets(
 
 
 def config_of(name: str, layers: int = 0) -> Qwen2_5_VLConfig:
-    """A model's configuration; that of a preset needs no download. layers: cut both towers to so many."""
+    """A model's configuration; that of a preset needs no download. layers: cut both towers to this many."""
     if name in SHAPES:
         width, mlp, depth, heads, key_heads, vocabulary, tied, vision_mlp = SHAPES[name]
         rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
@@ -307,7 +307,7 @@ def from_folder(path: Path, dtype, device: str, quantize: str | None):
             ],  # "visual" alone would match nothing
         )
     model = family_in(path).model_class.from_pretrained(path, **settings)
-    for module in model.modules():  # on a CPU its fast path has no backward
+    for module in model.modules():  # bitsandbytes' fast 4-bit path on a CPU has no backward
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
@@ -366,7 +366,7 @@ def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
 
 
 def prepare_libraries(threads: int) -> None:
-    """So many threads, and no chatter between our own lines."""
+    """Set torch's threads, and keep the libraries from printing between our own lines."""
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -375,7 +375,6 @@ def prepare_libraries(threads: int) -> None:
 
 def add_lora(model, rank: int):
     """Wrap a model with a fresh LoRA of this rank; only its weights will train."""
-    # no dropout: TRL samples and trains with the same weights only if nothing is random in train mode
     return get_peft_model(model, lora_config(rank))
 
 

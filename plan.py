@@ -12,7 +12,7 @@ GB = 2**30
 
 
 def sizes(config) -> dict[str, int]:
-    """Numbers of parameters: what can be quantised (the language model's matrices), the rest, LoRA a rank."""
+    """Numbers of parameters: matrices that can be quantised, embeddings, vision tower, LoRA of rank 1."""
     text = config.text_config
     vision = config.vision_config
     width = text.hidden_size

@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from itertools import combinations, cycle
 from pathlib import Path
 
+from boxes import iou
 from knobs import Help, fail, read_json, write_whole
 from runs import read_rows
-from scores import iou
 
 PICTURE_BYTES = 9_000_000  # of all pictures in a page; they are made smaller until they fit
 SIDES = (640, 448, 320, 224, 160, 112, 80)  # px
@@ -80,7 +80,7 @@ TROUBLES = {
     ),
     "logprob gap": (
         lambda row: row["logp_gap"] > 2.0,
-        "sampler and trainer disagree by more than 2 nats on a token: a bug, or weights gone astray",
+        "sampler and trainer disagree by more than 2 nats on a token: a bug, or diverged weights",
     ),
 }
 
@@ -99,8 +99,8 @@ def health(rows: list[dict]) -> list[tuple[str, str]]:
     return [(name, text) for name, (seen, text) in TROUBLES.items() if all(map(seen, last))]
 
 
-def tell_troubles(rows: list[dict], known: set[str]) -> bool:
-    """Print the troubles that the last steps show, each once; adds them to the known ones. Is any new?"""
+def print_new_troubles(rows: list[dict], known: set[str]) -> bool:
+    """Print the last steps' troubles that are not `known` yet, and add them; returns whether any was new."""
     fresh = [(name, text) for name, text in health(rows) if name not in known]
     for name, text in fresh:
         print(f"  UNWELL: {text}", flush=True)
@@ -241,8 +241,10 @@ def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
     """Runs by what distinguishes them: those that differ only in seed and folder share a line."""
     args = {run: read_json(run / "args.json") for run in runs}
     differ = []
-    for key in sorted(set().union(*args.values()) - {"seed", "out", "threads", "resume"}):
-        values = {json.dumps(own.get(key)) for own in args.values() if own}
+    known = [set(own) for own in args.values() if own]
+    shared = set.intersection(*known) if known else set()  # runs of before may lack a knob
+    for key in sorted(shared - {"seed", "out", "threads", "resume"}):
+        values = {json.dumps(own[key]) for own in args.values() if own}
         if len(values) > 1:
             differ.append(key)
     groups = defaultdict(list)
@@ -323,7 +325,7 @@ def make_page(runs, out: Path | None = None) -> Path:
         row["turns"] = [
             turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]
         ]
-        # A name is no way out of the folder.
+        # Bare file names: no path may lead out of the folder.
         row["pictures"] = [Path(name).name for name in row["pictures"]]
     names = sorted({name for row in shown for name in row["pictures"]})
     counted = defaultdict(Counter)

@@ -13,10 +13,10 @@ import re
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from answers import normalise, option_letter, same_formula, same_number, unwrap, yes_or_no
+from answers import normalise, option_index, same_formula, same_number, unwrap, yes_or_no
 from data import Sample
 
-MAX_ANSWER_CHARS = 1000  # the paper's guard against answers that flatter the judge
+MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
 # With the tool or without: accuracy, format, tool.
 WEIGHTS = {True: (0.8, 0.2, 1.2), False: (1.2, 0.4, 0.0)}
 BONUSES = ("conditional", "unconditional", "none")
@@ -54,7 +54,7 @@ def score(trajectory, *, bonus: str = "conditional", judge=None) -> Reward:
 def group_advantages(totals: list[float], scale: str = "std") -> list[float]:
     """How much better than its group each trajectory did: GRPO's baseline is the group's mean.
 
-    totals: the rewards of one group. scale: "std" divides by the group's deviation (GRPO), "mean" does not
+    totals: the rewards of one group. scale: "std" divides by their standard deviation (GRPO), "mean" does not
     (Dr. GRPO). DeepSeekMath, section 4.1.
 
     >>> group_advantages([2.0, 0.0], "mean"), [round(a, 3) for a in group_advantages([2.0, 0.0])]
@@ -94,11 +94,11 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
         # "x = 12" is fine, "5 = 12" is not.
         prediction = re.sub(r"^[a-zA-Z]\w* ?= ?", "", prediction)
     if sample.options:
-        got = option_letter(prediction, sample.options)
+        got = option_index(prediction, sample.options)
         wanted = gold
         if (
             gold not in sample.options
-            and (named := option_letter(unwrap(gold), sample.options)) is not None
+            and (named := option_index(unwrap(gold), sample.options)) is not None
         ):
             wanted = sample.options[named]
         if got is not None and wanted in sample.options:

@@ -1,11 +1,11 @@
 """The interleaved loop: think -> zoom -> look at the crop -> ... -> answer.
 
-    python rollout.py                   # one question of the toy, turn by turn, as the model lived it
+    python rollout.py                   # one question of the toy, turn by turn, as it happened
     python rollout.py --model runs/tiny-toy/checkpoint-160 --kind compare
 
-`Episodes` keeps the books of all trajectories: what was asked, written, zoomed on, and given back. One of two
+`Episodes` records all trajectories: what was asked, written, zoomed on, and shown in return. One of two
 engines runs the model: `GenerateEngine` below, turn by turn on Hugging Face `generate`, easy to check, or
-`fast.slots.SlotEngine`, which is faster and gives the same.
+`fast.slots.SlotEngine`, which is faster and samples from the same distribution.
 
 What makes both cheap: the prompt with its picture is run once per sample and copied to the group, the
 key/value cache lives on between turns, only the new observation (one crop) goes through the model, and
@@ -27,14 +27,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import controls
 import tools
-from data import Box, Sample, load
+from boxes import Box
+from data import Sample, load
 from fast.lanes import count_lanes, run_in_lanes
 from fast.lora import merged_lora
 from fast.slots import SlotEngine
-from knobs import Limits, fill_limits, parse, rollout_limits, run_command
+from knobs import Limits, rollout_limits, run_command
 from model import expand_pads, load_model, pixel_budgets, see
 from reward import score
-from show import Question, print_group
+from show import Knobs, print_group, read_knobs
 
 ENGINES = ("generate", "slots")
 
@@ -54,8 +55,10 @@ class Trajectory:
     # As shown: the first look, then each delivered crop.
     images: list[Image.Image] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
-    boxes: InitVar[list[Box]] = ()  # of the delivered crops, ORIGINAL pixels
-    errors: InitVar[list[str]] = ()  # what refused calls were told
+    boxes: InitVar[list[Box] | None] = (
+        None  # asked for in the calls that got a crop, ORIGINAL pixels
+    )
+    errors: InitVar[list[str] | None] = None  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
     calls: list[tools.Call] = field(default_factory=list)
@@ -63,14 +66,14 @@ class Trajectory:
     features: list[torch.Tensor] = field(default_factory=list)
     advantage: float = 0.0  # within its group; set by train.py
     old_logprobs: torch.Tensor | None = None  # of the policy before the update; set by train.py
+    base_logprobs: torch.Tensor | None = None  # of the model before training; set by train.py
 
     def __post_init__(self, boxes, errors):
         """Boxes and errors given by hand become calls, which `boxes` and `errors` read."""
-        if not self.calls:
-            self.calls = [tools.Call(tools.TOOL, region=box) for box in boxes]
-            self.calls += [tools.Call(error=error) for error in errors]
+        if (boxes or errors) and (boxes, errors) != (self.boxes, self.errors):
+            self.calls = controls.calls_by_hand(boxes or [], errors or [])
 
-    def append_given(self, ids: list[int]) -> None:
+    def append_unsampled(self, ids: list[int]) -> None:
         """Append tokens that the model has not sampled: nothing of them is trained on."""
         self.completion_ids += ids
         self.sampled += [0] * len(ids)
@@ -90,11 +93,11 @@ class Observation(NamedTuple):
 
 
 # --------------------------------------------------------------------------------------------------
-# The books.
+# Episodes: the record of what happens, the same for either engine.
 
 
 class Episodes:
-    """The books of a batch of trajectories, the same for every engine: no model, no mathematics."""
+    """The record of a batch of trajectories: no model, no mathematics."""
 
     def __init__(
         self,
@@ -127,7 +130,7 @@ class Episodes:
         self.chances: list[random.Random] = []  # of the random crops, one for each trajectory
 
     def begin(self, sample: Sample, opening: list[int]) -> list[int]:
-        """Open a sample's picture, take the first look, and start its group, whose numbers are returned.
+        """Open a sample's picture, take the first look, and start its group, whose indices are returned.
 
         opening: ids that the completions start with, written for the model.
         """
@@ -142,7 +145,7 @@ class Episodes:
         for member in range(self.group):
             # Lists of its own for every member: siblings share nothing that can change.
             trajectory = Trajectory(sample, list(ids), images=[look])
-            trajectory.append_given(opening)
+            trajectory.append_unsampled(opening)
             self.trajectories.append(trajectory)
             self.views.append(view)
             self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
@@ -186,7 +189,7 @@ class Episodes:
         if len(trajectory.completion_ids) + len(ids) >= self.limits.max_tokens:
             trajectory.stop = "budget"
             return self.finish(i)
-        trajectory.append_given(ids)
+        trajectory.append_unsampled(ids)
         trajectory.calls.append(call)
         trajectory.images += pictures
         return Observation(ids, pictures)
@@ -203,7 +206,7 @@ class Episodes:
         trajectory.logprobs += logprobs
 
     def why_stop(self, trajectory: Trajectory, tokens: list[int]) -> str:
-        """Why the episode ends here, or "" to carry out its call; in the order of the paper's code."""
+        """Set the answer; why the episode ends here, or "" to carry out its call. In the paper's order."""
         text = trajectory.turns[-1]
         offered = trajectory.sample.tool and self.tool != "off"
         trajectory.answer = tools.find_answer(text, boxed=not trajectory.sample.tool)
@@ -216,15 +219,16 @@ class Episodes:
         return "turns" if len(trajectory.turns) == self.limits.max_turns else ""
 
     def carry_out(self, i: int) -> tools.Call:
-        """The call of trajectory i, its crop as it is shown: in the control arms another one."""
+        """Carry out the last call of trajectory i; its crop as it is shown, replaced in a control arm."""
         view = self.views[i]
         trajectory = self.trajectories[i]
         call = tools.carry_out(view, trajectory.turns[-1])
         if call.error:
             return call
         if self.tool in ("random", "oracle"):
-            chance = self.chances[i]
-            region = controls.replaced_region(self.tool, view, trajectory, call.region, chance)
+            region = controls.replaced_region(
+                self.tool, view, trajectory, call, self.chances[i]
+            )
             call.picture = view.original.crop(region)
         size = self.fit(call.picture, self.limits.crop_pixels)
         call.picture = tools.resize(call.picture, size)
@@ -294,7 +298,7 @@ class GenerateEngine:
         return self.episodes.trajectories
 
     def run_batch(self, samples, openings) -> None:
-        live = []  # the trajectories' numbers in the books
+        live = []  # indices of trajectories
         for sample, opening in zip(samples, openings):
             live += self.episodes.begin(sample, opening)
         ids, mask, cache = self.prefill(live)
@@ -340,8 +344,8 @@ class GenerateEngine:
         return torch.tensor(grids, device=self.model.device)
 
     def prefill(self, live: list[int]):
-        """Run each sample's prompt and picture once; give its group copies of the cache. All but the last
-        token: `generate` wants at least one new token to start from."""
+        """Run each sample's prompt and picture once, and copy the cache to its group. The last token is left
+        out: `generate` wants at least one new token to start from."""
         group = self.episodes.group
         firsts = [self.episodes.trajectories[i] for i in live[::group]]
         features = self.look_at(live[::group], [first.images for first in firsts])
@@ -352,12 +356,13 @@ class GenerateEngine:
         ids, mask = self.pad(prompts)  # (S, P)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model.model.rope_deltas = None
+        known = ids[:, :-1]
         self.model(
-            input_ids=ids[:, :-1],
+            input_ids=known,
             attention_mask=mask[:, :-1],
             past_key_values=cache,
             use_cache=True,
-            mm_token_type_ids=(ids[:, :-1] == self.processor.image_token_id).int(),
+            mm_token_type_ids=(known == self.processor.image_token_id).int(),
             image_grid_thw=self.grids(pictures),
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
             logits_to_keep=1,
@@ -390,13 +395,14 @@ class GenerateEngine:
             return_dict_in_generate=True,
         )
         seen = {"image": BaseModelOutputWithPooling(pooler_output=features)} if features else {}
+        is_pad = ids == self.processor.image_token_id
         out = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
             generation_config=config,
             logits_processor=LogitsProcessorList([tape]),
-            mm_token_type_ids=(ids == self.processor.image_token_id).int(),
+            mm_token_type_ids=is_pad.int(),
             image_grid_thw=self.grids(pictures),
             mm_encoder_outputs=seen,
         )
@@ -410,11 +416,12 @@ class GenerateEngine:
             new_mask[row, :length] = 1
             turns.append((tokens[:length], logprobs[row][:length]))
         mask = torch.cat([mask, new_mask], 1)
-        return out.sequences, mask, out.past_key_values, turns
+        cache = out.past_key_values
+        return out.sequences, mask, cache, turns
 
 
 # --------------------------------------------------------------------------------------------------
-# The way in.
+# Entry point.
 
 
 @contextmanager
@@ -425,11 +432,8 @@ def sampling_mode(model, seed: int | None):
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            merged_lora(model),
-            torch.random.fork_rng(devices, enabled=seed is not None),
-        ):
+        own_chance = torch.random.fork_rng(devices, enabled=seed is not None)
+        with torch.no_grad(), merged_lora(model), own_chance:
             if seed is not None:
                 torch.manual_seed(seed)
             yield
@@ -465,11 +469,11 @@ def rollout(
     "random" (a region of the same size anywhere), "oracle" (the target). max_turns: model turns, so at most
     max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
     greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
-    each crop (None: the processor's own). batch: trajectories at once. threads: of a tiny model, so many
-    processes share the samples. force_call: after its first (greedy) thought open a call for the model; the
-    box is its own. begin_with_targets: begin with calls on the sample's target boxes and their crops, as if
-    the model had made them. keep_features: trajectories keep what the vision tower made of their pictures.
-    Raises ValueError for a bad knob, and for a sample whose picture can't be read.
+    each crop (None: the processor's own). batch: trajectories at once. threads: a tiny model's samples are
+    shared among this many CPU processes. force_call: after its first (greedy) thought open a call for the
+    model; the box is its own. begin_with_targets: begin with calls on the sample's target boxes and their
+    crops, as if the model had made them. keep_features: trajectories keep what the vision tower made of their
+    pictures. Raises ValueError for a bad knob, and for a sample whose picture can't be read.
     """
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = Limits(
@@ -485,7 +489,7 @@ def rollout(
     check_arguments(tool, group, limits)
     books = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
     openings = [[] for _ in samples]
-    bar = tqdm(total=len(samples) * group, disable=not progress)
+    bar = tqdm(total=len(samples) * group, unit="trajectory", disable=not progress)
     with sampling_mode(model, seed), bar:
         if force_call:
             first_turn = Episodes(processor, replace(limits, max_turns=1), **books)
@@ -510,7 +514,7 @@ def check_arguments(tool: str, group: int, limits: Limits) -> None:
 def run_episodes(
     model, episodes: Episodes, samples, openings, temperature: float
 ) -> list[Trajectory]:
-    """Play these samples' episodes with the engine of the limits."""
+    """Run these samples' episodes on the engine that the limits name."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     limits = episodes.limits
     if limits.engine == "generate":
@@ -526,20 +530,9 @@ def run_episodes(
 # One trajectory, as it happened.
 
 
-@dataclass
-class Knobs(Limits, Question):
-    """The flags of this script."""
-
-
-def read_knobs(argv: list[str]) -> Knobs:
-    knobs, given = parse(Knobs, argv, __doc__)
-    fill_limits(knobs, given)
-    return knobs
-
-
 def main(knobs: Knobs) -> None:
     torch.set_num_threads(knobs.threads)
-    model, processor = load_model(knobs.model)
+    model, processor = load_model(knobs.model, quantize=knobs.quantize)
     questions = load("toy", split="test", limit=100 * (knobs.number + 1))
     sample = [each for each in questions if each.meta["kind"] == knobs.kind][knobs.number]
     settings = {"group": knobs.group, "temperature": knobs.temperature, "seed": knobs.seed}
@@ -549,4 +542,4 @@ def main(knobs: Knobs) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, read_knobs)
+    run_command(main, lambda argv: read_knobs(argv, __doc__))

@@ -16,8 +16,8 @@ from knobs import fail, write_json, write_whole
 
 
 def make_run_folder(wanted: str, usual: str, knobs: dict) -> Path:
-    """Create the run folder and write its args.json; where none is wanted, the usual name, with a number if
-    it is taken."""
+    """Create the run folder and write its args.json. If `wanted` is empty it gets the usual name, with a
+    number if that is taken."""
     run = Path(wanted or usual)
     number = 2
     while not wanted and run.exists():
@@ -44,7 +44,7 @@ def last_checkpoint(run: Path) -> Path | None:
 
 
 def append_rows(file: Path, *rows: dict) -> None:
-    """Append lines to a .jsonl file, in one write: all of them or none survive a kill."""
+    """Append lines to a .jsonl file in one write: a kill can cut them short, never garble earlier ones."""
     with file.open("a") as lines:
         lines.write("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -63,7 +63,7 @@ def read_rows(file: Path) -> list[dict]:
 
 
 def keep_rows(file: Path, wanted) -> list[dict]:
-    """Bring a .jsonl file to the whole rows for which `wanted(row)` holds, at once; returns these."""
+    """Rewrite a .jsonl file with only the whole rows for which `wanted(row)` holds; returns them."""
     rows = [row for row in read_rows(file) if wanted(row)]
     if file.exists():
         write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
@@ -81,7 +81,7 @@ def step_text(row: dict, steps: int) -> str:
 
 
 def observed_texts(trajectory, tokenizer) -> list[str]:
-    """What the model was given after each turn, as text; a picture's pads are shown as [crop]."""
+    """What the model was shown after each turn, as text; a picture's pads as [crop]."""
     spans = []
     inside = False
     for token, sampled in zip(trajectory.completion_ids, trajectory.sampled):

@@ -7,47 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 from answers import chosen_by
+from boxes import contains, iou
 from data import Sample
 from knobs import read_json, write_json
 from reward import WEIGHTS, is_correct
 from rollout import Trajectory, rollout
-from tools import Box
 
 # The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
 # that tells *where* it zooms apart from *whether*.
 ARMS = ("on", "off", "blank", "random", "oracle", "forced")
 EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
-REPEATED = 8  # times in a row that one token has to stand to be garbage
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2 in one frame.
-
-    >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
-    0.3333333333333333
-    """
-    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    shared = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
+REPEATED = 8  # the same token this many times in a row is garbage
 
 
 def best_iou(trajectory: Trajectory) -> float | None:
-    """Mean over the delivered crops of the IoU with the nearest target; None without crops or targets."""
+    """Mean over the boxes that got a crop of their IoU with the best-matching target; None without either."""
     targets = trajectory.sample.boxes
     boxes = trajectory.boxes
     if not targets or not boxes:
         return None
     return fmean(max(iou(box, target) for target in targets) for box in boxes)
-
-
-def contains(outer: Box, inner: Box) -> bool:
-    """Is the inner box wholly inside the outer one?"""
-    starts = outer[0] <= inner[0] and outer[1] <= inner[1]
-    return starts and outer[2] >= inner[2] and outer[3] >= inner[3]
 
 
 def shows_all(trajectory: Trajectory) -> bool | None:
@@ -129,7 +112,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
 
 
 def question_group(record: dict):
-    """Questions that are no independent ones (rotations, variants, sentences) share a group."""
+    """Questions that are not independent (rotations, variants, sentences) share a group."""
     return record["meta"].get("group", record["id"])
 
 
@@ -200,7 +183,7 @@ def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
 def answer_questions(
     model, processor, samples: list[Sample], arm: str, **settings
 ) -> list[Trajectory]:
-    """One trajectory for each sample in one of `ARMS`, greedy unless the settings (of `rollout`) say so."""
+    """One trajectory for each sample in one of `ARMS`, greedy unless the settings (of `rollout`) differ."""
     forced = arm == "forced"
     settings = {"temperature": 0.0, "seed": 0} | settings
     return rollout(
@@ -322,6 +305,16 @@ def is_garbage(trajectory: Trajectory) -> bool:
         if length >= REPEATED:
             return True
     return False
+
+
+def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:
+    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding alone."""
+    sampler = []
+    for trajectory in trajectories:
+        sampler += [
+            lp for lp, sampled in zip(trajectory.logprobs, trajectory.sampled) if sampled
+        ]
+    return (logprobs.cpu() - torch.tensor(sampler)).abs().max().item()
 
 
 def step_stats(groups, rewards_by_group) -> dict:

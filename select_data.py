@@ -4,10 +4,10 @@
     python select_data.py --out selected --rescore --gain 0.5  # other thresholds, in seconds, without a model
     python train.py --data selected
 
-Every sample is scored by what the model gets right, k times each: from one look (p_look), and with the target
-region shown (p_crop). Kept is what can be checked by rules, is not always right at first sight, and becomes
-right by the crop. Questions without target boxes pass by difficulty alone, as charts and maths do in the
-paper. Scores stay in OUT; a killed run goes on where it was; `torchrun` shares the work among GPUs.
+Each sample is answered k times from the first look alone (share right: p_look) and k times with the target
+region shown (p_crop). It is kept if rules can check the answer, if it is not always right at first sight, and
+if the crop makes it right. Questions without target boxes pass by difficulty alone, as charts and maths do in
+the paper. Scores stay in OUT; a killed run goes on where it was; `torchrun` shares the work among GPUs.
 """
 
 import io
@@ -57,7 +57,7 @@ class Selection:
     chunk: int = knob(32, "samples scored and stored at once; part of the seed")
     out: str = knob("selected", "folder of the results")
     rescore: bool = knob(False, "apply thresholds to the stored scores of --out")
-    dry_run: bool = knob(False, "the funnel on 64 samples, in OUT-dry")
+    dry_run: bool = knob(False, "all stages on 64 samples, in OUT-dry")
     export: Literal["", "verl"] = knob(
         "", "verl: also write the parquet that verl's DeepEyes recipe reads"
     )
@@ -71,21 +71,23 @@ class Knobs(Limits, Selection):
 # What the scores depend on: to change one of these takes another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "own", "judge", "chunk"]
 SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens"]
-STAGE_TOKENS = 8192  # of a completion: the crops of all targets come first
+STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     knobs, given = parse(Knobs, argv, __doc__)
     fill_limits(knobs, given)
-    check_at_least(1, knobs, "limit k chunk batch threads")
+    check_at_least(1, knobs, "limit k chunk batch threads max_turns")
+    check_at_least(1, knobs, "look_pixels crop_pixels max_turn_tokens max_tokens")
     if knobs.dry_run:
         knobs.limit = min(64, knobs.limit)
     before = read_json(Path(knobs.out) / "args.json")
     if knobs.rescore and not before:
         fail(f"nothing to rescore: {knobs.out} holds no args.json")
     if before and not knobs.dry_run:
-        for name in SCORED_BY:
+        before.setdefault("max_turns", 4)  # folders from when it was fixed
+        for name in SCORED_BY + (["max_turns"] if knobs.own else []):
             if knobs.rescore and name not in given:
                 setattr(knobs, name, before[name])
             elif before[name] != getattr(knobs, name):
@@ -153,12 +155,13 @@ def make_stages(samples, knobs: Knobs) -> dict:
 
 
 def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) -> list[dict]:
-    """Every stage's answers and pass rate for some samples; the same for a seed and --threads anywhere."""
+    """Every stage's answers and pass rate for some samples; `seed` is the chunk's, on whatever rank."""
     from reward import is_correct
     from rollout import rollout
 
     settings = rollout_limits(knobs)
-    settings |= {"group": knobs.k, "seed": seed, "max_tokens": STAGE_TOKENS, "temperature": 1.0}
+    settings |= {"group": knobs.k, "seed": seed, "temperature": 1.0}
+    settings["max_tokens"] = max(knobs.max_tokens, STAGE_TOKENS)
     rows = {}
     for sample in samples:
         rows[sample.id] = {
@@ -301,7 +304,7 @@ def draw(rows: list[dict], file: Path) -> None:
         axes[3].barh(groups, widths, left=left, label=f"{reason} ({count})")
         left = [start + width for start, width in zip(left, widths)]
     axes[3].legend(fontsize=8)
-    axes[3].set_title("where they fell", fontsize=10)
+    axes[3].set_title("verdicts", fontsize=10)
     figure.savefig(file, dpi=80)
     plt.close(figure)
 
@@ -348,7 +351,8 @@ def main(knobs: Knobs) -> None:
         shutil.rmtree(out, ignore_errors=True)
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        write_json(out / "args.json", asdict(knobs))
+        if os.environ.get("RANK", "0") == "0":
+            write_json(out / "args.json", asdict(knobs))
     except OSError as error:
         fail(f"can't write to {out}: {error.strerror}")
     split = None if not knobs.data.startswith("toy") else "train"

@@ -1,17 +1,18 @@
-"""A trajectory as text, as the model lived it: `python rollout.py` prints one."""
+"""A trajectory as text, in the order of its tokens: `python rollout.py` prints one."""
 
 import re
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
-from knobs import knob
+from knobs import Limits, check_at_least, fail, fill_limits, knob, parse
 from reward import WEIGHTS, group_advantages
 
 
 @dataclass
 class Question:
     model: str = knob("tiny", "preset, folder of a model, or checkpoint of a run")
-    kind: str = knob("read", "read | compare | glance: the toy's kinds of questions")
+    kind: Literal["read", "compare", "glance"] = knob("read", "of the toy's questions")
     number: int = knob(4, "which of these questions")
     member: int = knob(-1, "which trajectory of its group; -1: the one with the highest reward")
     group: int = knob(8, "trajectories of the group")
@@ -19,6 +20,21 @@ class Question:
     seed: int = knob(
         2, "of sampling; with this one the untrained base zooms, fails and guesses"
     )
+
+
+@dataclass
+class Knobs(Limits, Question):
+    """The flags of rollout.py."""
+
+
+def read_knobs(argv: list[str], doc: str) -> Knobs:
+    knobs, given = parse(Knobs, argv, doc)
+    fill_limits(knobs, given)
+    check_at_least(2, knobs, "group")
+    check_at_least(0, knobs, "number temperature")
+    if knobs.member >= knobs.group:
+        fail(f"--member must be below --group {knobs.group}, counted from 0")
+    return knobs
 
 
 def print_group(group, rewards, processor, member: int = -1) -> None:

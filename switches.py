@@ -42,7 +42,7 @@ def without_overlong(group, totals: list[float]) -> list[float]:
 
 
 def refill_dead_groups(groups, rewards_by_group, trainer, seed: str) -> None:
-    """Other questions in place of those whose group has one reward throughout, if they do better."""
+    """Sample other questions, once, for groups without a gradient; keep those whose rewards differ."""
     dead = []
     for place, rewards in enumerate(rewards_by_group):
         if is_dead(rewards):

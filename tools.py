@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from data import Box
+from boxes import Box
 
 TOOL = "image_zoom_in_tool"
 SCHEMA = {
@@ -68,7 +68,7 @@ BOXED_SUFFIX = (
     "\nThink first, then answer. Use strictly this format: "
     "<think>...</think> and then the final answer in \\boxed{}."
 )
-# to force a call, write this for the model
+# Written for the model to force a call: all of it up to the numbers of the box.
 CALL_OPENING = f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"  # the rollout repeats the pad once per visual token
@@ -183,7 +183,7 @@ def _reject_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
 
-def picture_size(frame: tuple[int, int] | None) -> str:
+def size_note(frame: tuple[int, int] | None) -> str:
     return f" The picture is {frame[0]} x {frame[1]} pixels." if frame else ""
 
 
@@ -195,7 +195,7 @@ def read_call(text: str, frame: tuple[int, int] | None = None) -> tuple[str, dic
     >>> read_call('<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1]}}</tool_call>')
     ('image_zoom_in_tool', {'bbox_2d': [1]})
     """
-    size = picture_size(frame)
+    size = size_note(frame)
     inside = find_call(text)
     if inside is None:
         raise ZoomError(f"no <tool_call>...</tool_call> pair was found.{size}")
@@ -224,7 +224,7 @@ def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
     >>> read_box({"bbox_2d": [1, 2, 30, 40.5]})
     (1.0, 2.0, 30.0, 40.5)
     """
-    size = picture_size(frame)
+    size = size_note(frame)
     if "bbox_2d" not in arguments:
         raise ZoomError(f'the argument "bbox_2d" is missing.{size}')
     box = arguments["bbox_2d"]
@@ -262,8 +262,10 @@ class Call:
 
     name: str = ""  # of the tool; empty if the call could not be read
     arguments: dict = field(default_factory=dict)  # as the model wrote them
-    region: Box | None = None  # what the model is shown, ORIGINAL pixels
-    picture: Image.Image | None = None  # that region, at full resolution, later as it is shown
+    region: Box | None = None  # what the model asked for, clamped, ORIGINAL pixels
+    picture: Image.Image | None = (
+        None  # the crop, later resized as shown; a control arm replaces it
+    )
     error: str | None = None  # what the model is told instead
 
 
@@ -272,9 +274,9 @@ def fit(
 ) -> tuple[int, int]:
     """The (width, height) at which a picture of this size is shown, within the pixel budget.
 
-    Both are multiples of `side`, that of the square of pixels which a visual token covers. Qwen's own rule
-    (`smart_resize`), which shrinks or enlarges only where the budget demands it. It fails on slivers, so
-    these are squeezed to an aspect of 100.
+    Both are multiples of `side`, the side in pixels of the square that one visual token covers. Qwen's own
+    rule (`smart_resize`): it shrinks or enlarges only where the budget demands it. It fails on slivers, which
+    are therefore squeezed to an aspect ratio of 100 first.
 
     >>> fit((1008, 1008), 112 * 112), fit((1600, 1200), 1280 * 28 * 28), fit((20, 20), 10**6)
     ((112, 112), (1148, 840), (56, 56))
@@ -331,7 +333,7 @@ class View:
         ((100, 300), (900.0, 100.0, 1000.0, 400.0))
         """
         x1, y1, x2, y2 = box
-        size = picture_size(self.frame)
+        size = size_note(self.frame)
         if not all(math.isfinite(v) for v in box):
             raise ZoomError(f"every number of the box must be finite.{size}")
         if x1 > x2 or y1 > y2:
@@ -341,7 +343,7 @@ class View:
         if x1 >= self.frame[0] or y1 >= self.frame[1] or x2 <= 0 or y2 <= 0:
             raise ZoomError(f"the box lies outside the picture.{size}")
         left, top, right, bottom = self.to_original(box)
-        # Outwards to whole pixels, but 90 * (1000 / 100) is not quite 900: hence the 1e-6.
+        # Rounded outwards, but 15 * (1000 / 30) comes out just above 500: hence the 1e-6.
         left = max(0, math.floor(left + 1e-6))
         top = max(0, math.floor(top + 1e-6))
         right = min(self.original.width, math.ceil(right - 1e-6))

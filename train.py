@@ -51,14 +51,14 @@ class Training:
     )
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
-    lr_schedule: Literal["linear", "constant"] = knob("linear", "down to zero; or the paper's")
+    lr_schedule: Literal["linear", "constant"] = knob("linear", "constant: as in the paper")
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
     optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = knob(
         "adamw_torch", "optimiser"
     )
     iterations: int = knob(1, "updates on the same trajectories; above 1 the clipping matters")
     clip_high: float = knob(0.2, "upper clip of the ratio (0.28: clip-higher)")
-    advantage: Literal["std", "mean"] = knob("std", "divided by the group's deviation; or not")
+    advantage: Literal["std", "mean"] = knob("std", "std: over the group's standard deviation")
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = knob(
         "dapo", "how token losses are averaged"
     )
@@ -66,18 +66,18 @@ class Training:
     curiosity: float = knob(
         0.0, "bonus for a crop while under 30 %% of a step's trajectories zoom"
     )
-    mask_overlong: bool = knob(
-        False, "trajectories that ran out of turns or tokens teach nothing"
-    )
-    refill: bool = knob(False, "sample other questions once for groups without a gradient")
-    guard: Literal["warn", "stop", "off"] = knob("warn", "when the run falls ill")
+    mask_overlong: bool = knob(False, "no advantage for running out of turns or tokens")
+    refill: bool = knob(False, "replace groups without a gradient, once per step")
+    guard: Literal["warn", "stop", "off"] = knob("warn", "when a health check fails")
     judge: str = knob(
         "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
     )
-    micro_batch: int = knob(64, "trajectories a pass (not given: the most that divides a step)")
+    micro_batch: int = knob(
+        64, "trajectories per pass (default: what divides a step, up to 64)"
+    )
     seed: int = knob(0, "of pictures, order and sampling")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
-    save_every: int = knob(1, "steps between checkpoints: so many can be lost by a kill")
+    save_every: int = knob(1, "steps between checkpoints; a kill loses at most this many")
     show_every: int = knob(10, "steps between groups that are stored with their pictures")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out")
@@ -111,7 +111,7 @@ def read_knobs(argv: list[str]) -> Knobs:
         fill_limits(knobs, given)
         for name in set(BIG) - given if knobs.model != "tiny" else ():
             setattr(knobs, name, BIG[name])
-        if "micro_batch" not in given:  # the largest that divides a smaller step
+        if "micro_batch" not in given:  # the largest up to the default that divides a step
             trajectories = knobs.prompts * knobs.group // WORLD
             sizes = range(1, knobs.micro_batch + 1)
             knobs.micro_batch = max((n for n in sizes if trajectories % n == 0), default=1)
@@ -130,14 +130,18 @@ def check_knobs(knobs: Knobs) -> None:
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % WORLD:
-        fail(f"--prompts must be a multiple of the {WORLD} processes: groups stay whole")
+        fail(
+            f"--prompts {knobs.prompts} is no multiple of the {WORLD} processes: groups stay whole"
+        )
     trajectories = knobs.prompts * knobs.group // WORLD
     if trajectories % knobs.micro_batch:
-        fail(f"--micro_batch must divide a process's prompts * group = {trajectories}")
+        fail(
+            f"--micro_batch {knobs.micro_batch} must divide a process's {trajectories} trajectories"
+        )
     if knobs.save_every % knobs.iterations:
         fail("--save_every must be a multiple of --iterations: trajectories are not saved")
     if not knobs.temperature > 0:
-        fail("--temperature must be above 0: a group of equal trajectories teaches nothing")
+        fail("--temperature must be above 0: equal trajectories teach nothing")
     if (Path(knobs.model) / "adapter_config.json").exists():
         fail(f"{knobs.model} is a LoRA checkpoint; start from a model, or go on with --resume")
 
@@ -159,7 +163,6 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -167,10 +170,10 @@ import plan
 import runs
 import scores
 from data import Sample, load, mix, opened, readable
-from fast.packed import install_packed
+from fast.packed import install_packed, keep_rows, kept_rows
 from judge import Judge
 from model import load_model, lora_config, merge, pixel_budgets, prepare_libraries, resolve
-from report import make_page, tell_troubles
+from report import make_page, print_new_troubles
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
 from switches import refill_dead_groups, training_totals
@@ -241,6 +244,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def sample_groups(self, samples: list[Sample]) -> list[list[Trajectory]]:
         """Trajectories -> rewards -> advantages: a group for each question of this process's step."""
         began = time.time()
+        self.gaps = []
         groups, rewards = self.roll_and_score(samples)
         if self.knobs.refill:
             seed = (
@@ -251,10 +255,10 @@ class ZoomGRPOTrainer(GRPOTrainer):
             advantages = group_advantages(totals, self.knobs.advantage)
             for trajectory, advantage in zip(group, advantages):
                 trajectory.advantage = advantage
+        self.stats = scores.step_stats(groups, rewards) | {"sec_rollout": time.time() - began}
         tokens = sum(sum(trajectory.sampled) for group in groups for trajectory in group)
         tokens = torch.tensor(float(tokens), device=self.accelerator.device)
         self.step_tokens = self.accelerator.reduce(tokens, "sum").item()
-        self.stats = scores.step_stats(groups, rewards) | {"sec_rollout": time.time() - began}
         if (
             self.accelerator.is_main_process
             and self.state.global_step % self.knobs.show_every == 0
@@ -273,7 +277,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         }
         settings |= rollout_limits(self.knobs)
         trajectories = rollout(self.model, self.processing_class, samples, **settings)
-        # First here, in the main thread: math-verify's time limit is a signal, which no other thread can set.
+        # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
         rewards = [score(t, bonus=self.knobs.bonus) for t in trajectories]
         if self.judge:  # many requests at once; formulas come from the cache now
             judged = partial(score, bonus=self.knobs.bonus, judge=self.judge)
@@ -294,21 +298,20 @@ class ZoomGRPOTrainer(GRPOTrainer):
         A is the advantage of the token's trajectory. Observations carry no loss. On the first update after a
         rollout the policy is still the old one: the ratio is 1, and the gradient is A * grad logprob.
         """
-        batch = [trajectory for group in groups for trajectory in group]  # B of them
-        groups = [self.worth_training(group) for group in groups]
+        batch = [trajectory for group in groups for trajectory in group]
+        groups = [self.members_with_gradient(group) for group in groups]
         # Where nothing is left, one trajectory goes on: DDP wants a gradient in every pass.
         groups = [group for group in groups if group] or [batch[:1]]
-        live = [trajectory for group in groups for trajectory in group]
+        live = [trajectory for group in groups for trajectory in group]  # B of them
 
         with self.accelerator.autocast():
             # (B, T) each; the mask is true where the policy sampled, and false on observations and padding
             logprobs, entropies, mask = model(packed=groups, temperature=self.temperature)
         self.entropies += entropies[mask].tolist()
         if live[0].old_logprobs is None:  # the first update on these trajectories
-            self.gaps.append(largest_gap(live, logprobs.detach()[mask]))
-            for trajectory, row in zip(live, logprobs.detach()):
-                trajectory.old_logprobs = row[: len(trajectory.sampled)]
-        old_logprobs = pad_sequence([t.old_logprobs for t in live], batch_first=True)  # (B, T)
+            self.gaps.append(scores.largest_gap(live, logprobs.detach()[mask]))
+            keep_rows(live, "old_logprobs", logprobs.detach())
+        old_logprobs = kept_rows(live, "old_logprobs")  # (B, T)
         advantages = torch.tensor(
             [[t.advantage] for t in live], device=logprobs.device
         )  # (B, 1)
@@ -317,15 +320,17 @@ class ZoomGRPOTrainer(GRPOTrainer):
         clipped = ratio.clamp(1 - self.epsilon_low, 1 + self.epsilon_high)
         loss = -torch.min(ratio * advantages, clipped * advantages)
         if self.beta:
-            gap = self.base_logprobs(model, groups) - logprobs
-            kl = gap.exp() - gap - 1  # Schulman's k3: unbiased, never negative
+            if live[0].base_logprobs is None:
+                keep_rows(live, "base_logprobs", self.base_logprobs(model, groups))
+            log_ratio = kept_rows(live, "base_logprobs") - logprobs
+            kl = log_ratio.exp() - log_ratio - 1  # Schulman's k3: unbiased, never negative
             loss = loss + self.beta * ratio * kl  # with the ratio its gradient is unbiased, too
         return self.average(loss * mask, mask, batch)
 
     def average(self, loss, mask, batch: list[Trajectory]) -> torch.Tensor:
         """Token losses (B, T) -> the micro-batch's share of the step's loss, as each paper has it.
 
-        Trajectories that were left out as not worth training add zero, but count in the averages.
+        Trajectories without a gradient add zero, but count in the averages.
         """
         if self.loss_type == "dapo":  # mean over the step's tokens; DDP averages over processes
             return loss.sum() * self.accelerator.num_processes / self.step_tokens
@@ -339,8 +344,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
             mean_loss = loss.sum() / (len(batch) * self.max_completion_length)
         return mean_loss / self.current_gradient_accumulation_steps
 
-    def worth_training(self, group: list[Trajectory]) -> list[Trajectory]:
-        """Without a KL term, a trajectory without an advantage moves nothing: it need not be computed."""
+    def members_with_gradient(self, group: list[Trajectory]) -> list[Trajectory]:
+        """The members that get a gradient: without a KL term, those with an advantage."""
         return group if self.beta else [t for t in group if abs(t.advantage) > 1e-9]
 
     def base_logprobs(self, model, groups) -> torch.Tensor:  # (B, T)
@@ -349,27 +354,25 @@ class ZoomGRPOTrainer(GRPOTrainer):
         with torch.no_grad(), bare.disable_adapter(), self.accelerator.autocast():
             return bare(packed=groups, temperature=self.temperature)[0]
 
-    # ---- the books
+    # ---- logging and checkpoints
 
     def log(self, logs: dict, start_time=None) -> None:
-        """One line a step: on the screen and in metrics.jsonl, with keys that do not change."""
+        """One line per step, on the screen and in metrics.jsonl."""
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
         own = self.stats | {"entropy": scores.mean(self.entropies)}
         own["logp_gap"] = max(self.gaps, default=0.0)
         own["sec_train"] = time.time() - self.update_began
-        self.gaps = []
         self.entropies = []
-        parts = gather_object([own]) if WORLD > 1 else [own]
+        parts = gather_object([own])
         stop = [self.accelerator.is_main_process and self.write_row(logs, parts)]
-        if WORLD > 1:  # all processes stop together, or the others wait for ever
-            broadcast_object_list(stop)
+        broadcast_object_list(stop)  # all processes stop together, or the others wait for ever
         self.control.should_training_stop |= stop[0]
         self.control.should_save |= stop[0]
 
     def write_row(self, logs: dict, parts: list[dict]) -> bool:
-        """The line of a step, from what each process has seen; should the run stop here?"""
+        """Write the step's line, from what each process has seen; returns whether the run should stop."""
         row = {
             "step": self.state.global_step,
             "loss": logs["loss"],
@@ -384,10 +387,10 @@ class ZoomGRPOTrainer(GRPOTrainer):
         if self.knobs.guard == "off":
             return False
         rows = runs.read_rows(self.run / "metrics.jsonl")
-        return tell_troubles(rows, self.known_troubles) and self.knobs.guard == "stop"
+        return print_new_troubles(rows, self.known_troubles) and self.knobs.guard == "stop"
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
-        """Store a group, and what the probe questions get by now; refresh the page."""
+        """Store a group, and the probe questions' answers at this step; refresh the page."""
         step = self.state.global_step + 1
         processor = self.processing_class
         runs.store_group(self.run, step, group, rewards, processor.tokenizer)
@@ -408,20 +411,10 @@ class ZoomGRPOTrainer(GRPOTrainer):
         """TRL would write one into the run folder at every checkpoint."""
 
 
-def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:
-    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding alone."""
-    sampler = []
-    for trajectory in trajectories:
-        sampler += [
-            lp for lp, sampled in zip(trajectory.logprobs, trajectory.sampled) if sampled
-        ]
-    return (logprobs.cpu() - torch.tensor(sampler)).abs().max().item()
-
-
 def build_trainer(
     knobs: Knobs, model, processor, samples, run: Path, **more
 ) -> ZoomGRPOTrainer:
-    """TRL's trainer with the knobs of the paper where they make sense; more: further settings of TRL."""
+    """The trainer, its TRL settings taken from the knobs; more: TRL settings that override these."""
     on_cpu = model.device.type == "cpu"
     settings = dict(
         output_dir=str(run), max_steps=knobs.steps, save_steps=knobs.save_every, save_total_limit=2,
@@ -476,7 +469,8 @@ def main(knobs: Knobs) -> None:
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
     judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
-    model, processor = load_model(knobs.model, quantize=knobs.quantize, device=str(state.device))
+    device = str(state.device)
+    model, processor = load_model(knobs.model, quantize=knobs.quantize, device=device)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     held_out = scores.HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
     checkpoint = runs.last_checkpoint(run) if knobs.resume else None
@@ -485,11 +479,14 @@ def main(knobs: Knobs) -> None:
         raise ValueError(f"{run} has {done} steps already; --steps {knobs.steps} would go back")
     if state.is_main_process:
         going_on = f", going on from {checkpoint.name}" if checkpoint else ""
-        print(f"{knobs.model} on {knobs.data}: {len(samples)} questions, run {run}{going_on}")
+        print(
+            f"{knobs.model} on {knobs.data}: {len(samples)} questions, run {run}{going_on}",
+            flush=True,
+        )
         if questions:
             print("held-out questions before training", flush=True)
             before = held_out.score(model, processor, "before", ("on", "off", "forced"))
-            print(scores.score_table(before))
+            print(scores.score_table(before), flush=True)
         for name in ("metrics.jsonl", "trajectories.jsonl"):
             runs.keep_rows(run / name, lambda row: row["step"] <= done)
     state.wait_for_everyone()

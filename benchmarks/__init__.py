@@ -14,8 +14,9 @@ from benchmarks.grounding import GROUNDING, answer_box
 from benchmarks.looking import LOOKING
 from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
+from boxes import iou
 from data import Sample, cell_picture, collect, find_folder, parquet
-from scores import iou, plain_grade
+from scores import plain_grade
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
 # The first that is there.

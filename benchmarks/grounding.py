@@ -6,7 +6,8 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.record import Benchmark, accuracy, make_question, split_by
-from data import Box, Sample
+from boxes import Box
+from data import Sample
 
 LOCATE = 'Where is "{}"? Give its bounding box as [x1, y1, x2, y2] in pixels of the picture.'
 NUMBER = r"(?<![\w.])(-?\d{1,6}(?:\.\d{1,6})?)(?![\w.]*\d)"

@@ -124,7 +124,7 @@ LOOKING = {
         questions=9000,
         make=make_pope,
         published=(85.9, 87.7),
-        note="What is neither yes nor no is wrong, and no yes; officially all but a no is a yes.",
+        note="An answer that says neither is wrong and not a yes; officially all but a no is a yes.",
         scores=scores_pope,
     ),
 }

@@ -59,7 +59,7 @@ def right_mathvista(answer: str, sample: Sample, judge) -> bool:
 
 
 def make_mathverse(row: dict) -> Sample:
-    # That of a Vision Only row is in the picture alone.
+    # Empty for a Vision Only row, whose question is in the picture alone.
     text = row["query_cot"].split("Question:")[-1]
     meta = {
         "kind": row["problem_version"],
@@ -115,7 +115,10 @@ def make_wemath(row: dict) -> Sample:
 
 
 def scores_wemath(records: list[dict]) -> dict:
-    """The four-way score over problems: sub-steps and the composite, strict and loose."""
+    """The four-way score over problems: sub-steps and the composite, strict and loose.
+
+    IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote memorisation.
+    """
     counts = defaultdict(int)
     for rows in split_by(records, "group").values():
         multi = [row["right"] for row in rows if row["meta"]["kind"].endswith("multi")]
@@ -230,7 +233,7 @@ REASONING = {
         questions=5010,
         make=make_dynamath,
         published=(53.3, 55.0),
-        note="--limit takes whole seeds, so that worst-case accuracy stays defined.",
+        note="--limit takes seed questions with all their variants: worst-case accuracy stays defined.",
         right=right_dynamath,
         scores=scores_dynamath,
         kind="reasoning",

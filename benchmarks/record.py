@@ -86,7 +86,7 @@ def ask_judge(judge, sample: Sample, answer: str) -> bool:
 
 
 def right_letters(answer: str, sample: Sample, judge) -> bool:
-    """All the gold's letters and no other; what is no letter by the usual rules."""
+    """All the gold's letters and no other; a gold that is not letters goes by the usual rules."""
     lettered = re.fullmatch(r"\W*[A-I](?:\W+[A-I])*\W*", sample.answer)
     if sample.options or not lettered:
         return is_correct(answer, sample, judge)

@@ -1,7 +1,8 @@
 """A tiny model's rollout in several processes ("lanes").
 
 Its operations are too small to be shared among threads, its trajectories are not: each process gets one
-thread and a share of the samples. Chance differs between the lanes, and is repeatable.
+thread and a share of the samples. Each fork draws from a seed that comes from this process's generator, so
+that a seeded rollout is repeatable for a given number of processes.
 """
 
 import ctypes
@@ -72,9 +73,10 @@ def lane(engine, samples, openings, seed: int, pipe) -> None:
     # Whoever kills the parent ends this, too.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.manual_seed(seed)
+    engine.episodes.bar = None  # the parent's
     try:
         result = engine.run(samples, openings)
-        # Siblings share the first.
+        # By identity: the members of a group share the features of their first look.
         arrays = {id(each): each.numpy() for t in result for each in t.features}
         for trajectory in result:
             trajectory.sample = None  # its picture would take longer to send than all the rest

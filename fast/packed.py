@@ -194,9 +194,9 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     completion_lengths = list(map(len, completions))
 
     row = torch.tensor(sum(prompts + completions, []), device=device)  # (N,)
-    positions = packed_positions(
-        family_of(model), groups, model.config.image_token_id
-    )  # (3, N)
+    family = family_of(model)
+    pad_id = model.config.image_token_id
+    positions = packed_positions(family, groups, pad_id)  # (3, N)
     layout = make_layout(prompt_lengths, completion_lengths, owner, device)
     output = model.model.language_model(
         inputs_embeds=packed_embeds(model, row, groups)[None],
@@ -210,11 +210,27 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     sampled = pad_sequence(sampled, batch_first=True).bool().to(device)  # (B, T)
     before = predicting_places(layout)[sampled]  # (M,) places of as many tokens as were sampled
     targets = row[layout.completions[sampled]]
-    logprobs, entropies = score_tokens(model.lm_head, hidden[before], targets, temperature)
+    logprobs, entropies = score_tokens(
+        head=model.lm_head,
+        hidden=hidden[before],
+        targets=targets,
+        temperature=temperature,
+    )
     blank = torch.zeros(sampled.shape, device=device)
     logprobs = blank.masked_scatter(sampled, logprobs)
     entropies = blank.masked_scatter(sampled, entropies)
     return logprobs, entropies, sampled
+
+
+def keep_rows(trajectories, name: str, rows: torch.Tensor) -> None:
+    """Keep what was computed for each trajectory, rows (B, T), for later updates on it."""
+    for trajectory, row in zip(trajectories, rows):
+        setattr(trajectory, name, row[: len(trajectory.sampled)])
+
+
+def kept_rows(trajectories, name: str) -> torch.Tensor:  # (B, T)
+    rows = [getattr(trajectory, name) for trajectory in trajectories]
+    return pad_sequence(rows, batch_first=True)
 
 
 def score_tokens(head, hidden, targets, temperature: float) -> tuple[torch.Tensor, ...]:

@@ -28,7 +28,7 @@ PATIENCE = 8  # ... or after so many steps
 class Slot:
     """What the host knows of a live trajectory. Its place among the live slots is its row in the cache."""
 
-    trajectory: int  # its number in the episodes
+    trajectory: int  # its index in the episodes
     length: int = 0  # tokens in the cache
     position: int = (
         0  # of the next token; less than the length, since pictures take few positions
@@ -78,8 +78,8 @@ class SlotCache:
                 )
 
     def aim(self, rows: torch.Tensor | None, places: torch.Tensor, end: int) -> None:
-        """The next pass writes places (R, L) of these slots (R,), None for the first R, and sees their first
-        `end` tokens."""
+        """Where the next pass writes: places (R, L) of the slots `rows` (R,), or of the first R if None. It
+        sees their first `end` tokens."""
         self.rows = rows
         self.places = places
         self.end = end
@@ -157,7 +157,7 @@ class SlotEngine:
         return self.episodes.trajectories
 
     def admit(self, queue: deque) -> None:
-        """Prefill prompts as far as slots are free, each once, and copy it to the slots of its group."""
+        """Prefill each waiting prompt once, while slots are free, and copy it to its group's slots."""
         group = self.episodes.group
         heads = []  # the first row of each new group
         while queue and len(self.live) + group <= self.size:
@@ -210,7 +210,7 @@ class SlotEngine:
         return tokens
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
-        """Greedy, or by inverse-CDF sampling: one random number a row, where multinomial draws V of them."""
+        """Greedy, or by inverse-CDF sampling: one random number per row; multinomial draws V."""
         if not self.temperature:
             return scores.argmax(-1)
         edges = scores.softmax(-1).cumsum(-1, dtype=torch.float64)

@@ -59,6 +59,7 @@ ORDER = [
     "data",
     "knobs",
     "toy.world",
+    "boxes",
     "toy",
 ]
 FIRST_EVENING = ("tools.py", "reward.py", "rollout.py", "train.py", "toy/world.py")

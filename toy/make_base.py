@@ -38,10 +38,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 import tools
+from boxes import iou
 from knobs import write_json
 from model import ZoomProcessor, expand_pads, load_model
 from runs import append_rows, keep_rows
-from scores import iou
 from tools import find_answer
 from toy.world import (
     COLOURS,
@@ -212,7 +212,7 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
 
 # --------------------------------------------------------------------------------------------------
 # The lessons. A lesson is a conversation: (text, weight) parts, and a picture for each `tools.IMAGE`.
-# Weight 0 is given, more is learned; the tokens that carry the information weigh most.
+# Weight 0: context, not learned; the tokens that carry the information weigh most.
 
 END = "<|im_end|>"
 # How often a question is shown with a call
@@ -703,7 +703,7 @@ def measure_skills(
         gold = []
         for _ in range(n):
             parts, pictures = make_lesson()
-            # The last six are the answer.
+            # The last six parts are the reply, see `read_parts`.
             asked.append(("".join(text for text, _ in parts[:-6]), pictures))
             gold.append(parts[-2][0])
         said = map(find_answer, write(model, processor, asked))

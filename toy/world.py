@@ -1,13 +1,13 @@
 """The toy world: large pictures in which a few small coloured tiles each carry one letter.
 
-    picture   1,008 x 1,008 px, light from the left and a graded sky: every place has a colour of its own
+    picture   1,008 x 1,008 px, redder to the right, bluer to the bottom: every place has a colour of its own
     tiles     two to four, about 100 px, jittered on a 4 x 4 grid, each of another colour, among grey clutter
     letter    about 38 px: plain to see in a close-up, gone in a first look of 112 px, where it is 4 px high
 
 Kinds of questions, named in `meta["kind"]`: `read` needs one zoom, `compare` two (or one that holds both
 tiles), `glance` none. `toy-mixture` adds `legible` (a letter so large that the first look shows it),
-`mislabelled` (a wrong gold answer) and `blank` (tiles without letters), the rows that a good data selection
-must find. Everything is drawn from a seed, when it is needed.
+`mislabelled` (a wrong gold answer) and `blank` (tiles without letters): rows that a good data selection must
+drop. Everything is drawn from a seed, when it is needed.
 """
 
 import random
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+from boxes import Box
 
 SIZE = 1008  # px; nine times the 112 px of the default first look
 CELL = SIZE // 4
@@ -173,7 +173,7 @@ def compare_question(rng: random.Random, scene: Scene, first: Tile, second: Tile
 def glance_question(rng: random.Random, scene: Scene) -> Question:
     """A question that the first look answers."""
     tile = rng.choice(scene.tiles)
-    x, y = tile.middle()  # never near that of the picture: see the grid
+    x, y = tile.middle()  # never near the picture's middle: tiles stay in their grid cells
     if rng.random() < 0.5:
         text = f"Is the {tile.colour} tile on the left or on the right?"
         answer = "left" if x < SIZE / 2 else "right"
