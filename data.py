@@ -27,9 +27,8 @@ class Sample:
     """One question about one picture."""
 
     id: str
-    image: (
-        str | bytes | Image.Image | Callable[[], Image.Image]
-    )  # decoded or drawn only by open()
+    # A path, encoded bytes, a picture, or what draws one: decoded or drawn only by open().
+    image: str | bytes | Image.Image | Callable[[], Image.Image]
     question: str  # without options and without prompt boiler-plate
     answer: str  # gold: text, the right option's text, a number ...
     options: tuple[str, ...] = ()

@@ -182,9 +182,8 @@ class Episodes:
         call = self.carry_out(i)
         pictures = [] if call.error else [call.picture]
         ids = expand_pads(self.processor, tools.observation(call.error), pictures)
-        if (
-            tokens[-1] != self.im_end
-        ):  # it stopped at </tool_call>: close the turn for the model
+        # A turn that stopped at </tool_call> is closed for the model.
+        if tokens[-1] != self.im_end:
             ids = [self.im_end, *ids]
         if len(trajectory.completion_ids) + len(ids) >= self.limits.max_tokens:
             trajectory.stop = "budget"
@@ -329,7 +328,9 @@ class GenerateEngine:
         ids = [[self.episodes.pad_id] * (longest - len(row)) + row for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         device = self.model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        ids = torch.tensor(ids, device=device)
+        mask = torch.tensor(mask, device=device)
+        return ids, mask
 
     def look_at(self, live: list[int], pictures: list[list[Image.Image]]) -> list[torch.Tensor]:
         """The features of the new pictures of these trajectories, in order."""

@@ -2,10 +2,10 @@
 
 Two frames of pixels meet here, and mixing them up is the classic bug of this method:
 
-    shown     the first look: the picture as the model saw it, resized to its pixel budget. Boxes in calls are
-              in this frame.
-    original  the picture on disk. Crops are cut from it, so that a zoom brings detail the first look did
-    not have.
+    shown     the first look: the picture as the model saw it, resized to its pixel budget. Boxes in calls
+              are in this frame.
+    original  the picture on disk. Crops are cut from it, so that a zoom brings detail that the first look
+              did not have.
 
 The wire format follows DeepEyes (arXiv 2505.14362, appendix A; github.com/Visual-Agent/DeepEyes), in our
 own words, with `required: ["bbox_2d"]` where the released prompt said `["bbox"]`.

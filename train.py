@@ -259,10 +259,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         tokens = sum(sum(trajectory.sampled) for group in groups for trajectory in group)
         tokens = torch.tensor(float(tokens), device=self.accelerator.device)
         self.step_tokens = self.accelerator.reduce(tokens, "sum").item()
-        if (
-            self.accelerator.is_main_process
-            and self.state.global_step % self.knobs.show_every == 0
-        ):
+        due = self.state.global_step % self.knobs.show_every == 0
+        if due and self.accelerator.is_main_process:
             self.store_for_page(groups[0], rewards[0])
         self.update_began = time.time()
         return groups
@@ -270,12 +268,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def roll_and_score(self, samples: list[Sample]) -> tuple[list, list]:
         """The trajectories of these samples' groups, and their rewards: two lists of groups."""
         group = self.knobs.group
-        settings = {
-            "group": group,
-            "temperature": self.knobs.temperature,
-            "keep_features": True,
-        }
-        settings |= rollout_limits(self.knobs)
+        settings = {"group": group, "temperature": self.knobs.temperature}
+        settings |= rollout_limits(self.knobs) | {"keep_features": True}
         trajectories = rollout(self.model, self.processing_class, samples, **settings)
         # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
         rewards = [score(t, bonus=self.knobs.bonus) for t in trajectories]
@@ -312,9 +306,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             self.gaps.append(scores.largest_gap(live, logprobs.detach()[mask]))
             keep_rows(live, "old_logprobs", logprobs.detach())
         old_logprobs = kept_rows(live, "old_logprobs")  # (B, T)
-        advantages = torch.tensor(
-            [[t.advantage] for t in live], device=logprobs.device
-        )  # (B, 1)
+        advantages = logprobs.new_tensor([[t.advantage] for t in live])  # (B, 1)
 
         ratio = (logprobs - old_logprobs).exp()  # (B, T)
         clipped = ratio.clamp(1 - self.epsilon_low, 1 + self.epsilon_high)
@@ -336,9 +328,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             return loss.sum() * self.accelerator.num_processes / self.step_tokens
         if self.loss_type == "bnpo":  # mean over the tokens of the micro-batch
             mean_loss = loss.sum() / sum(sum(trajectory.sampled) for trajectory in batch)
-        elif (
-            self.loss_type == "grpo"
-        ):  # mean over a trajectory's tokens, then over trajectories
+        elif self.loss_type == "grpo":  # mean over its tokens, then over trajectories
             mean_loss = (loss.sum(1) / mask.sum(1)).sum() / len(batch)
         else:  # dr_grpo: as grpo, but divided by a constant length: long answers are not favoured
             mean_loss = loss.sum() / (len(batch) * self.max_completion_length)

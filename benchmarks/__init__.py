@@ -19,7 +19,7 @@ from data import Sample, cell_picture, collect, find_folder, parquet
 from scores import plain_grade
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
-# The first that is there.
+# The picture is in the first of these columns that a file has.
 PICTURE_COLUMNS = (
     "decoded_image",
     "image",

@@ -76,15 +76,10 @@ def make_mathvision(row: dict) -> Sample:
     text = re.sub(r"<image\d+>", "", row["question"])
     options = row["options"] or ()
     answer = row["answer"]
+    # Bare A, B, C ... stand for options that are drawn in the picture.
     drawn = [option.strip() for option in options] == list("ABCDE"[: len(options)])
-    if (
-        options and not drawn
-    ):  # bare A, B, C ... stand for options that are drawn in the picture
-        answer = (
-            options[ord(answer.strip()) - 65]
-            if re.fullmatch(r"\s*[A-E]\s*", answer)
-            else answer
-        )
+    if options and not drawn and re.fullmatch(r"\s*[A-E]\s*", answer):
+        answer = options[ord(answer.strip()) - 65]
     meta = {"kind": row["subject"], "level": row["level"]}
     return make_question(text, answer, () if drawn else options, meta=meta, tool=False)
 

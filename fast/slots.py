@@ -49,7 +49,7 @@ class SlotCache:
             getattr(config, "head_dim", None)
             or config.hidden_size // config.num_attention_heads
         )
-        # `reserve` makes room.
+        # No length at first: `reserve` makes room.
         shape = (
             slots,
             config.num_key_value_heads,
@@ -251,7 +251,7 @@ class SlotEngine:
 
     def decode_step(
         self, end: int, tokens, lengths, positions
-    ) -> torch.Tensor:  # three times (R,) -> (R, V)
+    ) -> torch.Tensor:  # tokens, lengths, positions (R,) -> (R, V)
         embeds = self.model.get_input_embeddings()(tokens[:, None])
         hidden = self.forward(
             None, embeds, lengths[:, None], end, positions.expand(3, -1)[..., None]
@@ -260,7 +260,7 @@ class SlotEngine:
 
     def replay_step(
         self, *arguments: torch.Tensor
-    ) -> torch.Tensor:  # three times (size,) -> (size, V)
+    ) -> torch.Tensor:  # (size,) each -> (size, V)
         """`decode_step` as a CUDA graph, captured anew when the slots have grown.
 
         A graph has fixed shapes: all slots take part, the free ones too, and each looks at all its room.

@@ -558,10 +558,8 @@ class Lessons(Dataset):
         missing = [longest - len(ids) for ids in all_ids]
         pad = self.processor.tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * n for row, n in zip(all_ids, missing)])  # (B, T)
-        weights = torch.tensor(
-            [row + [0.0] * n for row, n in zip(all_weights, missing)]
-        )  # (B, T)
-        # (B, T)
+        weights = [row + [0.0] * n for row, n in zip(all_weights, missing)]
+        weights = torch.tensor(weights)  # (B, T)
         mask = torch.tensor([[1] * len(row) + [0] * n for row, n in zip(all_ids, missing)])
         seen = [pixels for pixels in all_pixels if pixels]
         return {
