@@ -1,18 +1,83 @@
-"""What an answer says: an option, letters, a number, yes or no, a formula; by rules, never by running it."""
+"""What an answer says: an option, letters, a number, yes or no, a formula; by rules, never by running it.
+
+Every reader goes through the same stages: the wrapping is taken off (`unwrap`), then a lead such as "The answer
+is" (`without_lead`); what is left must be the thing itself. An answer that denies something or leaves a choice
+("not B", "A or B") names no option: where a form is ambiguous, it is wrong.
+"""
 
 import re
+import unicodedata
 from functools import lru_cache
+
+# What may stand before the answer proper.
+LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|then),? )?"
+    r"(?:"
+    r"(?:(?:the|my) )?(?:(?:correct|right|final|best) )?(?:answers?|options?|choices?|letters?)"
+    r"(?: (?:is|are|would be|should be|must be))?"
+    r"|(?:i think |i believe )?(?:it is|it's|it must be|that is|that's)"
+    r"|i (?:would )?(?:choose|pick|select)"
+    r"|(?:正确)?(?:答案|选项)(?:是|为)?|选"
+    r")\s*[:=]?\s*(?:(?:options?|choices?|letters?|answers?)\b\s*)?",
+    re.I,
+)
+DENIES = re.compile(
+    r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than)\b|n't\b", re.I
+)
+CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween\b")
+REASON = re.compile(r"(?:because|since|as|which|who|that)\b", re.I)
+BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+WHOLE = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
+NUMBER_WORDS = dict(
+    zip(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        ],
+        range(13),
+    )
+)
 
 
 def unwrap(text: str) -> str:
-    """An answer without the wrapping that models like: `**B**`, `$B$`, `\\text{B}`.
+    """An answer without the wrapping that models like: Markdown, LaTeX, full-width characters.
 
-    >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", " a ")]
-    ['B', '12', 'the car', 'a']
+    >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", r"\\(\\boxed{\\text{B}}\\)", "（B）")]
+    ['B', '12', 'the car', 'B', '(B)']
     """
-    text = text.strip().strip("*$").strip()
-    match = re.fullmatch(r"\\(?:text|mathrm|mathbf|textbf|boxed)\{([^{}]*)\}", text)
-    return (match[1] if match else text).strip()
+    text = unicodedata.normalize("NFKC", text).replace("。", ".")
+    text = re.sub(r"\*\*|__|`", "", text)
+    text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text).replace("\\%", "%")
+    for _ in range(4):  # wrappings nest
+        inner = BOXED.sub(r"\1", text).strip().strip("*$").strip()
+        inner = re.sub(r"^\\[(\[]|\\[)\]]$", "", inner).strip()
+        whole = WHOLE.fullmatch(inner.rstrip("."))
+        inner = whole[1] if whole else inner
+        if inner == text:
+            break
+        text = inner
+    return text.strip()
+
+
+def without_lead(text: str) -> str:
+    """What follows "The answer is" and the like.
+
+    >>> [without_lead(t) for t in ("The correct option is B.", "Answer: 12", "It's red", "a choice of two")]
+    ['B.', '12', 'red', 'a choice of two']
+    """
+    lead = LEAD.match(text)
+    return text[lead.end() :] if lead else text
 
 
 def normalise(text: str) -> str:
@@ -25,90 +90,83 @@ def normalise(text: str) -> str:
     return re.sub(r"^(a|an|the) (?=\w)", "", text).strip(" .,;:!?\"'()[]")
 
 
-NUMBER = re.compile(
-    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
-    re.I,
-)
-
-
-def as_number(text: str) -> tuple[float, str] | None:
-    """A lone number and its unit: thousands separators, currency, percent and fractions are understood.
-
-    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2")]
-    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, '')]
-    >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "")]
-    [None, None, None, None]
-    """
-    match = (
-        NUMBER.fullmatch(text.strip()) if len(text) <= 40 else None
-    )  # longer text is no lone number
-    if not match or (match[2] and float(match[2]) == 0):
-        return None
-    return float(match[1].replace(",", "")) / float(match[2] or 1), match[3].lower()
-
-
-def same_number(prediction: str, gold: str) -> bool:
-    """Equal values, and equal units where both have one (a percent sign may be left out).
-
-    >>> same_number("12", "12 cm"), same_number("12 m", "12 cm"), same_number("1,200.0", "1200")
-    (True, False, True)
-    """
-    numbers = as_number(prediction), as_number(gold)
-    if None in numbers:
-        return False
-    (value, unit), (wanted, wanted_unit) = numbers
-    return abs(value - wanted) <= 1e-6 * max(1, abs(wanted)) and (
-        unit == wanted_unit or not unit or not wanted_unit
-    )
+# --------------------------------------------------------------------------------------------------
+# Options.
 
 
 def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
-    """Which option an answer names: by letter, by "B. text" or "The answer is B", or by the text of exactly
-    one option.
+    """Which option an answer names: by its letter, by its text, or by both.
 
-    >>> options = ("a blue car", "the red car")
+    >>> options = ("a blue car", "the red car", "no car")
     >>> [option_index(p, options) for p in ("b", "(B)", "B. the red car", "The answer is B.", "red car")]
     [1, 1, 1, 1, 1]
-    >>> [option_index(p, options) for p in ("A or B", "car", "")]
-    [None, None, None]
+    >>> [option_index(p, options) for p in ("C. no car", "B because it is red", "red", "Option B: red")]
+    [2, 1, 1, 1]
+    >>> [option_index(p, options) for p in ("A or B", "not B", "car", "", "The answer is not option B")]
+    [None, None, None, None, None]
     """
-    text = " ".join(prediction.split())
+    text = " ".join(unwrap(prediction).split())
+    texts = [normalise(unwrap(option)) for option in options]
     last = chr(64 + len(options))
-    options = [normalise(unwrap(option)) for option in options]
-    letter = rf"[(\[]?([A-{last}])\b[)\].:]*"
-    # Before the texts: an option's text may be another's letter.
-    match = re.fullmatch(letter, text, re.I)
-    if not match and options.count(normalise(text)) == 1:
-        return options.index(normalise(text))
-    match = match or re.search(rf"\b(?:answer|option|choice)(?: is)?:? {letter}$", text, re.I)
-    if not match and (lead := re.match(rf"[(\[]?([A-{last}])[)\].:]+ ", text)):
-        others = re.search(
-            rf"(?<!\w)[(\[]?[A-{last}][)\].:]+(?!\w)|\b(?:or|not?)\b", text[lead.end() :]
-        )
-        match = None if others else lead  # "A. or B." names no option
-    if match:
-        return ord(match[1].upper()) - 65
-    if re.search(r"\b(?:not|no|nor|neither)\b|n't\b", text, re.I):
+    for claim in (text, without_lead(text)):
+        # The letter before the texts: an option's text may be another's letter.
+        if letter := re.fullmatch(rf"[(\[]?([A-{last}])\b[)\].:]*", claim, re.I):
+            return ord(letter[1].upper()) - 65
+        if texts.count(normalise(claim)) == 1:
+            return texts.index(normalise(claim))
+    place = letter_first(without_lead(text), texts, last)
+    if place is not None:
+        return place
+    if DENIES.search(text) or CHOICE.search(text):
         return None
-    plain = f" {normalise(text)} "
-    named = [
-        i
-        for i, option in enumerate(options)
-        if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", plain)
-    ]
-    return named[0] if len(named) == 1 else None
-
-
-def yes_or_no(text: str) -> str | None:
-    """What an answer begins with, unless it takes that back.
-
-    >>> [yes_or_no(t) for t in ("Yes, it is.", "no", "yes and no", "no idea", "maybe")]
-    ['yes', 'no', None, None, None]
-    """
-    said = re.match(
-        r"\W*(yes|no)\b(?! idea)(?!.*\b(?:yes|no)\b)", " ".join(text.lower().split())
+    return (
+        stated_letter(text, last)
+        if stated_letter(text, last) is not None
+        else named(text, texts)
     )
-    return said[1] if said else None
+
+
+def letter_first(claim: str, texts: list[str], last: str) -> int | None:
+    """The option whose letter an answer begins with: "B. the red car", "B because ...", "(B) red"."""
+    match = re.match(rf"[(\[]?([A-{last}])(?:[)\].:,]+(?=\s|$)|[)\].:]+|(?=\s))\s*(.*)", claim)
+    if not match:
+        return None
+    place = ord(match[1]) - 65
+    rest = match[2]
+    if normalise(rest) == texts[place] or REASON.match(rest):
+        return place
+    bare = claim[1:2] == " "  # "A car ..." is an article, not an option
+    others = re.search(
+        rf"(?<!\w)[(\[]?[A-{last}][)\].:]+(?!\w)|(?<![\w'])[B-{last}](?![\w'])", rest
+    )
+    if bare or others or DENIES.search(rest) or CHOICE.search(rest):
+        return None
+    return place
+
+
+def stated_letter(text: str, last: str) -> int | None:
+    """The only letter after "option" or "answer is", at the end of an answer."""
+    stated = rf"\b(?:answer|option|choice)(?: is)?:? (?:option )?[(\[]?([A-{last}])\b[)\].:]*"
+    found = re.findall(stated, text, re.I)
+    ends = re.search(stated + "$", text, re.I)
+    return ord(found[0].upper()) - 65 if ends and len(found) == 1 else None
+
+
+def named(text: str, texts: list[str]) -> int | None:
+    """The only option whose text an answer holds, or that holds all of the answer."""
+    said = normalise(without_lead(text))
+    holds = [i for i, option in enumerate(texts) if option and has_words(said, option)]
+    if len(holds) == 1:
+        return holds[0]
+    if holds or len(said) < 3:
+        return None
+    inside = [i for i, option in enumerate(texts) if has_words(option, said)]
+    denied = inside and DENIES.search(texts[inside[0]])  # "pet" does not stand for "no pet"
+    return inside[0] if len(inside) == 1 and not denied else None
+
+
+def has_words(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def letters(text: str) -> str:
@@ -116,24 +174,118 @@ def letters(text: str) -> str:
 
     >>> [letters(t) for t in ("b", "A, C", "(B) and (D)", "The answer is B", "B. the red car", "A car", "BD")]
     ['B', 'AC', 'BD', 'B', 'B', '', 'BD']
-    >>> [letters(t) for t in ("Answer: B", "B:145°", "B (145°)", "A. or B.", "A. No, it is B.")]
-    ['B', 'B', 'B', '', '']
+    >>> [letters(t) for t in ("The answers are A and C", "Both A and C", "B:145°", "A. or B.", "not B")]
+    ['AC', 'AC', 'B', '', '']
     """
-    text = unwrap(text)
-    if len(text) < 40 and re.fullmatch(
-        r"(?:[A-I]|\W|and\b)+|\W*[a-i](?:(?:\W|\band\b)+[a-i])*\W*", text
-    ):
-        return "".join(sorted(set(re.sub(r"and|[^A-Ia-i]", "", text).upper())))
-    if stated := re.search(
-        r"(?i:\b(?:answers?|options?|choices?)(?: is| are)?:?) ([^a-z]{1,30}|[a-i]\W*)$", text
-    ):
-        return letters(stated[1])
-    lead = re.match(r"\W*([A-I])(?:[).:]+| (?=\())", text)
-    if not lead or re.search(
-        r"(?<!\w)[(\[]?[A-I][)\].:]|\b(?:or|not?)\b", text[lead.end() :], re.I
-    ):
+    claim = without_lead(" ".join(unwrap(text).split()))
+    claim = re.sub(r"^both\b\s*", "", claim, flags=re.I)
+    several = r"(?:[A-I]|\W|and\b)+|\W*[a-i](?:(?:\W|\band\b)+[a-i])*\W*"
+    if len(claim) < 40 and re.fullmatch(several, claim) and not CHOICE.search(claim):
+        return "".join(sorted(set(re.sub(r"and|[^A-Ia-i]", "", claim).upper())))
+    stated = None if DENIES.search(text) or CHOICE.search(text) else stated_letter(claim, "I")
+    if stated is not None:
+        return chr(65 + stated)
+    lead = re.match(r"\W*([A-I])(?:[).:]+| (?=\())(.*)", claim)
+    others = r"(?<!\w)[(\[]?[A-I][)\].:]|\bor\b|^\s*(?:no|not)\b"
+    if not lead or re.search(others, lead[2], re.I):
         return ""
     return lead[1]
+
+
+# --------------------------------------------------------------------------------------------------
+# Yes and no.
+
+
+def yes_or_no(text: str) -> str | None:
+    """What an answer begins with, unless it takes that back; "There is no ..." is a no.
+
+    >>> [yes_or_no(t) for t in ("Yes, it is.", "no", "No, there is no dog.", "The answer is no.", "是")]
+    ['yes', 'no', 'no', 'no', 'yes']
+    >>> [yes_or_no(t) for t in ("yes and no", "no idea", "maybe", "Yes. No.", "There is no dog here.")]
+    [None, None, None, None, 'no']
+    """
+    said = without_lead(" ".join(unwrap(text).lower().split()))
+    said = {"是": "yes", "否": "no"}.get(said.strip(" ."), said)
+    first = re.match(r"\W*(yes|no)\b(?! idea)(.*)", said)
+    if first:
+        rest = first[2]
+        other = "no" if first[1] == "yes" else "yes"
+        taken_back = re.search(
+            rf"^\W*(?:and|or) {other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)", rest
+        )
+        return None if taken_back else first[1]
+    there = re.match(r"there (?:is|are)(?: (no|not)\b|n't\b)?", said)
+    if not there:
+        return None
+    denied = there[1] or there[0].endswith("n't")
+    if denied:
+        return "no"
+    return None if DENIES.search(said) or CHOICE.search(said) else "yes"
+
+
+# --------------------------------------------------------------------------------------------------
+# Numbers and formulas.
+
+NUMBER = re.compile(
+    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
+    re.I,
+)
+UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°"}
+ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
+
+
+def as_number(text: str) -> tuple[float, str] | None:
+    """A lone number and its unit: thousands separators, currency, percent and fractions are understood.
+
+    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5", "two")]
+    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, ''), (2.0, '')]
+    >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "", "2 or 3 dogs")]
+    [None, None, None, None, None]
+    """
+    text = ABOUT.sub("", text.strip(), count=1)
+    if text.lower().rstrip(".") in NUMBER_WORDS:
+        return float(NUMBER_WORDS[text.lower().rstrip(".")]), ""
+    match = NUMBER.fullmatch(text) if len(text) <= 40 else None  # longer text is no lone number
+    if not match or (match[2] and float(match[2]) == 0):
+        return None
+    value = float(match[1].replace(",", "")) / float(match[2] or 1)
+    unit = match[3].lower()
+    return value, UNITS.get(unit, unit)
+
+
+def only_number(text: str) -> tuple[float, str] | None:
+    """The number of a short sentence that holds just one, such as "There are 2 dogs."
+
+    >>> only_number("There are 2 dogs."), only_number("between 2 and 3"), only_number("not 2")
+    ((2.0, ''), None, None)
+    """
+    if len(text) > 80 or DENIES.search(text) or CHOICE.search(text):
+        return None
+    words = [word.strip(".,;:!?()") for word in text.split()]
+    found = [number for number in map(as_number, words) if number]
+    return found[0] if len(found) == 1 and any(c.isalpha() for c in text) else None
+
+
+def same_number(prediction: str, gold: str) -> bool:
+    """Equal values, and equal units where both have one; 0.75, 75 and 75 % agree with a gold of 75 %.
+
+    >>> same_number("12", "12 cm"), same_number("12 m", "12 cm"), same_number("1,200.0", "1200")
+    (True, False, True)
+    >>> same_number("45 degrees", "45°"), same_number("0.75", "75%"), same_number("There are 2 dogs.", "2")
+    (True, True, True)
+    """
+    wanted = as_number(gold)
+    claim = without_lead(prediction)
+    said = as_number(claim) or only_number(claim)
+    if wanted is None or said is None:
+        return False
+    if wanted[1] == "%" and not said[1] and close(100 * said[0], wanted[0]):
+        return True
+    return close(said[0], wanted[0]) and (said[1] == wanted[1] or not said[1] or not wanted[1])
+
+
+def close(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-6 * max(1, abs(b))
 
 
 def last_number(text: str) -> float | None:

@@ -13,7 +13,15 @@ import re
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from answers import normalise, option_index, same_formula, same_number, unwrap, yes_or_no
+from answers import (
+    normalise,
+    option_index,
+    same_formula,
+    same_number,
+    unwrap,
+    without_lead,
+    yes_or_no,
+)
 from data import Sample
 
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
@@ -92,7 +100,7 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     prediction = unwrap(prediction)
     if "=" not in gold:
         # "x = 12" is fine, "5 = 12" is not.
-        prediction = re.sub(r"^[a-zA-Z]\w* ?= ?", "", prediction)
+        prediction = re.sub(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?", "", prediction)
     if sample.options:
         got = option_index(prediction, sample.options)
         wanted = gold
@@ -103,8 +111,12 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
             wanted = sample.options[named]
         if got is not None and wanted in sample.options:
             return sample.options[got] == wanted  # by text: two options may say the same
-    if prediction == gold or normalise(prediction) == normalise(unwrap(gold)) != "":
-        return True
+    wanted_text = normalise(unwrap(gold))
+    if prediction == gold or wanted_text in (
+        normalise(prediction),
+        normalise(without_lead(prediction)),
+    ):
+        return wanted_text != ""
     if normalise(gold) in ("yes", "no"):
         if said := yes_or_no(prediction):
             return said == normalise(gold)
