@@ -1,8 +1,8 @@
 """What an answer says: an option, letters, a number, yes or no, a formula; by rules, never by running it.
 
-Every reader goes through the same stages: the wrapping is taken off (`unwrap`), then a lead such as "The answer
-is" (`without_lead`); what is left must be the thing itself. An answer that denies something or leaves a choice
-("not B", "A or B") names no option: where a form is ambiguous, it is wrong.
+Every reader goes through the same stages: the wrapping is taken off (`unwrap`), then a lead such as "The
+answer is" (`without_lead`); what is left must be the thing itself. An answer that denies something or leaves
+a choice ("not B", "A or B") names no option: where a form is ambiguous, it is wrong.
 """
 
 import re

@@ -107,6 +107,11 @@ def load(
     if name == "deepeyes":
         rows = deepeyes(find_folder(root, DEEPEYES))
     elif name == "seal":
+        if root is None:
+            raise ValueError(
+                f"seal needs --root: a folder with the .json files of {SEAL}, and the pictures of COCO and"
+                " GQA that they name, which the Hub does not hold"
+            )
         rows = seal(find_folder(root, SEAL))
     elif Path(name).is_dir():
         rows = folder_rows(Path(name))

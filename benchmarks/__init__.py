@@ -125,8 +125,8 @@ def grade(name: str, trajectory, judge=None) -> dict:
     answer = trajectory.answer
     if not answer:
         return {"right": False, "said": None}
-    said = chosen_by(answer, sample.answer, sample.options)
-    return {"right": benchmark.right(answer, sample, judge), "said": said}
+    read = benchmark.said or partial(chosen_by, gold=sample.answer, options=sample.options)
+    return {"right": benchmark.right(answer, sample, judge), "said": read(answer)}
 
 
 def grade_box(trajectory) -> dict:

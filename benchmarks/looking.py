@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from answers import unwrap
 from benchmarks.record import (
     Benchmark,
     accuracy,
@@ -27,9 +28,8 @@ def make_vstar(file: Path) -> Sample:
     ]
     boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
     meta = {"kind": category}
-    sample = make_question(
-        row["question"], row["options"][0], row["options"], boxes=boxes, meta=meta
-    )
+    text = row["question"] + " Answer with the letter of the right option."
+    sample = make_question(text, row["options"][0], row["options"], boxes=boxes, meta=meta)
     return replace(sample, id=f"{category}-{file.stem}", image=str(pictures[0]))
 
 
@@ -61,6 +61,20 @@ def make_mme(row: dict) -> Sample:
 def make_pope(row: dict) -> Sample:
     text = row["question"].strip() + " Answer yes or no."
     return make_question(text, row["answer"].strip().lower(), meta={"kind": row["category"]})
+
+
+def said_pope(answer: str) -> str:
+    """The official rule: the first sentence says no if it holds the word no or not, else yes.
+
+    >>> said_pope("There is no cup."), said_pope("Yes, there is a dog and a cat. No cup."), said_pope("a cup")
+    ('no', 'yes', 'yes')
+    """
+    first = unwrap(answer).split(".")[0].replace(",", " ").lower()
+    return "no" if {"no", "not"} & set(first.split()) else "yes"
+
+
+def right_pope(answer: str, sample: Sample, judge) -> bool:
+    return said_pope(answer) == sample.answer
 
 
 def scores_pope(records: list[dict]) -> dict:
@@ -124,7 +138,9 @@ LOOKING = {
         questions=9000,
         make=make_pope,
         published=(85.9, 87.7),
-        note="An answer that says neither is wrong and not a yes; officially all but a no is a yes.",
+        note="Official rule: no or not in the first sentence is a no, else it is a yes. No answer is wrong.",
+        right=right_pope,
+        said=said_pope,
         scores=scores_pope,
     ),
 }

@@ -5,7 +5,7 @@ from collections import defaultdict
 from functools import partial
 from statistics import fmean
 
-from answers import last_number, unwrap
+from answers import DENIES, last_number
 from benchmarks.record import (
     Benchmark,
     accuracy,
@@ -69,11 +69,34 @@ def make_mathverse(row: dict) -> Sample:
     meta |= {"asked": row["question_for_eval"]}  # what a judge is told
     if row["question_type"] == "multi-choice":
         return choices_in_text(text, row["answer"].strip(" ()\n"), meta)
-    return make_question(text or row["question_for_eval"], row["answer"], meta=meta, tool=False)
+    gold = without_label(row["answer"])
+    return make_question(text or row["question_for_eval"], gold, meta=meta, tool=False)
+
+
+def without_label(gold: str) -> str:
+    """MathVerse's free-form golds without their label, and without Markdown's dollars.
+
+    >>> without_label(r"Area $=113.1 \\mathrm{~cm}^{2}$"), without_label("x=4"), without_label("60°")
+    ('113.1 \\\\mathrm{~cm}^{2}', 'x=4', '60°')
+    """
+    labelled = re.fullmatch(r"[A-Z][a-z]+[\w ]*\$?\s*=\s*(.*?)\$?", gold.strip(), re.S)
+    return labelled[1].strip() if labelled else gold
+
+
+def right_mathverse(answer: str, sample: Sample, judge) -> bool:
+    """Letters, or the usual rules, or the same number whatever its unit is written like."""
+    if right_letters(answer, sample, None):
+        return True
+    has_unit = re.search(r"\\mathrm|\\text", sample.answer)
+    if has_unit and not sample.options:
+        said = last_number(answer)
+        return said is not None and said == last_number(sample.answer)
+    return right_letters(answer, sample, judge)
 
 
 def make_mathvision(row: dict) -> Sample:
-    text = re.sub(r"<image\d+>", "", row["question"])
+    text = re.sub(r"<image\d+>", "", row["question"]).strip()
+    text = text or "Solve the problem in the picture."
     options = row["options"] or ()
     answer = row["answer"]
     # Bare A, B, C ... stand for options that are drawn in the picture.
@@ -100,10 +123,25 @@ def right_mathvision(answer: str, sample: Sample, judge) -> bool:
     return is_correct(answer, sample, judge)
 
 
+def split_options(text: str) -> list[str]:
+    """We-Math's options, "A. ...; B. ...": only the next expected letter starts a new one.
+
+    >>> split_options("A. Shape ;C.; B．2; C. No correct answer;")
+    ['A. Shape ;C.', 'B.2', 'C. No correct answer']
+    """
+    text = text.replace("．", ".").strip("; ")
+    options = []
+    for letter in "BCDEFGHI":
+        parts = re.split(rf";\s*(?={letter}\.)", text, maxsplit=1)
+        options.append(parts[0].strip("; "))
+        if len(parts) == 1:
+            break
+        text = parts[1]
+    return options
+
+
 def make_wemath(row: dict) -> Sample:
-    options = [
-        part for part in re.split(r";\s*(?=[A-H]\.)", row["option"].strip("; ")) if part.strip()
-    ]
+    options = split_options(row["option"])
     answer, texts = lettered_options(options, row["answer"])
     meta = {"kind": row["key"], "group": row["ID"]}
     return make_question(row["question"], answer, texts, meta=meta, tool=False)
@@ -150,8 +188,23 @@ def make_dynamath(row: dict) -> Sample:
     return make_question(row["question"] + more, row["ground_truth"], meta=meta, tool=False)
 
 
+def stands_in(gold: str, answer: str) -> bool:
+    """Is the gold in the answer, word for word, without case and punctuation, and not denied?
+
+    >>> [stands_in("even function", said) for said in ("It is an Even  function.", "function")]
+    [True, False]
+    >>> stands_in("May", "maybe"), stands_in("odd", "not odd")
+    (False, False)
+    """
+    said = re.findall(r"\w+", answer.lower())
+    wanted = re.findall(r"\w+", gold.lower())
+    places = range(len(said) - len(wanted) + 1)
+    found = any(said[place : place + len(wanted)] == wanted for place in places)
+    return found and (bool(DENIES.search(gold)) or not DENIES.search(answer))
+
+
 def right_dynamath(answer: str, sample: Sample, judge) -> bool:
-    """Numbers to 0.001, options, and for text that the answer is found in the gold."""
+    """Numbers to 0.001, options, and for text that the gold stands in the answer."""
     kind = sample.meta["type"]
     gold = sample.answer
     if kind in ("float", "int"):
@@ -160,9 +213,8 @@ def right_dynamath(answer: str, sample: Sample, judge) -> bool:
         if value is None:
             return ask_judge(judge, sample, answer)
         return wanted is not None and abs(value - wanted) <= 0.001
-    said = unwrap(answer).lower()
-    if kind == "text" and len(said) > 1:
-        return said in gold.lower() or ask_judge(judge, sample, answer)
+    if kind == "text" and len(gold) > 1:
+        return stands_in(gold, answer) or ask_judge(judge, sample, answer)
     return right_letters(answer, sample, judge)
 
 
@@ -197,7 +249,7 @@ REASONING = {
         make=make_mathverse,
         published=(45.6, 47.3),
         note="A lower bound for free-form answers (45 %): officially a model judges them (--judge).",
-        right=right_letters,
+        right=right_mathverse,
         scores=partial(scores_by, "type"),
         kind="reasoning",
     ),
@@ -224,7 +276,7 @@ REASONING = {
     ),
     "dynamath": Benchmark(
         repository="DynaMath/DynaMath_Sample",
-        files=("sample_variant*.parquet",),
+        files=("sample[0-9]*-*.parquet",),
         questions=5010,
         make=make_dynamath,
         published=(53.3, 55.0),

@@ -23,6 +23,9 @@ class Benchmark:
     published: tuple[float, float]
     note: str = ""  # what its number does not cover
     right: Callable = is_correct  # (answer, sample, judge) -> bool
+    said: Callable | None = (
+        None  # answer -> what it chose, where that is read in a way of its own
+    )
     scores: Callable | None = None  # records of an arm -> scores beyond plain accuracy
     kind: str = "looking"  # "looking" | "grounding" (the answer is a box) | "reasoning" (no zoom on offer)
 
@@ -72,10 +75,13 @@ def choices_in_text(text: str, gold: str, meta: dict) -> Sample:
         texts.append(part.strip(" \n;,"))
     meta = meta | {"fixed": True}  # the picture may show the letters
     in_order = labels == "ABCDEFGHI"[: len(texts)]
-    if len(texts) > 1 and in_order and gold in labels and all(texts):
-        right = texts[labels.index(gold)]
-        return make_question(head, right, texts, meta=meta, tool=False)
-    text += "\nAnswer with the letter of the right choice."
+    if len(texts) > 1 and in_order and all(texts):
+        if gold in list(labels):
+            gold = texts[labels.index(gold)]
+        if gold in texts:
+            return make_question(head, gold, texts, meta=meta, tool=False)
+    if re.fullmatch(r"[A-I]", gold):
+        text += "\nAnswer with the letter of the right choice."
     return make_question(text, gold, meta=meta, tool=False)
 
 

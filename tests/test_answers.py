@@ -30,16 +30,19 @@ CORPUS = [
         "the dog",
         PETS,
         [
-            "B", "b", "(B)", "B.", "B)", "[B]", "(b).", "**B**", "$B$", "`B`", r"\boxed{B}", r"\boxed{\text{B}}",
-            r"\text{B}", r"\(B\)", "（B）", "B。", "Answer: B", "**Answer:** B", "answer: (B)", "The answer is B",
-            "The answer is B.", "The answer is (B).", "The answer is: B", r"The answer is \boxed{B}.",
+            "B", "b", "(B)", "B.", "B)", "[B]", "(b).", "**B**", "$B$", "`B`", r"\boxed{B}",
+            r"\boxed{\text{B}}",
+            r"\text{B}", r"\(B\)", "（B）", "B。", "Answer: B", "**Answer:** B", "answer: (B)",
+            "The answer is B", "The answer is B.", "The answer is (B).", "The answer is: B",
+            r"The answer is \boxed{B}.",
             "The correct answer is B", "The correct option is B.", "The right choice is B", "Option B",
             "option B.", "Choice B", "It is B.", "It's B", "I choose B", "I would choose option B",
             "So the answer is B.", "Therefore, the answer is B", "The final answer is B", "My answer is B",
             "答案是B", "答案：B", "选B", "正确答案是 B。", "The best answer is option B",
         ],
         [
-            "A", "C", "E", "AB", "A, B", "A or B", "B or C", "A/B", "B/C", "either A or B", "not B", "Not B.",
+            "A", "C", "E", "AB", "A, B", "A or B", "B or C", "A/B", "B/C", "either A or B", "not B",
+            "Not B.",
             "option A or option B", "neither option A nor option B", "The answer is not B",
             "The answer is not option B", "The answer is not option B.", "The answer isn't B",
             "I do not think the answer is B", "It is not B", "It's not B.", "Anything but not B",
@@ -54,7 +57,8 @@ CORPUS = [
         [
             "B. the dog", "B: the dog", "(B) the dog", "B) dog", "Option B: the dog", "B. The dog.",
             "The correct option is B. the dog", "The answer is B. the dog", "B because it is brown",
-            "B, because it barks", "B since it has four legs", "B because it is not a cat", "B. It is brown.",
+            "B, because it barks", "B since it has four legs", "B because it is not a cat",
+            "B. It is brown.",
             "The answer is B because it barks.", "**B. the dog**", "the dog", "The dog", "dog", "a dog",
             "The dog.", "It is the dog.", "the answer is the dog", "There is the dog in it",
         ],
@@ -68,7 +72,8 @@ CORPUS = [
         "options that themselves deny",
         "no pet",
         PETS,
-        ["C", "C. no pet", "(C) no pet", "no pet", "No pet.", "The answer is C. no pet", "Option C: no pet"],
+        ["C", "C. no pet", "(C) no pet", "no pet", "No pet.", "The answer is C. no pet",
+         "Option C: no pet"],
         ["D. no pet", "A", "not C", "pet", "no cat", "C or D"],
     ),
     (
@@ -86,7 +91,8 @@ CORPUS = [
         "sentences, answered with the word that tells them apart",
         SENTENCES[0],
         SENTENCES,
-        ["rubber", "Rubber.", "A", "is rubber", "The glove is rubber", SENTENCES[0], "the answer is rubber"],
+        ["rubber", "Rubber.", "A", "is rubber", "The glove is rubber",
+         SENTENCES[0], "the answer is rubber"],
         ["cotton", "The material", "glove", "rubber or cotton", "not rubber", "B", SENTENCES[1], "rubbery"],
     ),
     (
@@ -116,11 +122,13 @@ CORPUS = [
         (),
         [
             "yes", "Yes", "Yes.", "YES", "**Yes**", r"\boxed{yes}", "Yes, it is.", "Yes, there is a dog.",
-            "The answer is yes", "The answer is yes.", "Answer: Yes", "Yes, there is a dog and no cat", "是", "是。",
+            "The answer is yes", "The answer is yes.", "Answer: Yes", "Yes, there is a dog and no cat",
+            "是", "是。",
             "There is a dog in the image.", "yes!", "Yes - they do.",
         ],
         [
-            "no", "No.", "The answer is no", "yes and no", "yes or no", "Yes. No.", "Yes, no.", "maybe", "not sure",
+            "no", "No.", "The answer is no", "yes and no", "yes or no", "Yes. No.", "Yes, no.",
+            "maybe", "not sure",
             "There is no dog in the image.", "I think so", "否", "", "no idea", "not yes", "unknown", "A",
         ],
     ),
@@ -129,12 +137,14 @@ CORPUS = [
         "no",
         (),
         [
-            "no", "No", "No.", "NO", "**No**", r"\boxed{no}", "No, it is not.", "No, there is no dog", "否", "否。",
+            "no", "No", "No.", "NO", "**No**", r"\boxed{no}", "No, it is not.", "No, there is no dog",
+            "否", "否。",
             "The answer is no.", "Answer: no", "There is no dog in the image.", "There are no dogs.",
             "There isn't a dog.", "No, they show different letters.", "no!",
         ],
         [
-            "yes", "Yes.", "The answer is yes", "yes and no", "no or yes", "No. Yes.", "no idea", "No idea.",
+            "yes", "Yes.", "The answer is yes", "yes and no", "no or yes", "No. Yes.", "no idea",
+            "No idea.",
             "maybe", "There is a dog.", "是", "", "none", "north", "not sure",
         ],
     ),
@@ -144,19 +154,23 @@ CORPUS = [
         (),
         [
             "2", "2.", "2.0", "two", "Two", "Two.", "**2**", "$2$", r"\boxed{2}", "The answer is 2",
-            "The answer is 2.", "There are 2 dogs", "There are 2 dogs.", "There are two dogs.", "2 dogs", "x = 2",
+            "The answer is 2.", "There are 2 dogs", "There are 2 dogs.", "There are two dogs.",
+            "2 dogs", "x = 2",
             "n=2", "about 2", "approximately 2", "It is 2.", "Answer: 2", "I count 2 dogs.", "4/2",
         ],
         [
-            "3", "20", "22", "-2", "1 or 2", "2 or 3", "2 and 3", "between 2 and 3", "not 2", "There are not 2 dogs",
-            "2, 3", "three", "twenty-two", "1 + 2", "5 = 2", "I can't see", "", "There are 2 dogs and 3 cats", "1.2",
+            "3", "20", "22", "-2", "1 or 2", "2 or 3", "2 and 3", "between 2 and 3", "not 2",
+            "There are not 2 dogs",
+            "2, 3", "three", "twenty-two", "1 + 2", "5 = 2", "I can't see", "",
+            "There are 2 dogs and 3 cats", "1.2",
         ],
     ),
     (
         "a decimal number",
         "12.5",
         (),
-        ["12.5", "12.50", "about 12.5", "approximately 12.5", "around 12.5", "The answer is 12.5", "$12.5$", "25/2",
+        ["12.5", "12.50", "about 12.5", "approximately 12.5", "around 12.5", "The answer is 12.5",
+         "$12.5$", "25/2",
          r"\frac{25}{2}", "12.5 cm", "x = 12.5", "roughly 12.5"],
         ["12,5", "12", "125", "1.25", "12.6", "12.5 or 13", "-12.5"],
     ),
@@ -164,7 +178,8 @@ CORPUS = [
         "a fraction in LaTeX",
         r"\frac{3}{4}",
         (),
-        ["0.75", ".75", "3/4", r"\frac{3}{4}", r"$\frac{3}{4}$", r"\[\frac{3}{4}\]", r"\boxed{\frac{3}{4}}", "6/8",
+        ["0.75", ".75", "3/4", r"\frac{3}{4}", r"$\frac{3}{4}$", r"\[\frac{3}{4}\]",
+         r"\boxed{\frac{3}{4}}", "6/8",
          r"\dfrac{3}{4}", r"The answer is \frac{3}{4}"],
         ["0.7", "4/3", "75", "34", r"\frac{4}{3}", "3/4 or 1/4"],
     ),
@@ -179,7 +194,8 @@ CORPUS = [
         "degrees",
         "45°",
         (),
-        ["45°", "45", "45 degrees", "45 degree", "45.0", r"45^\circ", r"\angle A = 45^\circ", "The answer is 45°"],
+        ["45°", "45", "45 degrees", "45 degree", "45.0", r"45^\circ", r"\angle A = 45^\circ",
+         "The answer is 45°"],
         ["54", "45%", "145", "45 or 135"],
     ),
     (
@@ -201,9 +217,11 @@ CORPUS = [
         "a short text",
         "red",
         (),
-        ["red", "Red", "RED.", "the red", "**red**", r"\text{red}", "The answer is red", "It is red.", "Answer: red",
+        ["red", "Red", "RED.", "the red", "**red**", r"\text{red}", "The answer is red", "It is red.",
+         "Answer: red",
          "It's red", '"red"', "(red)"],
-        ["blue", "not red", "It is not red", "red or blue", "redder", "bored", "", "re", "the answer is not red"],
+        ["blue", "not red", "It is not red", "red or blue", "redder", "bored", "", "re",
+         "the answer is not red"],
     ),
     (
         "a letter of the toy",
@@ -222,7 +240,8 @@ ROWS = [
 
 
 def test_the_corpus_is_large():
-    assert len(ROWS) >= 400 and len({(gold, options, answer) for _, gold, options, answer, _ in ROWS}) == len(ROWS)
+    distinct = {(gold, options, answer) for _, gold, options, answer, _ in ROWS}
+    assert len(distinct) == len(ROWS) >= 400
 
 
 @pytest.mark.parametrize("probe, gold, options, right, wrong", CORPUS, ids=[row[0] for row in CORPUS])
@@ -233,7 +252,8 @@ def test_corpus(probe, gold, options, right, wrong):
 
 
 FORMS = (
-    "{}", "({})", "{}.", "**{}**", "Answer: {}", "The answer is {}.", "The correct option is {}", "Option {}",
+    "{}", "({})", "{}.", "**{}**", "Answer: {}", "The answer is {}.", "The correct option is {}",
+    "Option {}",
     "\\boxed{{{}}}", "It is {}.", "The answer is \\boxed{{{}}}.", "答案是{}",
 )  # fmt: skip
 DENIALS = (
@@ -241,7 +261,7 @@ DENIALS = (
     "It isn't {}", "neither {} nor any other",
 )  # fmt: skip
 ALTERNATIVES = ("{} or {}", "option {} or option {}", "either {} or {}", "{}/{}", "The answer is {} or {}")
-words = st.text("abcdefgh ", min_size=3, max_size=12).map(lambda t: " ".join(t.split())).filter(lambda t: len(t) > 2)
+words = st.from_regex(r"[a-h]{3,6}( [a-h]{3,6})?", fullmatch=True)
 
 
 @given(st.lists(words, min_size=2, max_size=5, unique=True), st.data())
@@ -271,7 +291,10 @@ def test_any_text_is_read_without_an_error(text):
     option_index(text, PETS)
 
 
-@pytest.mark.parametrize("text", ["the " * 250, "(" * 990, "\\boxed{" * 140, "A, " * 330, "answer is " * 99, "{" * 990])
+LONG = ("the " * 250, "(" * 990, "\\boxed{" * 140, "A, " * 330, "answer is " * 99, "{" * 990)
+
+
+@pytest.mark.parametrize("text", LONG)
 def test_long_answers_are_read_quickly(text):
     began = time.time()
     for gold, options in (("the dog", PETS), ("yes", ()), ("12", ()), ("A", ())):

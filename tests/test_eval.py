@@ -23,7 +23,7 @@ from answers import last_number, letters
 from benchmarks import BENCHMARKS, grade, load_benchmark
 from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
-from data import Sample
+from data import Sample, load
 from eval import (
     attempt,
     load_questions,
@@ -411,7 +411,7 @@ def make_dynamath(folder):
             }
             row |= {"ground_truth": gold, "answer_type": kind, "subject": "solid   geometry"}
             rows.append(row | {"knowledge_level": "high school"})
-        name = f"data/sample_variant{variant}-00000-of-00001.parquet"
+        name = f"data/sample{variant}-00000-of-00001.parquet"
         table(folder, name, rows, decoded_image=IMAGE)
 
 
@@ -532,8 +532,13 @@ def test_pope_exposes_one_that_always_says_yes(built):
         perfect["mean accuracy of splits"] == perfect["random: F1"] == 1.0
         and perfect["random: yes ratio"] == 0.5
     )
-    unsure = score("pope", samples, ["maybe"] * 11 + [None])["scores"]["off"]
-    assert unsure["mean accuracy of splits"] == 0.0 == unsure["popular: yes ratio"]
+    unsure = score("pope", samples, ["maybe"] * 12)["scores"]["off"]  # officially all but a no is a yes
+    assert unsure["mean accuracy of splits"] == 0.5 and unsure["popular: yes ratio"] == 1.0
+    first = ["I do not see one. Yes."] * 12  # the first sentence counts
+    denied = score("pope", samples, first)["scores"]["off"]
+    assert denied["popular: yes ratio"] == 0.0
+    silent = score("pope", samples, [None] * 12)["scores"]["off"]
+    assert silent["mean accuracy of splits"] == 0.0 == silent["popular: yes ratio"]
 
 
 @pytest.mark.parametrize("name", GROUNDING)
@@ -612,7 +617,7 @@ def test_wemath_counts_problems_four_ways(built):
 def test_dynamath_average_and_worst_case(built):
     samples, _ = built("dynamath")
     assert len(samples) == 30 and {s.meta["kind"] for s in samples} == {"solid geometry"}
-    right = {"float": r"\pi", "multiple choice": "(b)", "text": "even"}
+    right = {"float": r"\pi", "multiple choice": "(b)", "text": "It is an Even function."}
     answers = [right[s.meta["type"]] for s in samples]
     assert score("dynamath", samples, answers)["scores"]["off"] == {
         "average case": 1.0,
@@ -621,9 +626,14 @@ def test_dynamath_average_and_worst_case(built):
     answers[0], answers[1] = (
         "3.14",
         "",
-    )  # off by more than 0.001; an empty answer is no part of the gold
+    )  # off by more than 0.001; and none
     scores = score("dynamath", samples, answers)["scores"]["off"]
     assert scores == pytest.approx({"average case": 28 / 30, "worst case": 1 / 3})
+    wrong = {"float": "3", "multiple choice": "a", "text": "function"}  # a part of the gold is not the gold
+    assert score("dynamath", samples, [wrong[s.meta["type"]] for s in samples])["scores"]["off"] == {
+        "average case": 0.0,
+        "worst case": 0.0,
+    }
 
 
 def test_logicvista_compares_sets_of_letters(built, tmp_path):
@@ -635,6 +645,37 @@ def test_logicvista_compares_sets_of_letters(built, tmp_path):
     ]
     assert got == [right for *_, right in cases]
     assert "v1_382" in (tmp_path / "runs" / "bad-rows-logicvista.jsonl").read_text()
+
+
+MATHVERSE = {"problem_version": "Text Lite", "problem_index": "1", "question_for_eval": "How large?"}
+
+
+@pytest.mark.parametrize(
+    "kind, query, gold, said, right",
+    [
+        ("free-form", "How large?", r"Area $=113.1 \mathrm{~cm}^{2}$", "113.1", True),
+        ("free-form", "How large?", r"Area $=113.1 \mathrm{~cm}^{2}$", "113.1 cm2", True),
+        ("free-form", "How large?", r"Area $=113.1 \mathrm{~cm}^{2}$", "13.1", False),
+        ("multi-choice", r"Choices: A:090^\circ T B:180^\circ T", r"090^\circ T", "A", True),
+        ("multi-choice", r"Choices: A:090^\circ T B:180^\circ T", r"090^\circ T", "B", False),
+        ("multi-choice", "Choices: A:1 B:2 C:3", "BC", "B", False),  # no substring of the labels
+    ],
+)
+def test_golds_of_mathverse(kind, query, gold, said, right):
+    """Labels, units in LaTeX, and option texts, as they stand in real rows."""
+    row = MATHVERSE | {"query_cot": f"Question:{query}", "question_type": kind, "answer": gold}
+    sample = BENCHMARKS["mathverse"].make(row)
+    assert record("mathverse", reply(sample, said), "off")["right"] == right
+
+
+def test_a_question_that_is_the_picture_alone_counts():
+    row = {"question": "<image1>", "options": [], "answer": "3", "subject": "algebra", "level": 1}
+    assert BENCHMARKS["mathvision"].make(row).question.strip()
+
+
+def test_seal_says_what_it_needs_before_it_fetches():
+    with pytest.raises(ValueError, match="needs --root.*COCO"):
+        load("seal")
 
 
 def test_a_missing_file_is_named(tmp_path):
