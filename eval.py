@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -57,6 +58,7 @@ from scores import (
     mean,
     score_table,
     summarise_by_kind,
+    tell_cut,
 )  # fmt: skip
 
 # Options that speak of others keep their places ("both of them", "none of the above", "B or C").
@@ -65,6 +67,7 @@ POINTING = re.compile(
     r"|\b(?:of|the) (?:above|below)\W*$",
     re.I,
 )
+THOUGHT_TOKENS = 4096  # at least, on benchmarks of reasoning; others give 16,384 and more
 PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
@@ -103,6 +106,8 @@ def make_result(name: str, records: list[dict], protocol: dict) -> dict:
 def result_text(result: dict) -> str:
     """The table, the paired answers, the benchmark's own scores, and the whole protocol."""
     lines = [score_table(result["arms"])]
+    if cut := tell_cut(result["arms"]):
+        lines.append(cut)
     for arm, scores in result.get("scores", {}).items():
         lines.append(
             f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
@@ -148,6 +153,9 @@ class Evaluation:
         "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
     )
     arms: str = knob(",".join(ARMS), "which of these, separated by commas")
+    split: Literal["test", "all"] = knob(
+        "test", "of a data set: what training leaves out, or all of it"
+    )
     limit: int = knob(500, "how many questions (benchmarks: 0 is all, their default)")
     seed: int = knob(
         EVAL_SEED, "picks the questions (default, on the toy: those that train.py holds out)"
@@ -181,6 +189,13 @@ def read_knobs(argv: list[str]) -> Knobs:
     knobs, given = parse(Knobs, argv, __doc__)
     fill_limits(knobs, given)
     is_benchmark = knobs.data in BENCHMARKS
+    reasoning = is_benchmark and BENCHMARKS[knobs.data].kind == "reasoning"
+    if (
+        reasoning and "max_turn_tokens" not in given
+    ):  # a chain of thought that is cut counts as wrong
+        knobs.max_turn_tokens = max(knobs.max_turn_tokens, THOUGHT_TOKENS)
+    if reasoning and "max_tokens" not in given:
+        knobs.max_tokens = max(knobs.max_tokens, knobs.max_turn_tokens)
     if unknown := set(knobs.arms.split(",")) - set(ARMS):
         fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
     check_at_least(
@@ -204,7 +219,7 @@ def read_knobs(argv: list[str]) -> Knobs:
         knobs.temperature = 1.0
     if knobs.repeats > 1 and not knobs.temperature:
         fail("--repeats of a greedy model are all the same: give a --temperature")
-    if is_benchmark and BENCHMARKS[knobs.data].kind == "reasoning" and "arms" not in given:
+    if reasoning and "arms" not in given:
         knobs.arms = "on,off" if knobs.zoom else "off"
     return knobs
 
@@ -259,7 +274,8 @@ def load_questions(knobs: Knobs) -> list[Sample]:
         picture, question = knobs.ask
         return readable([Sample("ask", picture, question, "", source="ask")])
     if knobs.data not in BENCHMARKS:
-        return load(knobs.data, split="test", limit=knobs.limit, seed=knobs.seed, root=root)
+        split = None if knobs.split == "all" else "test"
+        return load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, root=root)
     samples = pick_samples(load_benchmark(knobs.data, root), knobs.limit, knobs.seed)
     if knobs.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
@@ -281,6 +297,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     """All that a number depends on; runs of one protocol share a folder, and go on where they stopped."""
     limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize")]
     named = ["model", "data", "root", "arms", "seed", "repeats", *limits]
+    named += ["split"] if knobs.split == "all" else []  # folders of before lack it
     named += ["quantize", "temperature", "zoom", "judge", "ask"]
     protocol = {name: getattr(knobs, name) for name in named}
     protocol["options"] = options_order(knobs, samples)

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from answers import chosen_by
+from answers import chosen_by, verifiable
 from boxes import contains, iou
 from data import Sample
 from knobs import read_json, write_json
@@ -21,6 +21,10 @@ from rollout import Trajectory, rollout
 ARMS = ("on", "off", "blank", "random", "oracle", "forced")
 EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
+CUT = ("length", "budget")  # stops for want of tokens
+MOST_CUT = (
+    0.05  # share of cut answers above which a score says more of the budget than of the model
+)
 REPEATED = 8  # the same token this many times in a row is garbage
 
 
@@ -137,6 +141,7 @@ def summarise(records: list[dict]) -> dict:
     for key in ("iou", "holds", "tokens", "errors"):
         summary[key] = mean(record[key] for record in records)
     summary["unanswered"] = mean(record["answer"] is None for record in records)
+    summary["cut"] = mean(record["stop"] in CUT for record in records)
     summary["favourite"] = max(said.values()) / len(records) if said else None
     return summary
 
@@ -202,6 +207,28 @@ def evaluate(
     """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
     trajectories = answer_questions(model, processor, samples, arm, **settings)
     return summarise_by_kind([make_record(t, plain_grade(t, judge), arm) for t in trajectories])
+
+
+def tell_cut(result: dict) -> str:
+    """What to raise where many answers were cut; "" where few were. result: summaries by arm and kind."""
+    shares = {arm: kinds["all"].get("cut") or 0.0 for arm, kinds in result.items()}
+    worst = max(shares, key=shares.get)
+    if shares[worst] <= MOST_CUT:
+        return ""
+    return f"{worst}: {shares[worst]:.0%} of the answers were cut: raise --max_turn_tokens, --max_tokens"
+
+
+def tell_unverifiable(samples: list[Sample], judge: str) -> None:
+    """Print how many right answers no rule can check, unless a judge does.
+
+    >>> samples = [Sample("1", b"", "?", "red"), Sample("2", b"", "?", "It stands on the table.")]
+    >>> tell_unverifiable(samples, "")
+    1 of 2 answers are sentences, which rules can't check and so can't pay: --judge, or select_data.py
+    """
+    count = sum(not verifiable(sample) for sample in samples)
+    if count and not judge:
+        remedy = "which rules can't check and so can't pay: --judge, or select_data.py"
+        print(f"{count} of {len(samples)} answers are sentences, {remedy}", flush=True)
 
 
 def score_table(result: dict) -> str:

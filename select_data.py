@@ -113,16 +113,6 @@ def open_ended(sample):
     return replace(sample, options=()) if safe else sample
 
 
-def verifiable(sample) -> bool:
-    """Can rules check an answer? Options, numbers, yes and no, and short texts; a sentence needs a judge.
-
-    >>> from data import Sample
-    >>> [verifiable(Sample("1", b"", "?", a)) for a in ("12 cm", "a red cup", "It stands on the table.")]
-    [True, True, False]
-    """
-    return bool(sample.options) or not sample.tool or len(sample.answer.split()) <= 4
-
-
 def verdict(row: dict, knobs: Knobs) -> str:
     """ "kept", or why not. row: p_look, p_crop (None without boxes), verifiable.
 
@@ -156,6 +146,7 @@ def make_stages(samples, knobs: Knobs) -> dict:
 
 def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) -> list[dict]:
     """Every stage's answers and pass rate for some samples; `seed` is the chunk's, on whatever rank."""
+    from answers import verifiable
     from reward import is_correct
     from rollout import rollout
 

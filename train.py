@@ -351,8 +351,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        own = self.stats | {"entropy": scores.mean(self.entropies)}
-        own["logp_gap"] = max(self.gaps, default=0.0)
+        own = self.stats | {"entropy": scores.mean(self.entropies), "logp_gap": max(self.gaps)}
         own["sec_train"] = time.time() - self.update_began
         self.entropies = []
         parts = gather_object([own])
@@ -441,6 +440,7 @@ def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
         raise ValueError(
             f"{knobs.data} has {len(samples)} questions, but --prompts {knobs.prompts}"
         )
+    scores.tell_unverifiable(samples, knobs.judge)
     if not knobs.eval_size:
         return samples, []
     held_out = {"split": "test", "limit": knobs.eval_size, "seed": scores.EVAL_SEED}

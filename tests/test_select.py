@@ -13,8 +13,9 @@ import datasets
 import pytest
 from conftest import ROOT
 
+from answers import verifiable
 from data import Sample, load
-from select_data import Knobs, open_ended, verdict, verifiable
+from select_data import Knobs, open_ended, verdict
 
 SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
 
