@@ -70,6 +70,24 @@ def unwrap(text: str) -> str:
     return text.strip()
 
 
+def last_boxed(text: str) -> str | None:
+    """What stands in the last `\\boxed{...}`, whose braces nest; None where it is missing, empty or open.
+
+    >>> last_boxed(r"\\boxed{1}, no, \\boxed{\\frac{1}{2}}"), last_boxed(r"\\boxed{1")
+    ('\\\\frac{1}{2}', None)
+    """
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    inside = text[start + len("\\boxed{") :]
+    depth = 1
+    for place, character in enumerate(inside):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return inside[:place].strip() or None
+    return None
+
+
 def without_lead(text: str) -> str:
     """What follows "The answer is" and the like.
 

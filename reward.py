@@ -74,9 +74,13 @@ def group_advantages(totals: list[float], scale: str = "std") -> list[float]:
 
 
 def well_formed(trajectory) -> bool:
-    """Every turn closes its tags, and the episode ends in an answer of a sane length."""
+    """Every turn closes its tags, and the episode ends in an answer of a sane length; without the tool, in
+    just one `\\boxed{}` after the thought."""
     answer = trajectory.answer
     if answer is None or len(answer) >= MAX_ANSWER_CHARS:
+        return False
+    after_thought = trajectory.turns[-1].rpartition("</think>")[2] if trajectory.turns else ""
+    if not trajectory.sample.tool and after_thought.count("\\boxed{") != 1:
         return False
     return all(
         turn.count(f"<{tag}>") == turn.count(f"</{tag}>")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from answers import last_boxed
 from boxes import Box
 
 TOOL = "image_zoom_in_tool"
@@ -150,17 +151,19 @@ def find_call(text: str) -> str | None:
 
 
 def find_answer(text: str, boxed: bool = False) -> str | None:
-    """The text of the last non-empty `<answer>...</answer>` of a turn (with boxed: else of the last
-    `\\boxed{...}`).
+    """The text of the last non-empty `<answer>...</answer>` of a turn; with boxed: of the last `\\boxed{...}`
+    after its thought.
 
     text must be the model's own words: observations repeat the format line, whose literal
     `<answer>...</answer>` is no answer.
 
     >>> find_answer("<answer>A</answer> no, <answer> B </answer><answer></answer>")
     'B'
-    >>> find_answer(r"so it is \\boxed{\\frac{1}{2}}", boxed=True)
+    >>> find_answer(r"<think>\\boxed{3}?</think> so it is \\boxed{\\frac{1}{2}}", boxed=True)
     '\\\\frac{1}{2}'
     """
+    if boxed:
+        return last_boxed(text.rpartition("</think>")[2])
     end = text.rfind("</answer>")
     while end >= 0:
         start = text.rfind("<answer>", 0, end)
@@ -169,12 +172,6 @@ def find_answer(text: str, boxed: bool = False) -> str | None:
         if answer := text[start + len("<answer>") : end].strip():
             return answer
         end = text.rfind("</answer>", 0, start)
-    start = text.rfind("\\boxed{") if boxed else -1
-    depth = 0
-    for i in range(start + len("\\boxed"), len(text) if start >= 0 else 0):  # braces nest
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[start + len("\\boxed{") : i].strip() or None
     return None
 
 

@@ -351,7 +351,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        own = self.stats | {"entropy": scores.mean(self.entropies), "logp_gap": max(self.gaps)}
+        own = self.stats | {"entropy": scores.mean(self.entropies)}
+        own["logp_gap"] = max(self.gaps, default=0.0)
         own["sec_train"] = time.time() - self.update_began
         self.entropies = []
         parts = gather_object([own])

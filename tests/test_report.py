@@ -13,6 +13,8 @@ from PIL import Image
 
 import report
 from report import draw_curves, history, make_page, patterns, same_but_seed, spread_out
+from rollout import rollout
+from runs import observed_texts
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -294,3 +296,13 @@ def test_the_command(make_run):
         [sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True
     )
     assert bad.returncode == 2 and "no metrics.jsonl" in bad.stderr
+
+
+def test_observations_stand_after_their_turns(model, processor, samples, script):
+    """Also where the first call was opened for the model: the opening belongs to the first turn."""
+    script(lambda rng: "10,10,60,60]}}</tool_call>")
+    limits = {"max_turns": 2, "max_turn_tokens": 60, "max_tokens": 420, "look_pixels": 112 * 112}
+    for forced in (True, False):
+        t = rollout(model, processor, samples[:1], force_call=forced, crop_pixels=134 * 134, **limits)[0]
+        texts = observed_texts(t, processor.tokenizer)
+        assert len(texts) == len(t.calls) and all("user" in text for text in texts)

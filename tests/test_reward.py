@@ -79,9 +79,12 @@ def test_a_very_long_answer_is_wrong_and_malformed():
 
 def test_rows_without_the_tool():
     sample = Sample("m", b"", "How much?", "12", tool=False)
-    assert score(trajectory("12", sample=sample)).total == pytest.approx(1.2)
-    assert score(trajectory("13", sample=sample)).total == 0.0
+    turns = [r"<think>\boxed{7}? No.</think> It is \boxed{12}."]
+    assert score(trajectory("12", sample=sample, turns=turns)).total == pytest.approx(1.2)
+    assert score(trajectory("13", sample=sample, turns=turns)).total == 0.0
     assert score(trajectory(None, sample=sample)).total == pytest.approx(-0.4)
+    for wrong in (r"<think>\boxed{12}</think> 12", r"\boxed{12} or \boxed{12}", "<answer>12</answer>"):
+        assert score(trajectory("12", sample=sample, turns=[wrong])).format == -1.0  # once, after the thought
     assert score(trajectory("12", boxes=1, sample=sample), bonus="unconditional").tool == 0.0
 
 

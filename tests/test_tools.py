@@ -205,6 +205,9 @@ def test_answers(text, answer):
     [
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed{1} or \boxed{2}", "2"),
+        (r"<think>\boxed{1}</think> none", None),
+        (r"<think>\boxed{1}</think> \boxed{2}", "2"),
+        ("<answer>3</answer>", None),
         (r"\boxed{1", None),
         (r"\boxed{}", None),
         ("none", None),
