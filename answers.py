@@ -70,6 +70,13 @@ def unwrap(text: str) -> str:
     return text.strip()
 
 
+def count_boxed(turns: list[str]) -> int:
+    """How many `\\boxed{...}` the last turn has after its thought."""
+    last = turns[-1] if turns else ""
+    after_thought = last.rpartition("</think>")[2]
+    return after_thought.count("\\boxed{")
+
+
 def last_boxed(text: str) -> str | None:
     """What stands in the last `\\boxed{...}`, whose braces nest; None where it is missing, empty or open.
 

@@ -13,15 +13,7 @@ import re
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from answers import (
-    normalise,
-    option_index,
-    same_formula,
-    same_number,
-    unwrap,
-    without_lead,
-    yes_or_no,
-)
+import answers
 from data import Sample
 
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
@@ -79,8 +71,7 @@ def well_formed(trajectory) -> bool:
     answer = trajectory.answer
     if answer is None or len(answer) >= MAX_ANSWER_CHARS:
         return False
-    after_thought = trajectory.turns[-1].rpartition("</think>")[2] if trajectory.turns else ""
-    if not trajectory.sample.tool and after_thought.count("\\boxed{") != 1:
+    if not trajectory.sample.tool and answers.count_boxed(trajectory.turns) != 1:
         return False
     return all(
         turn.count(f"<{tag}>") == turn.count(f"</{tag}>")
@@ -101,29 +92,32 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
         return False
     gold = sample.answer
-    prediction = unwrap(prediction)
+    prediction = answers.unwrap(prediction)
     if "=" not in gold:
         # "x = 12" is fine, "5 = 12" is not.
         prediction = re.sub(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?", "", prediction)
     if sample.options:
-        got = option_index(prediction, sample.options)
+        got = answers.option_index(prediction, sample.options)
         wanted = gold
         if (
             gold not in sample.options
-            and (named := option_index(unwrap(gold), sample.options)) is not None
+            and (named := answers.option_index(answers.unwrap(gold), sample.options))
+            is not None
         ):
             wanted = sample.options[named]
         if got is not None and wanted in sample.options:
             return sample.options[got] == wanted  # by text: two options may say the same
-    wanted_text = normalise(unwrap(gold))
+    wanted_text = answers.normalise(answers.unwrap(gold))
     if prediction == gold or wanted_text in (
-        normalise(prediction),
-        normalise(without_lead(prediction)),
+        answers.normalise(prediction),
+        answers.normalise(answers.without_lead(prediction)),
     ):
         return wanted_text != ""
-    if normalise(gold) in ("yes", "no"):
-        if said := yes_or_no(prediction):
-            return said == normalise(gold)
-    elif same_number(prediction, unwrap(gold)) or same_formula(prediction, gold):
+    if answers.normalise(gold) in ("yes", "no"):
+        if said := answers.yes_or_no(prediction):
+            return said == answers.normalise(gold)
+    elif answers.same_number(prediction, answers.unwrap(gold)) or answers.same_formula(
+        prediction, gold
+    ):
         return True
     return bool(judge and judge(sample.text(), gold, prediction))
