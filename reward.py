@@ -98,26 +98,27 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
         prediction = re.sub(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?", "", prediction)
     if sample.options:
         got = answers.option_index(prediction, sample.options)
-        wanted = gold
-        if (
-            gold not in sample.options
-            and (named := answers.option_index(answers.unwrap(gold), sample.options))
-            is not None
-        ):
-            wanted = sample.options[named]
-        if got is not None and wanted in sample.options:
+        wanted = gold_option(sample)
+        if got is not None and wanted is not None:
             return sample.options[got] == wanted  # by text: two options may say the same
-    wanted_text = answers.normalise(answers.unwrap(gold))
-    if prediction == gold or wanted_text in (
+    wanted = answers.normalise(answers.unwrap(gold))
+    claim = answers.without_lead(prediction)
+    if prediction == gold or wanted in (
         answers.normalise(prediction),
-        answers.normalise(answers.without_lead(prediction)),
+        answers.normalise(claim),
     ):
-        return wanted_text != ""
-    if answers.normalise(gold) in ("yes", "no"):
+        return prediction == gold or wanted != ""
+    if wanted in ("yes", "no"):
         if said := answers.yes_or_no(prediction):
-            return said == answers.normalise(gold)
-    elif answers.same_number(prediction, answers.unwrap(gold)) or answers.same_formula(
-        prediction, gold
-    ):
+            return said == wanted
+    elif answers.same_number(prediction, answers.unwrap(gold)) or answers.same_formula(prediction, gold):
         return True
     return bool(judge and judge(sample.text(), gold, prediction))
+
+
+def gold_option(sample: Sample) -> str | None:
+    """The text of the right option, which the gold answer is or names; None if it does neither."""
+    if sample.answer in sample.options:
+        return sample.answer
+    place = answers.option_index(sample.answer, sample.options)
+    return None if place is None else sample.options[place]
