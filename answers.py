@@ -14,9 +14,9 @@ LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then),? )?"
     r"(?:"
     r"(?:(?:the|my) )?(?:(?:correct|right|final|best) )?(?:answers?|options?|choices?|letters?)"
-    r"(?: (?:is|are|would be|should be|must be))?"
-    r"|(?:i think |i believe )?(?:it is|it's|it must be|that is|that's)"
-    r"|i (?:would )?(?:choose|pick|select)"
+    r"(?: (?:is|are|would be|should be|must be))?(?![a-z])"
+    r"|(?:i think |i believe )?(?:it is|it's|it must be|that is|that's)(?![a-z])"
+    r"|i (?:would )?(?:choose|pick|select)(?![a-z])"
     r"|(?:正确)?(?:答案|选项)(?:是|为)?|选"
     r")\s*[:=]?\s*(?:(?:options?|choices?|letters?|answers?)\b\s*)?",
     re.I,
@@ -144,11 +144,8 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
         return place
     if DENIES.search(text) or CHOICE.search(text):
         return None
-    return (
-        stated_letter(text, last)
-        if stated_letter(text, last) is not None
-        else named(text, texts)
-    )
+    place = stated_letter(text, last)
+    return named(text, texts) if place is None else place
 
 
 def letter_first(claim: str, texts: list[str], last: str) -> int | None:

@@ -38,10 +38,10 @@ def grown(start: float, end: float, most: int) -> tuple[int, int]:
     return int(start), int(end)
 
 
-def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, chance) -> Box:
+def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, rng) -> Box:
     """What an arm shows in place of the region that was asked for, whole ORIGINAL pixels.
 
-    random: a region of the same size anywhere, by `chance`, a random.Random. oracle: the sample's targets in
+    random: a region of the same size anywhere, by `rng`, a random.Random. oracle: the sample's targets in
     turn; where it has none, the model's own region.
     """
     original = view.original
@@ -50,8 +50,8 @@ def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, ch
         x1, y1, x2, y2 = map(int, call.region)
         width = x2 - x1
         height = y2 - y1
-        x = chance.randint(0, original.width - width)
-        y = chance.randint(0, original.height - height)
+        x = rng.randint(0, original.width - width)
+        y = rng.randint(0, original.height - height)
         return x, y, x + width, y + height
     if arm == "oracle" and targets:
         turn = len(trajectory.boxes) % len(targets)
@@ -109,7 +109,7 @@ def first_thought(tokenizer, ids: list[int]) -> list[int]:
 
 
 def calls_by_hand(boxes: list[Box], errors: list[str]) -> list[tools.Call]:
-    """Calls that delivered these boxes, and calls that were refused so."""
+    """Calls that delivered crops of these boxes, and calls that were refused with these errors."""
     calls = []
     for box in boxes:
         calls.append(tools.Call(tools.TOOL, region=box))

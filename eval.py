@@ -54,11 +54,11 @@ from scores import (
     EVAL_SEED,
     answer_questions,
     compare_arms,
+    cut_warning,
     make_record,
     mean,
     score_table,
     summarise_by_kind,
-    tell_cut,
 )  # fmt: skip
 
 # Options that speak of others keep their places ("both of them", "none of the above", "B or C").
@@ -106,7 +106,7 @@ def make_result(name: str, records: list[dict], protocol: dict) -> dict:
 def result_text(result: dict) -> str:
     """The table, the paired answers, the benchmark's own scores, and the whole protocol."""
     lines = [score_table(result["arms"])]
-    if cut := tell_cut(result["arms"]):
+    if cut := cut_warning(result["arms"]):
         lines.append(cut)
     for arm, scores in result.get("scores", {}).items():
         lines.append(

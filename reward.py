@@ -111,7 +111,9 @@ def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
     if wanted in ("yes", "no"):
         if said := answers.yes_or_no(prediction):
             return said == wanted
-    elif answers.same_number(prediction, answers.unwrap(gold)) or answers.same_formula(prediction, gold):
+    elif answers.same_number(prediction, answers.unwrap(gold)) or answers.same_formula(
+        prediction, gold
+    ):
         return True
     return bool(judge and judge(sample.text(), gold, prediction))
 

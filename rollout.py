@@ -48,16 +48,14 @@ class Trajectory:
     prompt_ids: list[int]
     # The model's tokens, with the observations between them.
     completion_ids: list[int] = field(default_factory=list)
-    # 1: the model's own token, trained on. 0: given.
+    # 1: sampled by the model, and trained on. 0: an observation, or an opening written for it.
     sampled: list[int] = field(default_factory=list)
     # Of the model's own tokens, under the policy that sampled them; else 0.0.
     logprobs: list[float] = field(default_factory=list)
     # As shown: the first look, then each delivered crop.
     images: list[Image.Image] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
-    boxes: InitVar[list[Box] | None] = (
-        None  # asked for in the calls that got a crop, ORIGINAL pixels
-    )
+    boxes: InitVar[list[Box] | None] = None  # of calls that got a crop, ORIGINAL pixels
     errors: InitVar[list[str] | None] = None  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
@@ -127,7 +125,7 @@ class Episodes:
         self.banned_ids = [known[token] for token in tools.BANNED if token in known]
         self.trajectories: list[Trajectory] = []
         self.views: list[tools.View | None] = []  # one for each trajectory, while it runs
-        self.chances: list[random.Random] = []  # of the random crops, one for each trajectory
+        self.rngs: list[random.Random] = []  # of the random crops, one for each trajectory
 
     def begin(self, sample: Sample, opening: list[int]) -> list[int]:
         """Open a sample's picture, take the first look, and start its group, whose indices are returned.
@@ -148,7 +146,7 @@ class Episodes:
             trajectory.append_unsampled(opening)
             self.trajectories.append(trajectory)
             self.views.append(view)
-            self.chances.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
+            self.rngs.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
             if self.begin_with_targets:
                 controls.show_targets(self, trajectory, view)
         return list(range(first, first + self.group))
@@ -225,9 +223,7 @@ class Episodes:
         if call.error:
             return call
         if self.tool in ("random", "oracle"):
-            region = controls.replaced_region(
-                self.tool, view, trajectory, call, self.chances[i]
-            )
+            region = controls.replaced_region(self.tool, view, trajectory, call, self.rngs[i])
             call.picture = view.original.crop(region)
         size = self.fit(call.picture, self.limits.crop_pixels)
         call.picture = tools.resize(call.picture, size)
@@ -433,8 +429,8 @@ def sampling_mode(model, seed: int | None):
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()
     try:
-        own_chance = torch.random.fork_rng(devices, enabled=seed is not None)
-        with torch.no_grad(), merged_lora(model), own_chance:
+        random_state = torch.random.fork_rng(devices, enabled=seed is not None)
+        with torch.no_grad(), merged_lora(model), random_state:
             if seed is not None:
                 torch.manual_seed(seed)
             yield
@@ -488,16 +484,16 @@ def rollout(
         threads=threads,
     )
     check_arguments(tool, group, limits)
-    books = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
+    settings = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
     openings = [[] for _ in samples]
     bar = tqdm(total=len(samples) * group, unit="trajectory", disable=not progress)
     with sampling_mode(model, seed), bar:
         if force_call:
-            first_turn = Episodes(processor, replace(limits, max_turns=1), **books)
+            first_turn = Episodes(processor, replace(limits, max_turns=1), **settings)
             thoughts = run_episodes(model, first_turn, samples, openings, 0.0)
             openings = controls.forced_openings(processor.tokenizer, thoughts)
-        books |= {"group": group, "keep_features": keep_features, "bar": bar}
-        episodes = Episodes(processor, limits, **books)
+        settings |= {"group": group, "keep_features": keep_features, "bar": bar}
+        episodes = Episodes(processor, limits, **settings)
         return run_episodes(model, episodes, samples, openings, temperature)
 
 
@@ -536,7 +532,11 @@ def main(knobs: Knobs) -> None:
     model, processor = load_model(knobs.model, quantize=knobs.quantize)
     questions = load("toy", split="test", limit=100 * (knobs.number + 1))
     sample = [each for each in questions if each.meta["kind"] == knobs.kind][knobs.number]
-    settings = {"group": knobs.group, "temperature": knobs.temperature, "seed": knobs.seed}
+    settings = {
+        "group": knobs.group,
+        "temperature": knobs.temperature,
+        "seed": knobs.seed,
+    }
     group = rollout(model, processor, [sample], **settings, **rollout_limits(knobs))
     rewards = [score(trajectory) for trajectory in group]
     print_group(group, rewards, processor, knobs.member)

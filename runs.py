@@ -91,7 +91,9 @@ def observed_texts(trajectory, tokenizer) -> list[str]:
             spans[-1].append(token)
         inside = not sampled
     if trajectory.sampled and not trajectory.sampled[0]:
-        spans = spans[1:]  # an opening that was written before the first turn, whose text holds it
+        spans = spans[
+            1:
+        ]  # an opening that was written before the first turn, whose text holds it
     return [re.sub(r"(<\|image_pad\|>)+", "[crop]", tokenizer.decode(ids)) for ids in spans]
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 
+import controls
 from answers import chosen_by, verifiable
 from boxes import contains, iou
 from data import Sample
@@ -18,13 +19,11 @@ from rollout import Trajectory, rollout
 
 # The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
 # that tells *where* it zooms apart from *whether*.
-ARMS = ("on", "off", "blank", "random", "oracle", "forced")
+ARMS = (*controls.ARMS, "forced")
 EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
 CUT = ("length", "budget")  # stops for want of tokens
-MOST_CUT = (
-    0.05  # share of cut answers above which a score says more of the budget than of the model
-)
+MOST_CUT = 0.05  # a larger share of cut answers says more of the budget than of the model
 REPEATED = 8  # the same token this many times in a row is garbage
 
 
@@ -209,7 +208,7 @@ def evaluate(
     return summarise_by_kind([make_record(t, plain_grade(t, judge), arm) for t in trajectories])
 
 
-def tell_cut(result: dict) -> str:
+def cut_warning(result: dict) -> str:
     """What to raise where many answers were cut; "" where few were. result: summaries by arm and kind."""
     shares = {arm: kinds["all"].get("cut") or 0.0 for arm, kinds in result.items()}
     worst = max(shares, key=shares.get)

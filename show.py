@@ -10,7 +10,7 @@ from reward import WEIGHTS, group_advantages
 
 
 @dataclass
-class Question:
+class Viewing:
     model: str = knob("tiny", "preset, folder of a model, or checkpoint of a run")
     kind: Literal["read", "compare", "glance"] = knob("read", "of the toy's questions")
     number: int = knob(4, "which of these questions")
@@ -23,7 +23,7 @@ class Question:
 
 
 @dataclass
-class Knobs(Limits, Question):
+class Knobs(Limits, Viewing):
     """The flags of rollout.py."""
 
 

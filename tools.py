@@ -87,9 +87,7 @@ BANNED = tuple(
     )
 )
 
-MIN_SIDE = (
-    28  # original pixels; a thinner crop has to be blown up just to fill one visual token
-)
+MIN_SIDE = 28  # original pixels; a thinner crop would be blown up to fill one visual token
 MAX_ASPECT = 100  # the paper's limit; the image processor itself fails above 200
 MAX_CALL_CHARS = 2000
 MAX_NUMBER = 1e6  # no picture is this wide
@@ -260,9 +258,8 @@ class Call:
     name: str = ""  # of the tool; empty if the call could not be read
     arguments: dict = field(default_factory=dict)  # as the model wrote them
     region: Box | None = None  # what the model asked for, clamped, ORIGINAL pixels
-    picture: Image.Image | None = (
-        None  # the crop, later resized as shown; a control arm replaces it
-    )
+    # The crop, later resized as shown; a control arm replaces it.
+    picture: Image.Image | None = None
     error: str | None = None  # what the model is told instead
 
 
@@ -299,9 +296,8 @@ class View:
 
     original: Image.Image
     shown: tuple[int, int]  # (width, height) of the first look
-    frame: tuple[int, int] | None = (
-        None  # (width, height) of the model's boxes; None: the shown picture's
-    )
+    # (width, height) of the model's boxes; None: the shown picture's.
+    frame: tuple[int, int] | None = None
 
     def __post_init__(self):
         self.frame = self.frame or self.shown

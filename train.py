@@ -170,7 +170,7 @@ import plan
 import runs
 import scores
 from data import Sample, load, mix, opened, readable
-from fast.packed import install_packed, keep_rows, kept_rows
+from fast.packed import install_packed, store_per_token, stored_per_token
 from judge import Judge
 from model import load_model, lora_config, merge, pixel_budgets, prepare_libraries, resolve
 from report import make_page, print_new_troubles
@@ -247,9 +247,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.gaps = []
         groups, rewards = self.roll_and_score(samples)
         if self.knobs.refill:
-            seed = (
-                f"{self.knobs.seed}-{self.state.global_step}-{self.accelerator.process_index}"
-            )
+            process = self.accelerator.process_index
+            seed = f"{self.knobs.seed}-{self.state.global_step}-{process}"
             refill_dead_groups(groups, rewards, self, seed)
         for group, totals in zip(groups, training_totals(groups, rewards, self.knobs)):
             advantages = group_advantages(totals, self.knobs.advantage)
@@ -304,8 +303,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         self.entropies += entropies[mask].tolist()
         if live[0].old_logprobs is None:  # the first update on these trajectories
             self.gaps.append(scores.largest_gap(live, logprobs.detach()[mask]))
-            keep_rows(live, "old_logprobs", logprobs.detach())
-        old_logprobs = kept_rows(live, "old_logprobs")  # (B, T)
+            store_per_token(live, "old_logprobs", logprobs.detach())
+        old_logprobs = stored_per_token(live, "old_logprobs")  # (B, T)
         advantages = logprobs.new_tensor([[t.advantage] for t in live])  # (B, 1)
 
         ratio = (logprobs - old_logprobs).exp()  # (B, T)
@@ -313,8 +312,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         loss = -torch.min(ratio * advantages, clipped * advantages)
         if self.beta:
             if live[0].base_logprobs is None:
-                keep_rows(live, "base_logprobs", self.base_logprobs(model, groups))
-            log_ratio = kept_rows(live, "base_logprobs") - logprobs
+                store_per_token(live, "base_logprobs", self.base_logprobs(model, groups))
+            log_ratio = stored_per_token(live, "base_logprobs") - logprobs
             kl = log_ratio.exp() - log_ratio - 1  # Schulman's k3: unbiased, never negative
             loss = loss + self.beta * ratio * kl  # with the ratio its gradient is unbiased, too
         return self.average(loss * mask, mask, batch)

@@ -23,9 +23,8 @@ class Benchmark:
     published: tuple[float, float]
     note: str = ""  # what its number does not cover
     right: Callable = is_correct  # (answer, sample, judge) -> bool
-    said: Callable | None = (
-        None  # answer -> what it chose, where that is read in a way of its own
-    )
+    # Answer -> what it chose, where that is read in a way of its own.
+    said: Callable | None = None
     scores: Callable | None = None  # records of an arm -> scores beyond plain accuracy
     kind: str = "looking"  # "looking" | "grounding" (the answer is a box) | "reasoning" (no zoom on offer)
 

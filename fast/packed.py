@@ -222,13 +222,13 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     return logprobs, entropies, sampled
 
 
-def keep_rows(trajectories, name: str, rows: torch.Tensor) -> None:
+def store_per_token(trajectories, name: str, rows: torch.Tensor) -> None:
     """Keep what was computed for each trajectory, rows (B, T), for later updates on it."""
     for trajectory, row in zip(trajectories, rows):
         setattr(trajectory, name, row[: len(trajectory.sampled)])
 
 
-def kept_rows(trajectories, name: str) -> torch.Tensor:  # (B, T)
+def stored_per_token(trajectories, name: str) -> torch.Tensor:  # (B, T)
     rows = [getattr(trajectory, name) for trajectory in trajectories]
     return pad_sequence(rows, batch_first=True)
 

@@ -30,9 +30,7 @@ class Slot:
 
     trajectory: int  # its index in the episodes
     length: int = 0  # tokens in the cache
-    position: int = (
-        0  # of the next token; less than the length, since pictures take few positions
-    )
+    position: int = 0  # of the next token; below the length: a picture takes few positions
     written: int = 0  # tokens of this turn
     room: int = 0  # tokens that this turn may have
     waits: bool = False  # its turn has ended, and its observation is not in the cache yet
@@ -357,8 +355,10 @@ class SlotEngine:
         end = max(slot.length for slot in slots) + longest
         where = torch.tensor(rows, device=self.device)
         # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
-        hidden = self.forward(where, embeds, places, end, positions.to(self.device))
-        lengths = torch.tensor(list(map(len, chunks)), device=self.device)
+        positions = positions.to(self.device)
+        hidden = self.forward(where, embeds, places, end, positions)
+        lengths = list(map(len, chunks))
+        lengths = torch.tensor(lengths, device=self.device)
         last = hidden[torch.arange(len(rows)), lengths - 1]  # (R, H)
         self.logits[where] = self.model.lm_head(last).float()
         for slot, chunk in zip(slots, chunks):

@@ -224,6 +224,13 @@ CORPUS = [
          "the answer is not red"],
     ),
     (
+        "a lead is whole words",
+        "head",
+        (),
+        ["head", "The answer is head", "Letter: head"],
+        ["letterhead", "Its head office", "optionhead", "The answer ishead"],
+    ),
+    (
         "a letter of the toy",
         "A",
         (),
