@@ -4,7 +4,7 @@ arXiv 2505.14362).
     python train.py                                   # the embedded tiny model on a laptop CPU, in minutes
     python train.py --out runs/mine --resume          # go on after a kill, with the knobs of the run
     python train.py --model qwen2.5-vl-3b --plan      # will it fit? Then the same without --plan
-    torchrun --nproc-per-node 2 train.py ...          # two GPUs
+    torchrun --standalone --nproc-per-node 2 train.py ...          # two GPUs
 
 One step is: sample a group of trajectories for each question, score them, compare each with its group, and
 raise the probability of what did better. TRL lends the optimiser, its schedule, gradient accumulation,
@@ -492,6 +492,8 @@ def main(knobs: Knobs) -> None:
         finish(knobs, run, trainer, held_out, done)
         print(f"{time.time() - began:.0f} s in all")
     state.wait_for_everyone()
+    # the first process to leave with its connections open can abort the other
+    state.destroy_process_group()
 
 
 def finish(knobs: Knobs, run: Path, trainer, held_out: scores.HeldOut, steps: int) -> None:

@@ -169,8 +169,7 @@ def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
 
 
 def test_two_shards_equal_one_run(undisturbed, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launcher += ["--master-port", str(29900 + random.randint(0, 90))]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = run("--out", tmp_path / "run", "--own", *SMALL, launcher=launcher)
     assert result.returncode == 0, result.stderr
     assert scores(tmp_path / "run") == scores(undisturbed)
