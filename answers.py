@@ -252,6 +252,12 @@ NUMBER = re.compile(
     r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
     re.I,
 )
+NUMBER_IN_TEXT = re.compile(
+    r"(?<![\w.^])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?"
+)
+LISTED = re.compile(
+    r"\s*(?:,|;|and|&|to|-|–)+\s*"
+)  # between two numbers: neither is the answer
 UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°"}
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
 
@@ -313,39 +319,67 @@ def close(a: float, b: float) -> bool:
 def last_number(text: str) -> float | None:
     """The value of an answer: its last number, with separators, units, percent, fractions, LaTeX and pi.
 
+    None where it leaves a choice between numbers, or only lists some.
+
     >>> [last_number(t) for t in ("$1,200.50", "x = 45%", r"\\frac{3}{4} cm", "3/8", "12 m3", "1 or 2")]
     [1200.5, 45.0, 0.75, 0.375, 12.0, None]
     >>> [last_number(t) for t in ("3 1/2", "1.5e3", "- 3", r"12\\text{ cm}^2", r"1.2\\times 10^3")]
     [3.5, 1500.0, -3.0, 12.0, 1200.0]
+    >>> [last_number(t) for t in ("14 years (from 1980 to 1994)", "There are two dogs", "12 and 13")]
+    [14.0, 2.0, None]
     """
-    text = (
-        unwrap(text)[-200:]
-        .replace("\u2212", "-")
-        .replace("{,}", ",")
-        .replace("π", r"\pi ")
-        .strip(" .")
+    claim = plain_number(unwrap(text)[-200:])
+    is_power = re.search(r"\^\{?-?\d+\}?$", claim) and not re.search(
+        r"[a-zA-Z]\^\{?\d\}?$", claim
     )
-    text = re.sub(
-        r"(?<=\d),(?=\d{3}(?!\d))", "", re.sub(r"\\[,!;%]|\\(?:circ|degree)|[$%°]", "", text)
-    )
-    text = re.sub(r"^.*=\s*|(?<![a-z\\])(?=pi\b)", lambda m: "" if m[0] else "\\", text)
-    if re.search(r"\\(?!text|mathrm)|\^\{?-?\d+\}?$", text) and not re.search(
-        r"[a-zA-Z]\^\{?\d\}?$", text
-    ):
-        return formula_value(text)
-    text = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?", " ", text)
-    if re.search(r"\bor\b", text):
+    if is_power or re.search(r"\\(?!text|mathrm)", claim):
+        return formula_value(claim)
+    claim = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?", " ", claim)
+    if re.search(r"\bor\b", claim):
         return None
-    if mixed := re.fullmatch(r"(\d{1,9}) (\d{1,9})/(\d{1,9})\b.*", text):
+    if mixed := re.fullmatch(r"(\d{1,9}) (\d{1,9})/(\d{1,9})\b.*", claim):
         whole, above, below = map(int, mixed.groups())
         return whole + above / below if below else None
-    found = re.findall(
-        r"(?<![\w.^])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?",
-        text,
-    )
-    if not found or (found[-1][1] and not float(found[-1][1])):
+    found = list(NUMBER_IN_TEXT.finditer(claim))
+    if not found:
+        return number_word(claim)
+    if len(found) > 1 and LISTED.fullmatch(claim[found[-2].end() : found[-1].start()]):
         return None
-    return float(found[-1][0].replace(" ", "")) / float(found[-1][1] or 1)
+    value, below = found[-1].groups()
+    if below and not float(below):
+        return None
+    return float(value.replace(" ", "")) / float(below or 1)
+
+
+def plain_number(text: str) -> str:
+    """What stands after the last "=", without separators, signs of units, and a remark in brackets.
+
+    >>> plain_number("x = 1,200 % (of 3 cm)"), plain_number("2π")
+    ('1200', '2\\\\pi')
+    """
+    text = re.sub(r"\s\((?=[^()]*[a-z]{2})[^()]*\)\W*$", "", text)
+    text = (
+        text.replace("\u2212", "-")
+        .replace("{,}", ",")
+        .replace("π", r"\pi ")
+        .strip()
+        .rstrip(" .")
+    )
+    text = re.sub(r"\\[,!;%]|\\(?:circ|degree)|[$%°]", "", text)
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<![a-z\\])(?=pi\b)", r"\\", text)
+    return re.sub(r"^.*=\s*", "", text).strip()
+
+
+def number_word(text: str) -> float | None:
+    """The only number that is written as a word.
+
+    >>> number_word("There are two dogs"), number_word("two or three"), number_word("someone")
+    (2.0, None, None)
+    """
+    words = re.findall(r"[a-z]+", text.lower())
+    found = [NUMBER_WORDS[word] for word in words if word in NUMBER_WORDS]
+    return float(found[0]) if len(found) == 1 else None
 
 
 @lru_cache(10_000)

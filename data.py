@@ -157,9 +157,8 @@ def collect(rows, name: str) -> list[Sample]:
         report.write_text("".join(json.dumps(row) + "\n" for row in bad))
         print(f"{name}: {len(bad)} bad rows left out, named in {report}; {len(kept)} kept")
     if not kept:
-        raise ValueError(
-            f"data set {name!r} has no usable row" + (f"; see {report}" if bad else "")
-        )
+        why = f": {bad[0]['reason']} in {bad[0]['row']} (all are in {report})" if bad else ""
+        raise ValueError(f"data set {name!r} has no usable row{why}")
     return kept
 
 

@@ -121,7 +121,8 @@ def question_group(record: dict):
 
 def summarise(records: list[dict]) -> dict:
     """Accuracy with its 95 % interval, share that zoomed, crops, IoU and whole targets, and the two signs of
-    a guess: unanswered questions, and the share of the option that is chosen most.
+    a guess: unanswered questions, and the share of the option that is chosen most. Apart from these: the
+    share of answers cut for want of tokens.
 
     The interval counts groups and repeats as one: they are no new questions.
     """
@@ -139,8 +140,10 @@ def summarise(records: list[dict]) -> dict:
     summary["crops"] = mean(len(record["boxes"]) for record in records)
     for key in ("iou", "holds", "tokens", "errors"):
         summary[key] = mean(record[key] for record in records)
-    summary["unanswered"] = mean(record["answer"] is None for record in records)
-    summary["cut"] = mean(record["stop"] in CUT for record in records)
+    cut = [record["stop"] in CUT for record in records]
+    silent = [record["answer"] is None for record in records]
+    summary["cut"] = fmean(cut)
+    summary["unanswered"] = fmean(a and not b for a, b in zip(silent, cut))
     summary["favourite"] = max(said.values()) / len(records) if said else None
     return summary
 
@@ -236,7 +239,7 @@ def score_table(result: dict) -> str:
     widths = [max(15, len(kind) + 2) for kind in kinds]
     titles = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths))
     lines = [
-        f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{'IoU':>7}{'whole':>7}{'none':>7}{'same':>7}"
+        f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{'IoU':>7}{'whole':>7}{'cut':>7}{'none':>7}{'same':>7}"
     ]
     for arm, by_kind in result.items():
         line = f"{arm:<16}{by_kind['all']['n']:>6}"
@@ -254,6 +257,7 @@ def score_table(result: dict) -> str:
         for value in (
             aimed["iou"],
             aimed["holds"],
+            overall.get("cut"),
             overall.get("unanswered"),
             overall.get("favourite"),
         ):
@@ -263,9 +267,8 @@ def score_table(result: dict) -> str:
     lines.append(
         "accuracy (share that zoomed). IoU of crops and targets; whole: all there is to read is in"
     )
-    lines.append(
-        f"the crops ({aimed}). none: share without an answer. same: of the option said most"
-    )
+    lines.append(f"the crops ({aimed}). cut: share that ran out of tokens; none: without an answer")
+    lines.append("though there was room; same: of the option said most")
     return "\n".join(lines)
 
 

@@ -4,7 +4,6 @@ A folder with the files of the Hub's repository will do, else they are fetched. 
 (see record.py); the layouts are those of the Hub in August 2026.
 """
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
 from boxes import iou
 from data import Sample, cell_picture, collect, find_folder, parquet
+from knobs import read_json
 from scores import plain_grade
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
@@ -74,7 +74,8 @@ def table_rows(folder: Path, benchmark: Benchmark, name: str):
 
 
 def json_rows(folder: Path, file: Path, benchmark: Benchmark):
-    for key, row in json.loads(file.read_text()).items():
+    rows = json_table(file, (*benchmark.columns, "imagename"))
+    for key, row in rows.items():
         picture = next(iter(folder.rglob(row["imagename"])), None)
         yield (
             f"{file.name}, {key}",
@@ -82,11 +83,22 @@ def json_rows(folder: Path, file: Path, benchmark: Benchmark):
         )
 
 
+def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
+    """Rows by their names; ValueError that names the file if it is broken or lacks a column."""
+    rows = read_json(file)
+    known = set().union(*rows.values())
+    if missing := [column for column in columns if column not in known]:
+        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    return rows
+
+
 def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
-    rows = parquet(file, ())
+    rows = parquet(file, benchmark.columns)
     pictures = [column for column in PICTURE_COLUMNS if column in rows.column_names]
     if not pictures:
-        raise ValueError(f"{file} lacks a column with pictures")
+        raise ValueError(
+            f"{file} lacks a column with pictures: one of {', '.join(PICTURE_COLUMNS)}"
+        )
     texts = rows.remove_columns([c for c in (*pictures, "solution") if c in rows.column_names])
 
     def make(i: int) -> list[Sample]:

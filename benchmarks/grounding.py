@@ -66,6 +66,7 @@ GROUNDING = {
     "refcoco": Benchmark(
         repository="lmms-lab-encoder/RefCOCO",
         files=("test[AB]-*.parquet",),
+        columns=("bbox", "answer"),
         questions=10752,  # sentences
         make=make_referring,
         published=(89.1, 89.8),
@@ -76,6 +77,7 @@ GROUNDING = {
     "refcoco+": Benchmark(
         repository="lmms-lab-encoder/RefCOCOplus",
         files=("test[AB]-*.parquet",),
+        columns=("bbox", "answer"),
         questions=10615,
         make=make_referring,
         published=(82.6, 83.6),
@@ -86,6 +88,7 @@ GROUNDING = {
     "refcocog": Benchmark(
         repository="lmms-lab-encoder/RefCOCOg",
         files=("test-*.parquet",),
+        columns=("bbox", "answer"),
         questions=9602,
         make=make_referring,
         published=(86.1, 86.7),
@@ -96,6 +99,7 @@ GROUNDING = {
     "reasonseg": Benchmark(
         repository="Ricky06662/ReasonSeg_test",
         files=("*.parquet",),
+        columns=("text", "mask"),
         questions=779,
         make=make_reasonseg,
         published=(68.3, 68.6),

@@ -1,6 +1,5 @@
 """Benchmarks of search and perception: V*, HR-Bench, MME-RealWorld-Lite, POPE."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,12 @@ from benchmarks.record import (
     split_by,
 )  # fmt: skip
 from data import Sample
+from knobs import read_json
 
 
 def make_vstar(file: Path) -> Sample:
     """A .json file and the picture of the same name; boxes are x, y, width, height."""
-    row = json.loads(file.read_text())
+    row = read_json(file)
     category = file.parent.name
     pictures = [
         path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"
@@ -96,10 +96,12 @@ def scores_pope(records: list[dict]) -> dict:
 
 
 ROTATED = "Its own four rotations of the options stand in for shuffling; a row counts once."
+HRBENCH_COLUMNS = ("question", "A", "B", "C", "D", "answer", "category", "cycle_category")
 LOOKING = {
     "vstar": Benchmark(
         repository="craigwu/vstar_bench",
         files=("direct_attributes/*", "relative_position/*"),
+        columns=("question", "options", "bbox"),
         questions=191,
         make=make_vstar,
         published=(71.2, 90.1),
@@ -108,6 +110,7 @@ LOOKING = {
     "hrbench4k": Benchmark(
         repository="DreamMr/HR-Bench",
         files=("hr_bench_4k*.parquet",),
+        columns=HRBENCH_COLUMNS,
         questions=800,
         make=make_hrbench,
         published=(68.8, 75.1),
@@ -117,6 +120,7 @@ LOOKING = {
     "hrbench8k": Benchmark(
         repository="DreamMr/HR-Bench",
         files=("hr_bench_8k*.parquet",),
+        columns=HRBENCH_COLUMNS,
         questions=800,
         make=make_hrbench,
         published=(65.3, 72.6),
@@ -126,6 +130,7 @@ LOOKING = {
     "mme-realworld-lite": Benchmark(
         repository="yifanzhang114/MME-RealWorld-lite-lmms-eval",
         files=("*.parquet",),
+        columns=("question", "multi-choice options", "answer", "category"),
         questions=1919,
         make=make_mme,
         published=(42.3, 53.2),
@@ -135,6 +140,7 @@ LOOKING = {
     "pope": Benchmark(
         repository="lmms-lab-encoder/POPE",
         files=("test-*.parquet",),
+        columns=("question", "answer", "category"),
         questions=9000,
         make=make_pope,
         published=(85.9, 87.7),

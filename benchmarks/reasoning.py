@@ -5,7 +5,7 @@ from collections import defaultdict
 from functools import partial
 from statistics import fmean
 
-from answers import DENIES, last_number
+from answers import DENIES, last_number, option_index
 from benchmarks.record import (
     Benchmark,
     accuracy,
@@ -144,7 +144,18 @@ def make_wemath(row: dict) -> Sample:
     options = split_options(row["option"])
     answer, texts = lettered_options(options, row["answer"])
     meta = {"kind": row["key"], "group": row["ID"]}
+    if len(set(texts)) < len(texts):  # a few rows: there the letter decides, so it keeps its place
+        meta |= {"fixed": True, "letter": row["answer"].strip(" ().")}
     return make_question(row["question"], answer, texts, meta=meta, tool=False)
+
+
+def right_wemath(answer: str, sample: Sample, judge) -> bool:
+    """The usual rules; of two options with the same text only one's letter is right, as officially."""
+    letter = sample.meta.get("letter")
+    if letter is None:
+        return is_correct(answer, sample, judge)
+    place = option_index(answer, sample.options)
+    return place is not None and chr(65 + place) == letter
 
 
 def scores_wemath(records: list[dict]) -> dict:
@@ -230,10 +241,19 @@ def make_logicvista(row: dict) -> Sample:
     return make_question(text, row["answer"], meta=meta, tool=False)
 
 
+MATHVERSE_COLUMNS = (
+    "query_cot",
+    "question_for_eval",
+    "answer",
+    "question_type",
+    "problem_version",
+    "problem_index",
+)
 REASONING = {
     "mathvista": Benchmark(
         repository="AI4Math/MathVista",
         files=("testmini-*.parquet",),
+        columns=("question", "answer", "choices", "answer_type", "metadata"),
         questions=1000,
         make=make_mathvista,
         published=(68.3, 70.1),
@@ -245,6 +265,7 @@ REASONING = {
     "mathverse": Benchmark(
         repository="AI4Math/MathVerse",
         files=("testmini.parquet", "testmini-*.parquet"),
+        columns=MATHVERSE_COLUMNS,
         questions=3940,
         make=make_mathverse,
         published=(45.6, 47.3),
@@ -256,6 +277,7 @@ REASONING = {
     "mathvision": Benchmark(
         repository="MathLLMs/MathVision",
         files=("test-*.parquet",),
+        columns=("question", "options", "answer", "subject", "level"),
         questions=3040,
         make=make_mathvision,
         published=(25.6, 26.6),
@@ -267,16 +289,19 @@ REASONING = {
     "wemath": Benchmark(
         repository="We-Math/We-Math",
         files=("testmini-*.parquet", "*.parquet"),
+        columns=("ID", "key", "question", "option", "answer"),
         questions=1740,
         make=make_wemath,
         published=(34.6, 38.9),
         note="The paper's figure is a four-way score, strict or loose unknown, not plain accuracy.",
+        right=right_wemath,
         scores=scores_wemath,
         kind="reasoning",
     ),
     "dynamath": Benchmark(
         repository="DynaMath/DynaMath_Sample",
         files=("sample[0-9]*-*.parquet",),
+        columns=("id", "question", "ground_truth", "answer_type", "subject"),
         questions=5010,
         make=make_dynamath,
         published=(53.3, 55.0),
@@ -288,6 +313,7 @@ REASONING = {
     "logicvista": Benchmark(
         repository="lscpku/LogicVista",
         files=("dataset.json", "*.parquet"),
+        columns=("question", "answer"),
         questions=447,
         make=make_logicvista,
         published=(45.9, 47.7),

@@ -17,6 +17,7 @@ class Benchmark:
 
     repository: str  # on the Hub
     files: tuple[str, ...]  # the first pattern that any file matches; for V* all of them
+    columns: tuple[str, ...]  # that a row must have, beside its picture
     questions: int  # in the public copy
     make: Callable  # row -> Sample or list of Samples (id and image are filled in)
     # Percent, paper v3, tables 1 to 4: the base as reproduced there, DeepEyes.
