@@ -150,7 +150,8 @@ def collect(rows, name: str) -> list[Sample]:
             AttributeError,
             StopIteration,
         ) as error:
-            bad.append({"row": place, "reason": f"{type(error).__name__}: {error}"})
+            kind = "lacks" if isinstance(error, KeyError) else f"{type(error).__name__}:"
+            bad.append({"row": place, "reason": f"{kind} {error}"})
     report = Path("runs") / f"bad-rows-{Path(name).name}.jsonl"
     if bad:
         report.parent.mkdir(exist_ok=True)

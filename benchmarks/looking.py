@@ -26,6 +26,8 @@ def make_vstar(file: Path) -> Sample:
     pictures = [
         path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"
     ]
+    if not pictures:
+        raise ValueError(f"no picture beside {file}")
     boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
     meta = {"kind": category}
     text = row["question"] + " Answer with the letter of the right option."

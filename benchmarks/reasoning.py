@@ -144,7 +144,8 @@ def make_wemath(row: dict) -> Sample:
     options = split_options(row["option"])
     answer, texts = lettered_options(options, row["answer"])
     meta = {"kind": row["key"], "group": row["ID"]}
-    if len(set(texts)) < len(texts):  # a few rows: there the letter decides, so it keeps its place
+    # A few rows: there the letter decides, so it keeps its place.
+    if len(set(texts)) < len(texts):
         meta |= {"fixed": True, "letter": row["answer"].strip(" ().")}
     return make_question(row["question"], answer, texts, meta=meta, tool=False)
 

@@ -20,7 +20,7 @@ from PIL import Image
 import eval
 import tools
 from answers import last_number, letters
-from benchmarks import BENCHMARKS, grade, load_benchmark
+from benchmarks import BENCHMARKS, PICTURE_COLUMNS, grade, load_benchmark
 from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
 from data import Sample, load
@@ -678,9 +678,62 @@ def test_seal_says_what_it_needs_before_it_fetches():
         load("seal")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no hr_bench_4k"):
-        load_benchmark("hrbench4k", str(tmp_path))
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_wrong_folder_is_told_what_is_expected(name, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a benchmark")
+    with pytest.raises(ValueError) as found:
+        load_benchmark(name, str(tmp_path))
+    said = str(found.value)
+    pattern = BENCHMARKS[name].files[0]
+    assert f"{tmp_path} holds no {pattern}" in said and name in said and "\n" not in said
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_column_that_is_missing_is_named(name, tmp_path, monkeypatch):
+    """Each column that a benchmark needs, taken from its files, one at a time."""
+    monkeypatch.chdir(tmp_path)
+    for column in (*BENCHMARKS[name].columns, "picture"):
+        folder = tmp_path / column
+        BUILD[name](folder)
+        without(folder, column)
+        with pytest.raises(ValueError) as found:
+            load_benchmark(name, str(folder))
+        said = str(found.value)
+        if column == "picture":
+            column = {"vstar": "no picture beside", "logicvista": "imagename"}.get(name, "pictures")
+        place = "direct_attributes-sa_0" if name == "vstar" else str(folder)
+        assert column in said and place in said and "\n" not in said
+
+
+def without(folder, column: str) -> None:
+    """Take a column, or the pictures, out of all files of a benchmark."""
+    pictures = PICTURE_COLUMNS if column == "picture" else (column,)
+    for file in folder.rglob("*.parquet"):
+        rows = Dataset.from_parquet(str(file))
+        present = [name for name in pictures if name in rows.column_names]
+        rows.remove_columns(present).to_parquet(str(file))
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text())
+        for row in content.values() if "v1_0" in content else [content]:
+            row.pop("imagename" if column == "picture" else column, None)
+        file.write_text(json.dumps(content))
+    for file in folder.rglob("*.jpg") if column == "picture" else ():
+        file.unlink()
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_truncated_file_is_named(name, tmp_path, monkeypatch):
+    """As a download that was broken off leaves it."""
+    monkeypatch.chdir(tmp_path)
+    BUILD[name](tmp_path / name)
+    for file in (tmp_path / name).rglob("*"):
+        if file.suffix in (".parquet", ".json"):
+            content = file.read_bytes()
+            file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError) as found:
+        load_benchmark(name, str(tmp_path / name))
+    said = str(found.value)
+    assert re.search(r"(\.parquet|\.json)", said) and "\n" not in said, said
 
 
 @pytest.mark.parametrize(
