@@ -36,6 +36,7 @@ class Sample:
     source: str = "toy"
     tool: bool = True  # False: a single turn without the zoom prompt (ThinkLite rows)
     meta: dict = field(default_factory=dict)
+    wording: tuple[str, str] | None = None  # of tools.prompt; None: ours
     drawn: bool = False  # by the toy, when it is opened: such a picture can always be read
 
     def open(self) -> Image.Image:

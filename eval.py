@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import tools
 from benchmarks import BENCHMARKS, grade, load_benchmark
+from benchmarks.looking import ASK_LETTER
 from data import Sample, load, opened, readable
 from judge import Judge
 from knobs import (
@@ -68,6 +69,16 @@ POINTING = re.compile(
     re.I,
 )
 THOUGHT_TOKENS = 4096  # at least, on benchmarks of reasoning; others give 16,384 and more
+# The paper's script for V*: 16,384 visual tokens for the look and each crop, 10,240 tokens a turn, 11 turns.
+# It bounds no whole; 20,480 is what training gave.
+PAPER = {
+    "look_pixels": 16384 * 28 * 28,
+    "crop_pixels": 16384 * 28 * 28,
+    "max_turns": 11,
+    "max_turn_tokens": 10240,
+    "max_tokens": 20480,
+    "official_order": True,
+}
 PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
@@ -162,8 +173,18 @@ class Evaluation:
     )
     repeats: int = knob(1, "answers per question: avg@k and pass@k")
     temperature: float = knob(0.0, "0 is greedy (1 if --repeats is more than 1)")
+    protocol: Literal["ours", "paper"] = knob(
+        "ours",
+        "ours: options shuffled, budgets that fit one card; paper: its pixels, tokens, turns, order, letter "
+        "or judge",
+    )
     official_order: bool = knob(
         False, "options in the benchmark's order, to compare with published numbers"
+    )
+    prompt: str = knob(
+        "",
+        "file with the words that another model was trained with: system prompt, a line ---, the user's text "
+        "with {question} in it",
     )
     zoom: bool = knob(False, "offer the zoom to reasoning benchmarks, too")
     judge: str = knob(
@@ -188,6 +209,11 @@ def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs."""
     knobs, given = parse(Knobs, argv, __doc__)
     fill_limits(knobs, given)
+    for name, value in PAPER.items() if knobs.protocol == "paper" else ():
+        if name not in given:
+            setattr(knobs, name, value)
+    if knobs.prompt:
+        read_prompt(knobs.prompt)
     is_benchmark = knobs.data in BENCHMARKS
     reasoning = is_benchmark and BENCHMARKS[knobs.data].kind == "reasoning"
     if (
@@ -267,8 +293,35 @@ def pick_samples(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
     return kept
 
 
+def read_prompt(file: str) -> tuple[str, str]:
+    """The system prompt and the user's text, with "{question}" in it, of a file; ends the script if it has
+    no such text. Without a line of --- it is all the user's."""
+    try:
+        text = Path(file).read_text(encoding="utf-8").strip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"--prompt {file}: can't be read ({type(error).__name__})")
+    system, found, user = text.partition("\n---\n")
+    if not found:
+        system = tools.PLAIN_SYSTEM
+        user = text
+    if user.count("{question}") != 1:
+        fail(f"--prompt {file}: the user's text (after a line ---) must hold {{question}} once")
+    return system, user
+
+
 def load_questions(knobs: Knobs) -> list[Sample]:
-    """What is asked: one's own question, a benchmark's, or those held out of a data set."""
+    """What is asked, in the words that were asked for."""
+    samples = find_questions(knobs)
+    if knobs.protocol == "paper":
+        samples = [replace(s, question=s.question.removesuffix(ASK_LETTER)) for s in samples]
+    if knobs.prompt:
+        wording = read_prompt(knobs.prompt)
+        samples = [replace(sample, wording=wording) for sample in samples]
+    return samples
+
+
+def find_questions(knobs: Knobs) -> list[Sample]:
+    """One's own question, a benchmark's, or those held out of a data set."""
     root = knobs.root or None
     if knobs.ask:
         picture, question = knobs.ask
@@ -297,7 +350,10 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     """All that a number depends on; runs of one protocol share a folder, and go on where they stopped."""
     limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize")]
     named = ["model", "data", "root", "arms", "seed", "repeats", *limits]
-    named += ["split"] if knobs.split == "all" else []  # folders of before lack it
+    # Folders of before lack these.
+    named += ["split"] if knobs.split == "all" else []
+    named += ["protocol"] if knobs.protocol == "paper" else []
+    named += ["prompt"] if knobs.prompt else []
     named += ["quantize", "temperature", "zoom", "judge", "ask"]
     protocol = {name: getattr(knobs, name) for name in named}
     protocol["options"] = options_order(knobs, samples)
@@ -306,8 +362,10 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
         tools.prompt("")
         + tools.prompt("", tool=False)
         + tools.prompt("", tool=False, boxed=True)
+        + tools.observation()
     )
-    protocol["prompts"] = f"{zlib.crc32((prompts + tools.observation()).encode()):08x}"
+    prompts += "".join(read_prompt(knobs.prompt)) if knobs.prompt else ""
+    protocol["prompts"] = f"{zlib.crc32(prompts.encode()):08x}"
     source = Path(resolve(knobs.model))
     weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
     protocol["weights"] = max(
@@ -435,7 +493,9 @@ def answer_job(
     trajectories = answer_questions(model, processor, samples, job.arm, **settings)
     answers = []
     for trajectory in trajectories:
-        grades = grade(knobs.data, trajectory, judge)
+        if knobs.protocol == "paper" and trajectory.answer is None:
+            trajectory.answer = trajectory.turns[-1].strip() or None  # the whole last message
+        grades = grade(knobs.data, trajectory, judge, knobs.protocol)
         answers.append((trajectory, make_record(trajectory, grades, job.arm, job.repeat)))
     return answers
 

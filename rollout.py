@@ -137,7 +137,9 @@ class Episodes:
         view = tools.View(original, shown, self.processor.family.frame)
         look = view.look()
         offered = sample.tool and self.tool != "off"
-        prompt = tools.prompt(sample.text(), tool=offered, boxed=not sample.tool)
+        prompt = tools.prompt(
+            sample.text(), tool=offered, boxed=not sample.tool, wording=sample.wording
+        )
         ids = expand_pads(self.processor, prompt, [look])
         first = len(self.trajectories)
         for member in range(self.group):
@@ -179,7 +181,8 @@ class Episodes:
             return self.finish(i)
         call = self.carry_out(i)
         pictures = [] if call.error else [call.picture]
-        ids = expand_pads(self.processor, tools.observation(call.error), pictures)
+        text = tools.observation(call.error, trajectory.sample.wording)
+        ids = expand_pads(self.processor, text, pictures)
         # A turn that stopped at </tool_call> is closed for the model.
         if tokens[-1] != self.im_end:
             ids = [self.im_end, *ids]

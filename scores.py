@@ -238,9 +238,8 @@ def score_table(result: dict) -> str:
     kinds = sorted(set().union(*result.values()), key=lambda kind: (kind != "all", kind))
     widths = [max(15, len(kind) + 2) for kind in kinds]
     titles = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths))
-    lines = [
-        f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{'IoU':>7}{'whole':>7}{'cut':>7}{'none':>7}{'same':>7}"
-    ]
+    shares = "".join(f"{title:>7}" for title in ("IoU", "whole", "cut", "none", "same"))
+    lines = [f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{shares}"]
     for arm, by_kind in result.items():
         line = f"{arm:<16}{by_kind['all']['n']:>6}"
         for kind, width in zip(kinds, widths):

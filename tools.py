@@ -102,25 +102,29 @@ class ZoomError(ValueError):
     """
 
 
-def user_turn(question: str, suffix: str) -> str:
-    return f"<|im_start|>user\n{IMAGE}\n{question}{suffix}<|im_end|>\n<|im_start|>assistant\n"
+def user_turn(text: str) -> str:
+    return f"<|im_start|>user\n{IMAGE}\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def prompt(question: str, *, tool: bool = True, boxed: bool = False) -> str:
+def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=None) -> str:
     """The whole first prompt as text, with one `IMAGE` for the first look.
 
     tool: offer the zoom tool. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the
-    paper).
+    paper). wording: (system prompt, user's text with "{question}" in it) if trained with other words.
 
     >>> prompt("What is it?", tool=False).count("<|image_pad|>")
     1
     """
     suffix = TOOL_SUFFIX if tool else BOXED_SUFFIX if boxed else PLAIN_SUFFIX
     system = TOOL_SYSTEM if tool else PLAIN_SYSTEM
-    return f"<|im_start|>system\n{system}<|im_end|>\n" + user_turn(question, suffix)
+    text = "{question}" + suffix
+    if wording:
+        system, text = wording
+    text = text.replace("{question}", question)
+    return f"<|im_start|>system\n{system}<|im_end|>\n" + user_turn(text)
 
 
-def observation(error: str | None = None) -> str:
+def observation(error: str | None = None, wording=None) -> str:
     """The turn that answers a call: the crop within `<tool_response>` and the format again, or a plain error.
 
     A *user* turn, as in the paper: chat templates drop pictures in a `tool` role. It starts after
@@ -129,9 +133,8 @@ def observation(error: str | None = None) -> str:
     >>> observation("no such region")
     '\\n<|im_start|>user\\nError: no such region<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    body = (
-        f"Error: {error}" if error else f"<tool_response>{IMAGE}{TOOL_SUFFIX}</tool_response>"
-    )
+    suffix = wording[1].partition("{question}")[2] if wording else TOOL_SUFFIX
+    body = f"Error: {error}" if error else f"<tool_response>{IMAGE}{suffix}</tool_response>"
     return f"\n<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from answers import chosen_by
 from benchmarks.grounding import GROUNDING, answer_box
-from benchmarks.looking import LOOKING
+from benchmarks.looking import LOOKING, right_as_paper
 from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
 from boxes import iou
@@ -123,9 +123,13 @@ def make_samples(
     return samples
 
 
-def grade(name: str, trajectory, judge=None) -> dict:
+def grade(name: str, trajectory, judge=None, protocol: str = "ours") -> dict:
     """What a record says of an answer: `right`, what was `said` (yes, no, or the option's letter), and for
-    grounding the IoU of its box. name: of a benchmark, or anything else for the plain rules."""
+    grounding the IoU of its box.
+
+    name: of a benchmark, or anything else for the plain rules. protocol: "ours", or "paper", in which a judge
+    hears whatever is no lone letter.
+    """
     if name not in BENCHMARKS:
         return plain_grade(trajectory, judge)
     benchmark = BENCHMARKS[name]
@@ -138,7 +142,9 @@ def grade(name: str, trajectory, judge=None) -> dict:
     if not answer:
         return {"right": False, "said": None}
     read = benchmark.said or partial(chosen_by, gold=sample.answer, options=sample.options)
-    return {"right": benchmark.right(answer, sample, judge), "said": read(answer)}
+    by_letter = protocol == "paper" and benchmark.kind == "looking" and sample.options
+    is_right = right_as_paper if by_letter else benchmark.right
+    return {"right": is_right(answer, sample, judge), "said": read(answer)}
 
 
 def grade_box(trajectory) -> dict:

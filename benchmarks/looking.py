@@ -17,6 +17,9 @@ from benchmarks.record import (
 )  # fmt: skip
 from data import Sample
 from knobs import read_json
+from reward import is_correct
+
+ASK_LETTER = " Answer with the letter of the right option."
 
 
 def make_vstar(file: Path) -> Sample:
@@ -30,9 +33,26 @@ def make_vstar(file: Path) -> Sample:
         raise ValueError(f"no picture beside {file}")
     boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
     meta = {"kind": category}
-    text = row["question"] + " Answer with the letter of the right option."
+    text = row["question"] + ASK_LETTER
     sample = make_question(text, row["options"][0], row["options"], boxes=boxes, meta=meta)
     return replace(sample, id=f"{category}-{file.stem}", image=str(pictures[0]))
+
+
+def right_as_paper(answer: str, sample: Sample, judge) -> bool:
+    """The paper's own script for V*: a lone letter, or "B. its text" anywhere, else the judge (without one:
+    our rules).
+
+    >>> cat = Sample("1", b"", "Which?", "a cat", options=("a dog", "a cat"))
+    >>> [right_as_paper(said, cat, None) for said in ("B", "A.", "I see. B. a cat, I think")]
+    [True, False, True]
+    """
+    letter = chr(65 + sample.options.index(sample.answer))
+    said = unwrap(answer)
+    if len(said) == 1 or len(said) == 2 and said[1] == ".":
+        return said[0] == letter
+    if f"{letter}. {sample.answer}" in said:
+        return True
+    return judge(sample.text(), sample.answer, answer) if judge else is_correct(answer, sample)
 
 
 def make_hrbench(row: dict) -> Sample:

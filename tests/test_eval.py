@@ -1101,6 +1101,58 @@ def test_a_benchmark_through_the_command(tmp_path):
     assert len((out / "records.jsonl").read_text().splitlines()) == 11 * 2 * 2
 
 
+def test_the_papers_protocol(tmp_path):
+    """Its pixels, turns, tokens and order; what is given by hand wins; the question as in the file."""
+    make_vstar(tmp_path)
+    argv = ["--data", "vstar", "--root", str(tmp_path)]
+    knobs = read_knobs([*argv, "--protocol", "paper", "--max_turns", "6"])
+    assert knobs.look_pixels == knobs.crop_pixels == 16384 * 28 * 28
+    assert (knobs.max_turns, knobs.max_turn_tokens, knobs.temperature) == (6, 10240, 0)
+    samples = load_questions(knobs)
+    assert all(sample.options[0] == sample.answer for sample in samples)
+    assert samples[0].question == "What colour is the cup?"
+    assert load_questions(read_knobs(argv))[0].question.endswith("with the letter of the right option.")
+    assert read_knobs(argv).look_pixels < knobs.look_pixels
+
+
+def test_in_the_papers_protocol_a_judge_decides_what_is_no_letter():
+    sample = Sample("1", b"", "Which?", "red", options=("red", "blue"))
+    asked = []
+
+    def judge(question, gold, said):
+        asked.append(said)
+        return said == "the crimson one"
+
+    def is_right(answer):
+        return grade("vstar", reply(sample, answer), judge, "paper")["right"]
+
+    said = ("A", "A.", "B", "I think A. red", "red", "the crimson one")
+    assert [is_right(answer) for answer in said] == [True, True, False, True, False, True]
+    assert asked == ["red", "the crimson one"]
+
+
+def test_another_models_words(processor, tmp_path):
+    """The prompt is the file's, and the suffix stands in every crop's turn, as that model was trained."""
+    file = tmp_path / "words.txt"
+    file.write_text("You look closely.\n\n# Tools\n{...}\n---\nQuestion: {question}\nLook, then answer.\n")
+    PICTURE.save(tmp_path / "a.png")
+    argv = ["--ask", str(tmp_path / "a.png"), "What is it?", "--prompt", str(file)]
+    (sample,) = load_questions(read_knobs(argv))
+    limits = Limits(112 * 112, 112 * 112, max_turns=3, max_turn_tokens=200, max_tokens=999)
+    episodes = Episodes(processor, limits, seed=0)
+    (i,) = episodes.begin(sample, [])
+    decode = processor.tokenizer.decode
+    prompt = re.sub(r"(<\|image_pad\|>)+", "*", decode(episodes.trajectories[i].prompt_ids))
+    system = "<|im_start|>system\nYou look closely.\n\n# Tools\n{...}<|im_end|>\n<|im_start|>user\n"
+    question = "Question: What is it?\nLook, then answer.<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt == f"{system}<|vision_start|>*<|vision_end|>\n{question}"
+    ids = processor.tokenizer(call(0, 0, 60, 60), add_special_tokens=False)["input_ids"]
+    crop = decode(episodes.end_turn(i, ids, [0.0] * len(ids)).ids)
+    assert "<|vision_end|>\nLook, then answer.</tool_response>" in crop
+    protocols = [eval.make_protocol(read_knobs(each), [sample]) for each in (argv, argv[:3])]
+    assert protocols[0]["prompts"] != protocols[1]["prompts"]
+
+
 def test_asking_about_a_picture_of_ones_own(tmp_path):
     PICTURE.save(tmp_path / "photo.jpg")
     done = command(
@@ -1128,6 +1180,8 @@ def test_asking_about_a_picture_of_ones_own(tmp_path):
         (["--look_pixels", "5"], "look_pixels must be between"),
         (["--data", "DATA", "--arms", "oracle"], "no arm is left"),
         (["--data", "vstar", "--root", "/nowhere"], "no such folder"),
+        (["--prompt", "/nowhere.txt"], "--prompt /nowhere.txt: can't be read"),
+        (["--prompt", "DATA/rows.jsonl"], "must hold {question} once"),
     ],
 )
 def test_mistakes_are_one_line(argv, said, tmp_path):
@@ -1135,7 +1189,7 @@ def test_mistakes_are_one_line(argv, said, tmp_path):
     row = {"image": "a.png", "question": "What?", "answer": "x"}
     lines = [json.dumps(row | {"id": str(i)}) + "\n" for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(lines))
-    argv = [str(tmp_path) if word == "DATA" else word for word in argv]
+    argv = [word.replace("DATA", str(tmp_path)) for word in argv]
     done = command(*argv, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 

@@ -34,7 +34,8 @@ HRBENCH = {
 CORPUS = [
     (
         "a colour inside another, and one denied", "hrbench4k", HRBENCH | {"answer": "A"},
-        ["A", "(A)", "A.", "A. red", "red", "Red.", "**A**", r"\boxed{A}", "The answer is A", "Option A: red"],
+        ["A", "(A)", "A.", "A. red", "red", "Red.", "**A**", r"\boxed{A}", "The answer is A",
+         "Option A: red"],
         ["B", "dark red", "not red", "C. not red", "A or B", "not A", "blue", "", None, "none"],
     ),
     (
@@ -132,7 +133,8 @@ CORPUS = [
     ),
     (
         "a free number", "mathvision", MATHVISION | {"options": [], "answer": "12.5"},
-        ["12.5", r"\frac{25}{2}", "25/2", "12.50", "x = 12.5", "12.5 cm"], ["12", "12.6", "-12.5", "12 or 12.5"],
+        ["12.5", r"\frac{25}{2}", "25/2", "12.50", "x = 12.5", "12.5 cm"],
+        ["12", "12.6", "-12.5", "12 or 12.5"],
     ),
     (
         "a formula", "mathvision", MATHVISION | {"options": [], "answer": r"2\sqrt{3}"},

@@ -378,7 +378,7 @@ def lesson_ground(
     if second_picture:
         other = random_scene(rng)
         tile = rng.choice(other.tiles)
-        question = tools.user_turn(read_question(tile.colour), suffix)
+        question = tools.user_turn(read_question(tile.colour) + suffix)
         parts += [("\n" + question, 0), *read_parts(tile)]
         pictures.append(close_up(rng, other, tile, *framing(rng, ease)))
     return parts, pictures
