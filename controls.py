@@ -3,13 +3,15 @@
 To be skipped at first reading; rollout.py asks here where an arm other than "on" needs it.
 """
 
+import zlib
+
 from PIL import Image
 
 import tools
 from boxes import Box
 from model import expand_pads
 
-ARMS = ("on", "off", "blank", "random", "oracle")  # of a rollout
+ARMS = ("on", "off", "blank", "random", "swap", "oracle")  # of a rollout
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 GREY = (128, 128, 128)
 
@@ -41,8 +43,9 @@ def grown(start: float, end: float, most: int) -> tuple[int, int]:
 def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, rng) -> Box:
     """What an arm shows in place of the region that was asked for, whole ORIGINAL pixels.
 
-    random: a region of the same size anywhere, by `rng`, a random.Random. oracle: the sample's targets in
-    turn; where it has none, the model's own region.
+    random: a region of the same size anywhere, by `rng`, a random.Random. swap: something else of the same
+    sort, see `swapped`. oracle: the sample's targets in turn. Where there is none of these, the model's own
+    region.
     """
     original = view.original
     targets = trajectory.sample.boxes
@@ -53,10 +56,23 @@ def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, rn
         x = rng.randint(0, original.width - width)
         y = rng.randint(0, original.height - height)
         return x, y, x + width, y + height
+    other = swapped(trajectory.sample)
+    if arm == "swap" and other:
+        box, _ = other
+        return around(original, box)
     if arm == "oracle" and targets:
         turn = len(trajectory.boxes) % len(targets)
         return around(original, targets[turn])
     return call.region
+
+
+def swapped(sample) -> tuple[Box, str] | None:
+    """What the swap arm shows: one of `meta["others"]`, pairs of a box (ORIGINAL pixels) and what it says."""
+    others = sample.meta.get("others")
+    if not others:
+        return None
+    number = zlib.crc32(sample.id.encode())
+    return others[number % len(others)]
 
 
 def written_call(view: tools.View, region: Box) -> str:

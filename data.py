@@ -90,21 +90,23 @@ def load(
 ) -> list[Sample]:
     """The samples of a data set; pictures are read when they are opened.
 
-    name: "toy", "toy-mixture", "deepeyes" (47k rows of the paper), "seal" (V* with target boxes), or a folder
-    with .jsonl files, or parquet files of select_data.py. split: "train", "test", or None for all (toy:
-    train); for files, every 20th row by a hash of its id is "test". limit: how many, picked by the seed (the
-    toy has no end: default 1,000). root: the folder of "deepeyes" (else from the Hub) or of "seal" (with its
-    .json files and pictures). Bad rows are left out, counted, and named in runs/bad-rows-NAME.jsonl. Raises
-    ValueError for what can't be read at all.
+    name: "toy", "toy-mixture" (or a variant, see toy/variants.py), "deepeyes" (47k rows of the paper), "seal"
+    (V* with target boxes), or a folder with .jsonl files, or parquet files of select_data.py. split:
+    "train", "test", or None for all (toy: train); for files, every 20th row by a hash of its id is
+    "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
+    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). Bad rows are left
+    out, counted, and named in runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
     """
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")
-    if name in ("toy", "toy-mixture"):
+    toy, _, variant = name.partition(":")
+    if toy in ("toy", "toy-mixture"):
         count = 1000 if limit is None else limit
+        mixture = toy == "toy-mixture"
         rows = draw_questions(
-            count, seed=seed, split=split or "train", mixture=name == "toy-mixture"
+            count, seed=seed, split=split or "train", mixture=mixture, variant=variant
         )
-        return [Sample(drawn=True, source=name, **row) for row in rows]
+        return [Sample(drawn=True, source=toy, **row) for row in rows]
     if name == "deepeyes":
         rows = deepeyes(find_folder(root, DEEPEYES))
     elif name == "seal":

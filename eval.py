@@ -58,6 +58,7 @@ from scores import (
     cut_warning,
     make_record,
     mean,
+    possible_arms,
     score_table,
     summarise_by_kind,
 )  # fmt: skip
@@ -550,12 +551,12 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
     return records
 
 
-def possible_arms(knobs: Knobs, samples: list[Sample]) -> str:
+def arms_to_ask(knobs: Knobs, samples: list[Sample]) -> str:
     """The arms that differ for these questions."""
-    arms = list(dict.fromkeys(knobs.arms.split(",")))
-    if "oracle" in arms and not any(sample.boxes for sample in samples):
-        print("no question has a target box: without the oracle arm")
-        arms.remove("oracle")
+    wanted = list(dict.fromkeys(knobs.arms.split(",")))
+    arms = possible_arms(samples, wanted)
+    if left_out := [arm for arm in wanted if arm not in arms]:
+        print(f"no question has a box to show for it: without the arms {', '.join(left_out)}")
     if not any(sample.tool for sample in samples) and len(arms) > 1:
         print("the zoom is offered to no question (see --zoom): one arm, off")
         arms = ["off"]
@@ -586,7 +587,7 @@ def main(knobs: Knobs) -> None:
         knobs.data = "ask"
     if not samples:
         raise ValueError(f"{knobs.data}: no question that can be asked")
-    knobs.arms = possible_arms(knobs, samples)
+    knobs.arms = arms_to_ask(knobs, samples)
     protocol = make_protocol(knobs, samples)
     out = make_folder(knobs, protocol)
     records = answer_all(knobs, samples, out, protocol)

@@ -36,7 +36,7 @@ class Limits:
         "pixels (an area) of the first look; at full size zooming brings nothing new (big: 784000)",
     )
     crop_pixels: int = knob(
-        134 * 134, "pixels (an area) of each crop as it is shown (big: 313600)"
+        112 * 112, "pixels (an area) of each crop as it is shown (big: 313600)"
     )
     max_turns: int = knob(4, "model turns in a trajectory, so one zoom less than that (big: 5)")
     max_turn_tokens: int = knob(48, "tokens the model may write in one turn (big: 384)")
@@ -129,6 +129,34 @@ def check_at_least(least: float, knobs, names: str) -> None:
     for name in names.split():
         if not least <= getattr(knobs, name) < 2**32:  # false for nan, too
             fail(f"--{name} must be at least {least}")
+
+
+def check_training(knobs, world: int) -> None:
+    """End the script if train.py's knobs don't fit one another. world: processes."""
+    check_at_least(
+        1, knobs, "steps prompts micro_batch iterations lora save_every show_every threads"
+    )
+    check_at_least(
+        1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
+    )
+    check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity call_price")
+    if knobs.group < 2:
+        fail("--group must be at least 2: an advantage is a comparison within the group")
+    if knobs.prompts % world:
+        fail(
+            f"--prompts {knobs.prompts} is no multiple of the {world} processes: groups stay whole"
+        )
+    trajectories = knobs.prompts * knobs.group // world
+    if trajectories % knobs.micro_batch:
+        fail(
+            f"--micro_batch {knobs.micro_batch} must divide a process's {trajectories} trajectories"
+        )
+    if knobs.save_every % knobs.iterations:
+        fail("--save_every must be a multiple of --iterations: trajectories are not saved")
+    if not knobs.temperature > 0:
+        fail("--temperature must be above 0: equal trajectories teach nothing")
+    if (Path(knobs.model) / "adapter_config.json").exists():
+        fail(f"{knobs.model} is a LoRA checkpoint; start from a model, or go on with --resume")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

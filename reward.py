@@ -19,7 +19,7 @@ from data import Sample
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
 # With the tool or without: accuracy, format, tool.
 WEIGHTS = {True: (0.8, 0.2, 1.2), False: (1.2, 0.4, 0.0)}
-BONUSES = ("conditional", "unconditional", "none")
+BONUSES = ("conditional", "unconditional", "none", "priced", "priced_all")
 
 
 @dataclass
@@ -30,24 +30,30 @@ class Reward:
     total: float
 
 
-def score(trajectory, *, bonus: str = "conditional", judge=None) -> Reward:
+def score(
+    trajectory, *, bonus: str = "conditional", call_price: float = 0.05, judge=None
+) -> Reward:
     """Reward of one finished trajectory.
 
     bonus: "conditional" pays the tool term if the answer is right and at least one crop was delivered,
-    "unconditional" if a crop was delivered, "none" never. judge: optional callable (question, gold,
+    "unconditional" if a crop was delivered, "none" never; "priced" has no bonus, and takes call_price for
+    each crop of a right answer (ours, not the paper's: an answer at first sight is worth a little more
+    than the same after a zoom), "priced_all" of any answer. judge: optional callable (question, gold,
     prediction) -> bool for what rules can't tell.
     """
     if bonus not in BONUSES:
         raise ValueError(f"bonus must be one of {', '.join(BONUSES)}, not {bonus!r}")
     sample = trajectory.sample
     right = is_correct(trajectory.answer, sample, judge)
-    delivered = len(trajectory.boxes) > 0  # crops that came back, not calls that were written
+    crops = len(trajectory.boxes)  # that came back, not calls that were written
     earned = right if bonus == "conditional" else bonus == "unconditional"
     accuracy = float(right)
     format = 0.0 if well_formed(trajectory) else -1.0
-    tool = float(sample.tool and delivered and earned)
+    tool = float(sample.tool and crops > 0 and earned)
     weights = WEIGHTS[sample.tool]
     total = weights[0] * accuracy + weights[1] * format + weights[2] * tool
+    if bonus == "priced_all" or bonus == "priced" and right:
+        total -= call_price * crops
     return Reward(accuracy, format, tool, total)
 
 

@@ -225,7 +225,7 @@ class Episodes:
         call = tools.carry_out(view, trajectory.turns[-1])
         if call.error:
             return call
-        if self.tool in ("random", "oracle"):
+        if self.tool in ("random", "swap", "oracle"):
             region = controls.replaced_region(self.tool, view, trajectory, call, self.rngs[i])
             call.picture = view.original.crop(region)
         size = self.fit(call.picture, self.limits.crop_pixels)
@@ -466,14 +466,15 @@ def rollout(
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
 
     tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
-    "random" (a region of the same size anywhere), "oracle" (the target). max_turns: model turns, so at most
-    max_turns - 1 zooms. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is
-    greedy. engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of
-    each crop (None: the processor's own). batch: trajectories at once. threads: a tiny model's samples are
-    shared among this many CPU processes. force_call: after its first (greedy) thought open a call for the
-    model; the box is its own. begin_with_targets: begin with calls on the sample's target boxes and their
-    crops, as if the model had made them. keep_features: trajectories keep what the vision tower made of their
-    pictures. Raises ValueError for a bad knob, and for a sample whose picture can't be read.
+    "random" (a region of the same size anywhere), "swap" (another thing of the sort), "oracle" (the
+    target). max_turns: model turns, so at most max_turns - 1 zooms. max_tokens: completion tokens, the
+    model's and the observations'. temperature: 0 is greedy. engine: "generate" or "slots". look_pixels,
+    crop_pixels: pixel budgets of the first look and of each crop (None: the processor's own). batch:
+    trajectories at once. threads: a tiny model's samples are shared among this many CPU processes.
+    force_call: after its first (greedy) thought open a call for the model; the box is its own.
+    begin_with_targets: begin with calls on the sample's target boxes and their crops, as if the model had
+    made them. keep_features: trajectories keep what the vision tower made of their pictures. Raises
+    ValueError for a bad knob, and for a sample whose picture can't be read.
     """
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = Limits(

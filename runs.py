@@ -4,6 +4,7 @@ args.json            the knobs
 metrics.jsonl        a line for each step
 trajectories.jsonl   a sample of groups, their pictures in pictures/
 eval.json            scores before and after
+answers.jsonl        the answers that these are made of, a line for each question, arm and time
 checkpoint-*/        the LoRA adapter, and what a resume needs
 """
 

@@ -1,21 +1,17 @@
-"""What training and evaluation share: records of answers, the scores made from them, and their statistics."""
+"""What training and evaluation share: records of answers, and the scores made from them."""
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import torch
 
 import controls
-from answers import chosen_by, verifiable
+from answers import chosen_by, unwrap, verifiable
 from boxes import contains, iou
 from data import Sample
-from knobs import read_json, write_json
 from reward import WEIGHTS, is_correct
 from rollout import Trajectory, rollout
+from stats import mcnemar, wilson
 
 # The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
 # that tells *where* it zooms apart from *whether*.
@@ -49,34 +45,18 @@ def shows_all(trajectory: Trajectory) -> bool | None:
     return all(any(contains(box, glyph) for box in boxes) for glyph in wanted)
 
 
+def says_shown(trajectory: Trajectory) -> bool | None:
+    """In the swap arm: does it answer with what was shown, not what was asked? None without a crop."""
+    shown = controls.swapped(trajectory.sample)
+    if shown is None or not trajectory.boxes:
+        return None
+    return unwrap(trajectory.answer or "") == shown[1]
+
+
 def mean(values) -> float | None:
     """The mean of those that are not None; None if none is left."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of n (Wilson 1927).
-
-    >>> [round(v, 3) for v in wilson(0.9, 100)], [round(v, 3) for v in wilson(0.0, 10)]
-    ([0.826, 0.945], [0.0, 0.278])
-    """
-    center = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
-
-
-def mcnemar(only_one: int, only_other: int) -> float:
-    """The exact two-sided p of McNemar's test, from the questions that only one of two arms got right.
-
-    >>> round(mcnemar(8, 1), 4), mcnemar(0, 0)
-    (0.0391, 1.0)
-    """
-    n = only_one + only_other
-    fewer = min(only_one, only_other)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
-    return min(1.0, 2 * tail)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -110,6 +90,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
         "tokens": sum(trajectory.sampled),
         "iou": best_iou(trajectory),
         "holds": shows_all(trajectory),
+        "says_shown": says_shown(trajectory) if arm == "swap" else None,
     }
     return record | grade
 
@@ -138,7 +119,7 @@ def summarise(records: list[dict]) -> dict:
         summary["pass"] = fmean(map(any, right_by_question.values()))
     summary["tool_rate"] = mean(bool(record["boxes"]) for record in records)
     summary["crops"] = mean(len(record["boxes"]) for record in records)
-    for key in ("iou", "holds", "tokens", "errors"):
+    for key in ("iou", "holds", "tokens", "errors", "says_shown"):
         summary[key] = mean(record[key] for record in records)
     cut = [record["stop"] in CUT for record in records]
     silent = [record["answer"] is None for record in records]
@@ -185,6 +166,16 @@ def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
         "difference": (gain - harm) / n,
         "p": mcnemar(better, worse),
     }
+
+
+def possible_arms(samples: list[Sample], arms) -> list[str]:
+    """The arms that differ from others for these questions: oracle and swap need something to show."""
+    missing = set()
+    if not any(sample.boxes for sample in samples):
+        missing.add("oracle")
+    if not any(map(controls.swapped, samples)):
+        missing.add("swap")
+    return [arm for arm in arms if arm not in missing]
 
 
 def answer_questions(
@@ -266,42 +257,11 @@ def score_table(result: dict) -> str:
     lines.append(
         "accuracy (share that zoomed). IoU of crops and targets; whole: all there is to read is in"
     )
-    lines.append(f"the crops ({aimed}). cut: share that ran out of tokens; none: without an answer")
+    lines.append(
+        f"the crops ({aimed}). cut: share that ran out of tokens; none: without an answer"
+    )
     lines.append("though there was room; same: of the option said most")
     return "\n".join(lines)
-
-
-@dataclass
-class HeldOut:
-    """The held-out questions, whose scores before and after training are kept in eval.json."""
-
-    samples: list[Sample]
-    file: Path
-    settings: dict  # of the rollouts
-    judge: Callable | None
-
-    def stored(self) -> dict:
-        return read_json(self.file)
-
-    def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
-        """Scores by arm; each is stored at once, and not scored twice. when: "before" or "after" `steps`."""
-        stored = self.stored()
-        if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
-            stored |= {"after": {}, "steps": steps}
-        for arm in arms:
-            if arm not in stored.setdefault(when, {}):
-                print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
-                result = evaluate(
-                    model,
-                    processor,
-                    self.samples,
-                    arm,
-                    judge=self.judge,
-                    **self.settings,
-                )
-                stored[when][arm] = result
-                write_json(self.file, stored)
-        return stored[when]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -379,7 +339,7 @@ def step_stats(groups, rewards_by_group) -> dict:
             WEIGHTS[t.sample.tool][place] * getattr(r, term) for t, r in pairs
         )
     for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
-        stats[f"accuracy_{kind}"] = mean(
-            r.accuracy for t, r in pairs if t.sample.meta.get("kind") == kind
-        )
+        own = [(t, r) for t, r in pairs if t.sample.meta.get("kind") == kind]
+        stats[f"accuracy_{kind}"] = mean(r.accuracy for _, r in own)
+        stats[f"tool_rate_{kind}"] = mean(bool(t.boxes) for t, _ in own)
     return stats

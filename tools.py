@@ -75,17 +75,8 @@ CALL_OPENING = f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"  # the rollout repeats the pad once per visual token
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "</tool_call>")
 # Ids of these are never sampled: a model that writes an image pad breaks the match of pads and pictures.
-BANNED = tuple(
-    f"<|{name}|>"
-    for name in (
-        "im_start",
-        "vision_start",
-        "vision_end",
-        "vision_pad",
-        "image_pad",
-        "video_pad",
-    )
-)
+BANNED_NAMES = "im_start vision_start vision_end vision_pad image_pad video_pad"
+BANNED = tuple(f"<|{name}|>" for name in BANNED_NAMES.split())
 
 MIN_SIDE = 28  # original pixels; a thinner crop would be blown up to fill one visual token
 MAX_ASPECT = 100  # the paper's limit; the image processor itself fails above 200

@@ -26,7 +26,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from knobs import (
     Limits,
-    check_at_least,
+    check_training,
     fail,
     fill_limits,
     knob,
@@ -45,10 +45,15 @@ class Training:
     steps: int = knob(160, "optimiser steps, each on fresh trajectories")
     prompts: int = knob(16, "questions per step")
     group: int = knob(8, "trajectories per question, compared with one another")
-    bonus: Literal["conditional", "unconditional", "none"] = knob(
-        "conditional",
-        "pays for a crop if the answer is right; unconditional: always; none: never",
+    tool: Literal["on", "off", "blank"] = knob(
+        "on", "off: no zoom on offer, text alone; blank: grey crops"
     )
+    bonus: Literal["conditional", "unconditional", "none", "priced", "priced_all"] = knob(
+        "conditional",
+        "pays for a crop if the answer is right; unconditional: always; none: never; priced: a right answer "
+        "pays call_price for each crop; priced_all: any answer does",
+    )
+    call_price: float = knob(0.05, "of each crop, where the bonus is priced")
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
     lr_schedule: Literal["linear", "constant"] = knob("linear", "constant: as in the paper")
@@ -115,35 +120,8 @@ def read_knobs(argv: list[str]) -> Knobs:
             trajectories = knobs.prompts * knobs.group // WORLD
             sizes = range(1, knobs.micro_batch + 1)
             knobs.micro_batch = max((n for n in sizes if trajectories % n == 0), default=1)
-    check_knobs(knobs)
+    check_training(knobs, WORLD)
     return knobs
-
-
-def check_knobs(knobs: Knobs) -> None:
-    check_at_least(
-        1, knobs, "steps prompts micro_batch iterations lora save_every show_every threads"
-    )
-    check_at_least(
-        1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
-    )
-    check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity")
-    if knobs.group < 2:
-        fail("--group must be at least 2: an advantage is a comparison within the group")
-    if knobs.prompts % WORLD:
-        fail(
-            f"--prompts {knobs.prompts} is no multiple of the {WORLD} processes: groups stay whole"
-        )
-    trajectories = knobs.prompts * knobs.group // WORLD
-    if trajectories % knobs.micro_batch:
-        fail(
-            f"--micro_batch {knobs.micro_batch} must divide a process's {trajectories} trajectories"
-        )
-    if knobs.save_every % knobs.iterations:
-        fail("--save_every must be a multiple of --iterations: trajectories are not saved")
-    if not knobs.temperature > 0:
-        fail("--temperature must be above 0: equal trajectories teach nothing")
-    if (Path(knobs.model) / "adapter_config.json").exists():
-        fail(f"{knobs.model} is a LoRA checkpoint; start from a model, or go on with --resume")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -171,6 +149,7 @@ import runs
 import scores
 from data import Sample, load, mix, opened, readable
 from fast.packed import install_packed, store_per_token, stored_per_token
+from heldout import HeldOut, comparison_text
 from judge import Judge
 from model import load_model, lora_config, merge, pixel_budgets, prepare_libraries, resolve
 from report import make_page, print_new_troubles
@@ -268,17 +247,23 @@ class ZoomGRPOTrainer(GRPOTrainer):
         """The trajectories of these samples' groups, and their rewards: two lists of groups."""
         group = self.knobs.group
         settings = {"group": group, "temperature": self.knobs.temperature}
+        settings["tool"] = self.knobs.tool
         settings |= rollout_limits(self.knobs) | {"keep_features": True}
         trajectories = rollout(self.model, self.processing_class, samples, **settings)
         # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
-        rewards = [score(t, bonus=self.knobs.bonus) for t in trajectories]
+        pay = partial(score, bonus=self.knobs.bonus, call_price=self.knobs.call_price)
+        rewards = list(map(pay, trajectories))
         if self.judge:  # many requests at once; formulas come from the cache now
-            judged = partial(score, bonus=self.knobs.bonus, judge=self.judge)
+            judged = partial(pay, judge=self.judge)
             with ThreadPoolExecutor(16) as pool:
                 rewards = list(pool.map(judged, trajectories))
-        starts = range(0, len(trajectories), group)
-        groups = [trajectories[i : i + group] for i in starts]
-        return groups, [rewards[i : i + group] for i in starts]
+        groups = []
+        rewards_by_group = []
+        for start in range(0, len(trajectories), group):
+            members = slice(start, start + group)
+            groups.append(trajectories[members])
+            rewards_by_group.append(rewards[members])
+        return groups, rewards_by_group
 
     # ---- the loss
 
@@ -376,7 +361,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
         if self.knobs.guard == "off":
             return False
         rows = runs.read_rows(self.run / "metrics.jsonl")
-        return print_new_troubles(rows, self.known_troubles) and self.knobs.guard == "stop"
+        is_new = print_new_troubles(rows, self.known_troubles)
+        return is_new and self.knobs.guard == "stop"
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
         """Store a group, and the probe questions' answers at this step; refresh the page."""
@@ -385,6 +371,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
         runs.store_group(self.run, step, group, rewards, processor.tokenizer)
         if self.probes:
             settings = rollout_limits(self.knobs) | {"temperature": 0}
+            settings["tool"] = self.knobs.tool
             answers = rollout(self.model, processor, self.probes, **settings)
             rewards = [score(answer) for answer in answers]
             runs.store_group(self.run, step, answers, rewards, processor.tokenizer, probe=True)
@@ -454,7 +441,8 @@ def main(knobs: Knobs) -> None:
     transformers.set_seed(knobs.seed)
     samples, questions = load_questions(knobs)
     if state.is_main_process:
-        usual = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
+        data = Path(knobs.data).name.replace(":", "-")
+        usual = f"runs/{Path(knobs.model).name}-{data}"
         knobs.out = str(runs.make_run_folder(knobs.out, usual, asdict(knobs)))
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
@@ -462,7 +450,7 @@ def main(knobs: Knobs) -> None:
     device = str(state.device)
     model, processor = load_model(knobs.model, quantize=knobs.quantize, device=device)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
-    held_out = scores.HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
+    held_out = HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
     checkpoint = runs.last_checkpoint(run) if knobs.resume else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if done > knobs.steps:
@@ -496,7 +484,7 @@ def main(knobs: Knobs) -> None:
     state.destroy_process_group()
 
 
-def finish(knobs: Knobs, run: Path, trainer, held_out: scores.HeldOut, steps: int) -> None:
+def finish(knobs: Knobs, run: Path, trainer, held_out: HeldOut, steps: int) -> None:
     """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
     if held_out.samples:
         print("held-out questions after training, with controls", flush=True)
@@ -505,6 +493,7 @@ def finish(knobs: Knobs, run: Path, trainer, held_out: scores.HeldOut, steps: in
         rows = {f"before: {arm}": row for arm, row in held_out.stored()["before"].items()}
         rows |= {f"after: {arm}": row for arm, row in after.items()}
         print(scores.score_table(rows))
+        print(comparison_text(held_out.compare()))
         print(f"scores: {held_out.file}")
     checkpoint = runs.last_checkpoint(run)
     if knobs.merge:

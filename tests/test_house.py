@@ -40,7 +40,9 @@ ORDER = [
     "report",
     "plan",
     "switches",
+    "heldout",
     "scores",
+    "stats",
     "runs",
     "rollout",
     "show",
@@ -59,6 +61,7 @@ ORDER = [
     "data",
     "knobs",
     "toy.world",
+    "toy.variants",
     "boxes",
     "toy",
 ]

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from boxes import Box
+from toy.variants import read_variant
 
 SIZE = 1008  # px; nine times the 112 px of the default first look
 CELL = SIZE // 4
@@ -139,12 +140,16 @@ class Question(NamedTuple):
     targets: tuple[Tile, ...]  # what has to be looked at
 
 
-def draw_question(rng: random.Random, kind: str) -> Question:
-    """A scene with a question of this kind."""
+def draw_question(rng: random.Random, kind: str, tiles=None, **look) -> Question:
+    """A scene with a question of this kind. tiles: least and most; look: of `random_scene`."""
     if kind == "legible":
-        scene = random_scene(rng, letter_px=(190, 210), side=(225, 235))
-    else:
-        scene = random_scene(rng)
+        look = {
+            "letter_px": (190, 210),
+            "side": (225, 235),
+        }
+    if tiles:
+        tiles = rng.randint(*tiles)
+    scene = random_scene(rng, tiles, **look)
     first, second = rng.sample(scene.tiles, 2)
     if kind == "compare":
         return compare_question(rng, scene, first, second)
@@ -184,14 +189,18 @@ def glance_question(rng: random.Random, scene: Scene) -> Question:
 
 
 def draw_questions(
-    n: int, *, seed: int = 0, split: str = "train", mixture: bool = False
+    n: int, *, seed: int = 0, split: str = "train", mixture: bool = False, variant: str = ""
 ) -> list[dict]:
     """n questions as fields of a `Sample`, kinds drawn by the weights of `KINDS` (or `MIXTURE`).
 
-    Their pictures are drawn when they are opened.
+    Their pictures are drawn when they are opened. variant: see toy/variants.py.
     """
     weights = MIXTURE if mixture else KINDS
     source = "toy-mixture" if mixture else "toy"
+    scene = {}
+    if variant:
+        weights, scene = read_variant(variant, weights)
+        source += ":" + variant
     rows = []
     for i in range(n):
         name = f"{source}-{split}-{seed}-{i}"
@@ -199,7 +208,13 @@ def draw_questions(
             name
         )  # the split is part of the seed: train and test share no picture
         kind = rng.choices(list(weights), list(weights.values()))[0]
-        question = draw_question(rng, kind)
+        question = draw_question(rng, kind, **scene)
+        others = set(question.scene.tiles) - set(question.targets)
+        meta = {
+            "kind": kind,
+            "glyphs": tuple(tile.glyph() for tile in question.targets),
+            "others": tuple(sorted((tile.box, tile.letter) for tile in others)),
+        }
         rows.append(
             {
                 "id": name,
@@ -207,10 +222,7 @@ def draw_questions(
                 "question": question.text,
                 "answer": question.answer,
                 "boxes": tuple(tile.box for tile in question.targets),
-                "meta": {
-                    "kind": kind,
-                    "glyphs": tuple(tile.glyph() for tile in question.targets),
-                },
+                "meta": meta,
             }
         )
     return rows

@@ -1,0 +1,153 @@
+"""The held-out questions of a run, asked before and after training: scores in eval.json, answers in
+answers.jsonl, and what only the two together tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxes import iou
+from data import Sample
+from knobs import read_json, write_json
+from rollout import Trajectory
+from runs import append_rows, keep_rows, read_rows
+from scores import (
+    answer_questions,
+    compare_arms,
+    make_record,
+    mean,
+    plain_grade,
+    possible_arms,
+    summarise_by_kind,
+)
+
+# Of a record, kept in answers.jsonl.
+KEPT = ("id", "arm", "gold", "answer", "right", "stop", "boxes", "iou", "holds", "says_shown")
+
+
+@dataclass
+class HeldOut:
+    """The held-out questions, whose scores before and after training are kept in eval.json."""
+
+    samples: list[Sample]
+    file: Path
+    settings: dict  # of the rollouts
+    judge: Callable | None
+
+    @property
+    def answers(self) -> Path:
+        return self.file.with_name("answers.jsonl")
+
+    def stored(self) -> dict:
+        return read_json(self.file)
+
+    def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
+        """Scores by arm; each is stored at once, and not scored twice. when: "before" or "after" `steps`."""
+        stored = self.stored()
+        if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
+            stored |= {"after": {}, "steps": steps}
+        for arm in possible_arms(self.samples, arms):
+            if arm not in stored.setdefault(when, {}):
+                print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
+                trajectories = answer_questions(
+                    model, processor, self.samples, arm, **self.settings
+                )
+                records = [
+                    make_record(t, plain_grade(t, self.judge), arm) for t in trajectories
+                ]
+                self.store_answers(when, arm, trajectories, records)
+                stored[when][arm] = summarise_by_kind(records)
+                write_json(self.file, stored)
+        return stored[when]
+
+    def store_answers(
+        self, when: str, arm: str, trajectories: list[Trajectory], records
+    ) -> None:
+        keep_rows(self.answers, lambda row: (row["when"], row["arm"]) != (when, arm))
+        rows = []
+        for trajectory, record in zip(trajectories, records):
+            row = {"when": when, "kind": record["meta"].get("kind")}
+            row |= {key: record[key] for key in KEPT}
+            rows.append(row | {"targets": trajectory.sample.boxes})
+        append_rows(self.answers, *rows)
+
+    def compare(self) -> dict:
+        """What training changed, question by question; stored in eval.json under "paired" and "aim"."""
+        rows = read_rows(self.answers)
+        stored = self.stored()
+        stored["paired"] = compare_times(rows)
+        if aim := aim_of(rows):
+            stored["aim"] = aim
+        write_json(self.file, stored)
+        return stored
+
+
+def compare_times(rows: list[dict]) -> dict[str, dict]:
+    """The same questions before and after, in each arm that was asked both times: see `compare_arms`."""
+    records = []
+    for row in rows:
+        named = {"arm": f"{row['when']}: {row['arm']}", "repeat": 0, "meta": {}}
+        records.append(row | named)
+    found = {}
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        compared = compare_arms(records, f"after: {arm}", f"before: {arm}")
+        if compared:
+            found[arm] = compared
+    return found
+
+
+def aim_of(rows: list[dict]) -> dict[str, float]:
+    """The IoU of the crops before and after, where a crop is forced, and a control: the boxes of before,
+    merely of the size that the trained ones have. Better than these are boxes that are better placed.
+
+    Of `read` questions where there are such.
+    """
+    boxes = {}
+    for when in ("before", "after"):
+        forced = [r for r in rows if (r["when"], r["arm"]) == (when, "forced")]
+        kind = "read" if any(row["kind"] == "read" for row in forced) else None
+        asked = [row for row in forced if row["targets"] and kind in (None, row["kind"])]
+        boxes[when] = [(box, row["targets"]) for row in asked for box in row["boxes"]]
+    if not all(boxes.values()):
+        return {}
+    width = mean(box[2] - box[0] for box, _ in boxes["after"])
+    height = mean(box[3] - box[1] for box, _ in boxes["after"])
+    resized = [(of_size(box, width, height), targets) for box, targets in boxes["before"]]
+    return {
+        "before": mean_iou(boxes["before"]),
+        "before, at the size of after": mean_iou(resized),
+        "after": mean_iou(boxes["after"]),
+    }
+
+
+def mean_iou(pairs) -> float:
+    """pairs: (box, targets), original pixels; the best-matching target counts."""
+    return mean(max(iou(box, target) for target in targets) for box, targets in pairs)
+
+
+def of_size(box, width: float, height: float):
+    """The box of this size with the same centre.
+
+    >>> of_size((0, 0, 10, 10), 4, 2)
+    (3.0, 4.0, 7.0, 6.0)
+    """
+    x = (box[0] + box[2]) / 2
+    y = (box[1] + box[3]) / 2
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def comparison_text(stored: dict) -> str:
+    """What `HeldOut.compare` found, in lines for people."""
+    lines = []
+    for arm, found in stored["paired"].items():
+        lines.append(
+            f"{arm}, after against before: {found['difference']:+.3f}; right only after {found['gain']:.3f},"
+            f" only before {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
+        )
+    if aim := stored.get("aim"):
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in aim.items())
+        lines.append(f"IoU of forced crops: {shares}")
+    swap = stored.get("after", {}).get("swap", {})
+    shown = swap.get("read", swap.get("all", {})).get("says_shown")
+    if shown is not None:
+        lines.append(f"shown another tile's crop, it says that one's letter: {shown:.2f}")
+    return "\n".join(lines)
