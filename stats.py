@@ -54,11 +54,8 @@ def two_way_interval(table, draws: int = 2000, seed: int = 0) -> tuple[float, fl
         columns = rng.integers(n_questions, size=n_questions)
         drawn = table[rows][:, columns]
         means.append(drawn.mean())
-    low, high = np.quantile(means, (0.025, 0.975))
-    return (
-        low.item(),
-        high.item(),
-    )
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return low, high
 
 
 def permutation_p(one: list[float], other: list[float]) -> tuple[float, float]:
