@@ -13,7 +13,7 @@ from reward import WEIGHTS, group_advantages
 class Viewing:
     model: str = knob("tiny", "preset, folder of a model, or checkpoint of a run")
     kind: Literal["read", "compare", "glance"] = knob("read", "of the toy's questions")
-    number: int = knob(4, "which of these questions")
+    number: int = knob(2, "which of these questions")
     member: int = knob(-1, "which trajectory of its group; -1: the one with the highest reward")
     group: int = knob(8, "trajectories of the group")
     temperature: float = knob(1.0, "of sampling; 0 is greedy")

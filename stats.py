@@ -31,7 +31,8 @@ def mcnemar(only_one: int, only_other: int) -> float:
     """
     n = only_one + only_other
     fewer = min(only_one, only_other)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    ways = sum(math.comb(n, k) for k in range(fewer + 1))
+    tail = ways / 2**n
     return min(1.0, 2 * tail)
 
 

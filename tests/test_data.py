@@ -72,6 +72,36 @@ def test_the_mixture_holds_the_rows_a_selection_must_find():
     assert len(blank.open().crop(tuple(int(v) for v in blank.boxes[0])).getcolors()) == 1
 
 
+def test_variants_of_the_toy():
+    """Only what was asked for changes; a variant's pictures are its own."""
+    plain = load("toy", limit=60)
+    kinds = Counter(s.meta["kind"] for s in load("toy:kinds=read+compare", limit=60))
+    assert set(kinds) == {"read", "compare"} and set(kinds) != {s.meta["kind"] for s in plain}
+    for sample in load("toy:kinds=read,tiles=5-6,letters=120-130", limit=20):
+        (x1, _, x2, _) = sample.meta["glyphs"][0]
+        (left, _, right, _) = sample.boxes[0]
+        assert 120 <= x2 - x1 <= 130 < right - left < SIZE / 4
+        assert len(sample.meta["others"]) in (4, 5)
+        assert sample.source == "toy" and sample.open().size == (SIZE, SIZE)
+    assert load("toy-mixture:kinds=legible", limit=3)[0].meta["kind"] == "legible"
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("toy:kinds=write", "no such kind of question: write"),
+        ("toy:kinds=legible", "no such kind"),  # of the mixture alone
+        ("toy:tiles=1-9", "no range within 2 and 6"),
+        ("toy:tiles=many", "a range looks like 28-36"),
+        ("toy:letters=0-999999999", "no range within"),
+        ("toy:size=4", "not 'size=4'"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused(name, said):
+    with pytest.raises(ValueError, match=said):
+        load(name, limit=3)
+
+
 def test_a_region_is_drawn_as_it_is_in_the_whole():
     import random
 

@@ -37,6 +37,7 @@ ORDER = [
     "benchmarks.grounding",
     "benchmarks.reasoning",
     "benchmarks.record",
+    "study",
     "report",
     "plan",
     "switches",

@@ -42,6 +42,11 @@ def trajectory(answer, boxes=0, errors=0, turns=None, sample=GOLD):
         ("B", 0, "unconditional", 0.0),
         ("A", 1, "none", 0.8),
         ("B", 1, "none", 0.0),
+        ("A", 0, "priced", 0.8),
+        ("A", 2, "priced", 0.7),
+        ("B", 2, "priced", 0.0),  # what is wrong costs nothing more: looking stays free to explore
+        ("A", 2, "priced_all", 0.7),
+        ("B", 2, "priced_all", -0.1),
     ],
 )
 def test_the_papers_formula(answer, boxes, bonus, total):

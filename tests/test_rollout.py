@@ -16,11 +16,13 @@ import torch
 from conftest import ROOT, call
 from PIL import Image, ImageChops
 
+import controls
 import fast.graph as graph_module
 import fast.lanes as lanes_module
 import fast.slots as slots_module
+import scores
 import tools
-from data import Sample
+from data import Sample, load
 from fast.lora import merged_lora
 from fast.slots import SlotEngine
 from knobs import Limits
@@ -297,7 +299,7 @@ def test_arms(rollout, model, processor, samples, script, pictures):
     script(lambda rng: call(10, 10, 60, 60))
     arms = {
         arm: rollout(model, processor, samples[:1], tool=arm, max_turns=2, seed=0, **LIMITS)[0]
-        for arm in ("on", "off", "blank", "random", "oracle")
+        for arm in ("on", "off", "blank", "random", "swap", "oracle")
     }
     assert arms["off"].boxes == [] and "image_zoom_in_tool" not in processor.tokenizer.decode(
         arms["off"].prompt_ids
@@ -313,6 +315,25 @@ def test_arms(rollout, model, processor, samples, script, pictures):
         .resize(arms["oracle"].images[1].size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     )
     assert not ImageChops.difference(arms["oracle"].images[1], target).getbbox()
+    # Nothing to swap with in this sample: its own crop.
+    assert not ImageChops.difference(arms["on"].images[1], arms["swap"].images[1]).getbbox()
+
+
+def test_the_swap_arm_shows_another_tile(rollout, model, processor, script):
+    """The tile is one of the picture's others, whole, and the record says which letter was shown."""
+    script(lambda rng: call(10, 10, 60, 60))
+    for sample in [s for s in load("toy", limit=20) if s.meta["kind"] == "read"][:4]:
+        t = rollout(model, processor, [sample], tool="swap", max_turns=2, seed=0, **LIMITS)[0]
+        box, letter = controls.swapped(sample)
+        assert box not in sample.boxes and (box, letter) in sample.meta["others"]
+        region = controls.around(sample.open(), box)
+        expected = tools.resize(sample.open().crop(region), t.images[1].size)
+        assert not ImageChops.difference(t.images[1], expected).getbbox()
+        for answer, shown in ((letter, True), (sample.answer, letter == sample.answer), (None, False)):
+            t.answer = answer
+            record = scores.make_record(t, {"right": False, "said": None}, "swap")
+            assert record["says_shown"] is shown
+        assert scores.make_record(t, {"right": False, "said": None}, "on")["says_shown"] is None
 
 
 def test_a_single_turn_sample_gets_no_tool(rollout, model, processor, pictures, script):

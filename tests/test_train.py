@@ -385,6 +385,41 @@ def test_the_bonus_is_the_knobs(build, script, tmp_path):
     assert row["reward_tool"] == pytest.approx(1.2 * row["tool_rate"])
 
 
+def test_the_price_of_a_call_is_the_knobs(build, script, tmp_path):
+    script(lambda rng: random_turn(rng) if rng.random() < 0.5 else call(10, 10, 60, 60))
+    build(steps=1, bonus="priced_all", call_price=0.3, max_turns=3).train()
+    row = metrics(tmp_path)[0]
+    assert row["delivered"] > 0 and row["reward_tool"] == 0.0
+    parts = row["reward_accuracy"] + row["reward_format"] - 0.3 * row["delivered"]
+    assert row["reward"] == pytest.approx(parts, abs=1e-4)
+
+
+@pytest.mark.parametrize("tool", ["off", "blank"])
+def test_training_without_a_tool_and_with_blank_crops(build, script, tmp_path, tool):
+    """The same update on other episodes: text alone, or calls that are answered with grey."""
+    script(lambda rng: random_turn(rng) if rng.random() < 0.5 else call(10, 10, 60, 60))
+    seen = []
+    trainer = build(steps=2, tool=tool)
+    sample_groups = trainer.sample_groups
+
+    def keep(samples):
+        groups = sample_groups(samples)
+        seen.extend(t for group in groups for t in group)
+        return groups
+
+    trainer.sample_groups = keep
+    trainer.train()
+    crops = [picture for t in seen for picture in t.images[1:]]
+    first, second = metrics(tmp_path)
+    assert max(first["logp_gap"], second["logp_gap"]) < 1e-4
+    if tool == "off":
+        assert not crops and first["tool_rate"] == 0.0
+        decode = trainer.processing_class.decode
+        assert not any("image_zoom_in_tool" in decode(t.prompt_ids) for t in seen)
+    else:
+        assert crops and all(len(picture.getcolors()) == 1 for picture in crops)
+
+
 # --------------------------------------------------------------------------------------------------
 # The real commands.
 
@@ -521,6 +556,8 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         (["--group", "1"], "--group must be at least 2"),
         (["--micro_batch", "7"], "must divide"),
         (["--bonus", "huge"], "invalid choice: 'huge'"),
+        (["--tool", "random"], "invalid choice: 'random'"),
+        (["--data", "toy:tiles=9"], "no range within 2 and 6"),
         (["--temperature", "0"], "--temperature"),
         (["--lr-schedule", "cosine"], "invalid choice: 'cosine'"),
         (["--model", "qwen9"], "unknown model 'qwen9'"),

@@ -1,0 +1,129 @@
+"""What a run keeps of its held-out questions, and the statistics of before and after."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import call
+
+import heldout
+from data import load
+from fast.slots import SlotEngine
+from heldout import HeldOut, aim_of, comparison_text
+from runs import read_rows
+from stats import permutation_p, two_way_interval
+
+LIMITS = {
+    "max_turns": 3,
+    "max_turn_tokens": 60,
+    "max_tokens": 300,
+    "look_pixels": 112 * 112,
+    "crop_pixels": 112 * 112,
+    "engine": "slots",
+}
+
+
+@pytest.fixture
+def held_out(tmp_path):
+    samples = [s for s in load("toy", split="test", limit=30) if s.meta["kind"] == "read"][:6]
+    return HeldOut(samples, tmp_path / "eval.json", LIMITS, None)
+
+
+@pytest.fixture
+def policy(monkeypatch, processor):
+    """policy(box, answer): zoom on `box(sample)`, if there is one, then say `answer(sample)`."""
+    import torch
+
+    def install(box, answer):
+        def choose(engine, scores):
+            tokens = []
+            for slot in engine.live:
+                t = engine.episodes.trajectories[slot.trajectory]
+                zooms = box(t.sample) is not None and not t.turns
+                text = f"<answer>{answer(t.sample)}</answer><|im_end|>"
+                if zooms:
+                    text = call(*[round(v / 9, 1) for v in box(t.sample)])
+                ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+                tokens.append(ids[min(slot.written, len(ids) - 1)])
+            return torch.tensor(tokens)
+
+        monkeypatch.setattr(SlotEngine, "choose", choose)
+
+    return install
+
+
+def test_before_and_after_are_paired_question_by_question(held_out, policy, model, processor, capsys):
+    """Three of six right before, all after: no question was lost, and the test is the exact one."""
+    right = {s.id for s in held_out.samples[:3]}
+    policy(lambda s: None, lambda s: s.answer if s.id in right else "nothing")
+    held_out.score(model, processor, "before", ("on", "off", "oracle"))
+    policy(lambda s: s.boxes[0], lambda s: s.answer)
+    held_out.score(model, processor, "after", ("on",), 5)
+    found = held_out.compare()["paired"]
+    assert set(found) == {"on"}
+    assert found["on"] == {"n": 6, "gain": 0.5, "harm": 0.0, "difference": 0.5, "p": 0.25}
+    assert "on, after against before: +0.500" in comparison_text(held_out.stored())
+    rows = read_rows(held_out.answers)
+    assert len(rows) == 6 * 4  # three arms before, one after
+    after = [row for row in rows if row["when"] == "after"]
+    assert all(row["iou"] > 0.9 and row["right"] for row in after)
+    stored = held_out.stored()["after"]["on"]["all"]
+    assert stored["accuracy"] == sum(row["right"] for row in after) / 6
+    assert stored["tool_rate"] == 1.0
+
+
+def test_what_is_scored_already_is_not_scored_again(held_out, policy, model, processor):
+    policy(lambda s: None, lambda s: s.answer)
+    first = held_out.score(model, processor, "before", ("on",))
+    policy(lambda s: None, lambda s: "nothing")
+    assert held_out.score(model, processor, "before", ("on",)) == json.loads(json.dumps(first))
+    held_out.score(model, processor, "after", ("on",), 5)
+    held_out.score(model, processor, "after", ("on",), 9)  # the run was prolonged
+    rows = read_rows(held_out.answers)
+    assert [row["when"] for row in rows] == ["before"] * 6 + ["after"] * 6
+
+
+def forced(when: str, boxes, kind="read") -> list[dict]:
+    target = [100, 100, 200, 200]
+    return [
+        {"when": when, "arm": "forced", "kind": kind, "boxes": [box], "targets": [target]}
+        for box in boxes
+    ]
+
+
+def test_boxes_that_only_shrink_are_told_from_boxes_that_aim():
+    """Wide boxes around the target are as good when shrunk; shrinking those beside it helps nothing."""
+    after = forced("after", [[100, 100, 200, 200]] * 3)
+    around = aim_of(forced("before", [[0, 0, 300, 300]] * 3) + after)
+    assert around["before, at the size of after"] == around["after"] == 1.0
+    assert around["before"] == pytest.approx(1 / 9)
+    beside = aim_of(forced("before", [[150, 150, 450, 450]] * 3) + after)
+    assert beside["before, at the size of after"] == 0.0 < beside["before"] < beside["after"]
+    other = forced("before", [[0, 0, 9, 9]], kind="glance")  # not asked to aim
+    assert aim_of(other + forced("before", [[0, 0, 300, 300]]) + after) == around
+    assert aim_of(after) == {} == aim_of([])
+
+
+def test_an_interval_over_seeds_is_wider_where_seeds_differ():
+    """Three runs of 0.5, 0.7, 0.9 on 500 questions: the questions alone would say +- 0.03."""
+    rng = np.random.default_rng(0)
+    apart = [(rng.random(500) < share).tolist() for share in (0.5, 0.7, 0.9)]
+    alike = [(rng.random(500) < 0.7).tolist() for _ in range(3)]
+    wide = np.subtract(*reversed(two_way_interval(apart)))
+    narrow = np.subtract(*reversed(two_way_interval(alike)))
+    assert wide > 0.2 > 0.1 > narrow
+    one = two_way_interval(alike[:1])  # a single run: its questions are all there is to draw
+    assert one[0] < np.mean(alike[0]) < one[1]
+    assert two_way_interval(apart) == two_way_interval(apart)  # the same each time
+
+
+def test_five_against_five_can_be_told_and_three_against_three_not():
+    assert permutation_p([1] * 5, [0] * 5)[0] == pytest.approx(2 / 252)
+    assert permutation_p([1] * 3, [0] * 3)[0] == pytest.approx(0.1)
+    assert permutation_p([1, 2, 3], [0, 0]) == (pytest.approx(0.2), pytest.approx(0.1))
+
+
+def test_a_swap_is_summed_up():
+    assert heldout.comparison_text(
+        {"paired": {}, "after": {"swap": {"read": {"says_shown": 0.95}, "all": {"says_shown": 0.5}}}}
+    ) == ("shown another tile's crop, it says that one's letter: 0.95")
