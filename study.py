@@ -58,6 +58,8 @@ class Knobs:
 def read_knobs(argv: list[str]) -> Knobs:
     folders = ["--runs", *argv] if argv and not argv[0].startswith("-") else argv
     knobs, _ = parse(Knobs, folders, __doc__)
+    if not knobs.runs:
+        fail("give the folders of some runs: study.py runs/seed-0 runs/seed-1")
     for run in knobs.runs:
         if not (Path(run) / "answers.jsonl").is_file():
             fail(f"{run} holds no answers.jsonl; give run folders of train.py")
