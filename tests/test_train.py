@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOTrainer
 
+import reward
 import runs
 import train
 from bench import stock_batch
@@ -392,6 +393,22 @@ def test_the_price_of_a_call_is_the_knobs(build, script, tmp_path):
     assert row["delivered"] > 0 and row["reward_tool"] == 0.0
     parts = row["reward_accuracy"] + row["reward_format"] - 0.3 * row["delivered"]
     assert row["reward"] == pytest.approx(parts, abs=1e-4)
+
+
+def test_the_price_may_come_later(build, script, monkeypatch):
+    """Until then the steps are paid as in the paper."""
+    script(random_turn)
+    paid = []
+
+    def score(trajectory, **settings):
+        paid.append((settings["bonus"], settings["call_price"]))
+        return reward.score(trajectory, **settings)
+
+    monkeypatch.setattr(train, "score", score)
+    trainer = build(steps=3, bonus="priced", call_price=0.3, price_from=2)
+    trainer.probes = []
+    trainer.train()
+    assert paid == [("conditional", 0.3)] * 24 + [("priced", 0.3)] * 12  # 3 groups of 4
 
 
 @pytest.mark.parametrize("tool", ["off", "blank"])
