@@ -54,7 +54,7 @@ class Training:
         "pays call_price for each crop; priced_all: any answer does",
     )
     call_price: float = knob(0.05, "of each crop, where the bonus is priced")
-    price_from: int = knob(0, "steps before that with the conditional bonus: first that it zooms")
+    price_from: int = knob(0, "steps without the price, before it: first that it zooms")
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
     lr_schedule: Literal["linear", "constant"] = knob("linear", "constant: as in the paper")
@@ -252,10 +252,9 @@ class ZoomGRPOTrainer(GRPOTrainer):
         settings |= rollout_limits(self.knobs) | {"keep_features": True}
         trajectories = rollout(self.model, self.processing_class, samples, **settings)
         # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
-        bonus = self.knobs.bonus
-        if self.state.global_step < self.knobs.price_from:
-            bonus = "conditional"
-        pay = partial(score, bonus=bonus, call_price=self.knobs.call_price)
+        is_due = self.state.global_step >= self.knobs.price_from
+        price = self.knobs.call_price if is_due else 0.0
+        pay = partial(score, bonus=self.knobs.bonus, call_price=price)
         rewards = list(map(pay, trajectories))
         if self.judge:  # many requests at once; formulas come from the cache now
             judged = partial(pay, judge=self.judge)

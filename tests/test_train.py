@@ -396,7 +396,7 @@ def test_the_price_of_a_call_is_the_knobs(build, script, tmp_path):
 
 
 def test_the_price_may_come_later(build, script, monkeypatch):
-    """Until then the steps are paid as in the paper."""
+    """Until then crops cost nothing, and earn nothing."""
     script(random_turn)
     paid = []
 
@@ -408,7 +408,7 @@ def test_the_price_may_come_later(build, script, monkeypatch):
     trainer = build(steps=3, bonus="priced", call_price=0.3, price_from=2)
     trainer.probes = []
     trainer.train()
-    assert paid == [("conditional", 0.3)] * 24 + [("priced", 0.3)] * 12  # 3 groups of 4
+    assert paid == [("priced", 0.0)] * 24 + [("priced", 0.3)] * 12  # 3 groups of 4
 
 
 @pytest.mark.parametrize("tool", ["off", "blank"])
