@@ -358,10 +358,17 @@ def unfold_patches(embed) -> None:
 
 
 def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
-    """What the vision tower makes of each picture: features (visual tokens, width)."""
+    """What the vision tower makes of each picture: features (visual tokens, width).
+
+    Raises ValueError for a picture that the image processor has resized: its pads would not match.
+    """
     if not pictures:
         return []
     pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
+    grids = list(map(tuple, pixels["image_grid_thw"].tolist()))
+    for picture, grid in zip(pictures, grids):
+        if grid != processor.family.grid(picture):
+            raise ValueError(f"a picture of {picture.size} pixels was shown at {grid} patches")
     return list(model.get_image_features(**pixels, return_dict=True).pooler_output)
 
 

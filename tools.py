@@ -264,7 +264,8 @@ def fit(
 
     Both are multiples of `side`, the side in pixels of the square that one visual token covers. Qwen's own
     rule (`smart_resize`): it shrinks or enlarges only where the budget demands it. It fails on slivers, which
-    are therefore squeezed to an aspect ratio of 100 first.
+    are therefore squeezed to an aspect ratio of 100 first. A budget of under four times the least may be
+    exceeded.
 
     >>> fit((1008, 1008), 112 * 112), fit((1600, 1200), 1280 * 28 * 28), fit((20, 20), 10**6)
     ((112, 112), (1148, 840), (56, 56))
@@ -272,6 +273,9 @@ def fit(
     width = min(size[0], MAX_ASPECT * size[1])
     height = min(size[1], MAX_ASPECT * size[0])
     height, width = smart_resize(height, width, side, min_pixels, max_pixels)
+    # Rounded down to less than the least, it would be enlarged by the image processor, behind our back.
+    if height * width < min_pixels:
+        height, width = smart_resize(height, width, side, min_pixels, 4 * min_pixels)
     return width, height
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 import model as models
 from data import load
 from knobs import PRESETS
-from model import add_lora, config_of, load_model, merge, resolve
+from model import add_lora, config_of, load_model, merge, resolve, see
 from rollout import rollout
 
 LIMITS = dict(
@@ -136,3 +137,9 @@ def test_any_name_of_the_cpu_means_float32():
     """Under torchrun accelerate calls it cpu:0; the tiny model must not turn into bfloat16 there."""
     for device in ("cpu", "cpu:0"):
         assert load_model("tiny", device=device)[0].dtype == torch.float32
+
+
+def test_a_picture_that_was_resized_behind_our_back_is_no_picture(model, processor):
+    """84 x 28 pixels are fewer than the image processor takes: its features would not match the pads."""
+    with pytest.raises(ValueError, match=r"\(84, 28\) pixels was shown at"):
+        see(model, processor, [Image.new("RGB", (112, 112)), Image.new("RGB", (84, 28))])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import call
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -172,12 +172,16 @@ def test_a_crop_is_what_the_box_says(size, budget, box):
         assert abs(got - min(max(wanted, 0), most)) <= 1 + 1e-3
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.tuples(st.integers(1, 900), st.integers(1, 900)), st.integers(56 * 56, 3 * 10**5))
+@settings(deadline=None, max_examples=60)
+@given(
+    st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    st.one_of(st.integers(56 * 56, 4 * 56 * 56), st.integers(56 * 56, 3 * 10**5)),
+)
+@example((300, 100), 56 * 56)  # rounded down to 84 x 28, which the processor would enlarge
 def test_what_fits_is_left_alone_by_the_image_processor(size, budget):
     """The rollout resizes once; the processor must then see exactly the grid that was promised."""
     shown = fit(size, budget)
-    grid = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=10**8)(
+    grid = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=10**8)(
         [Image.new("RGB", shown)]
     )["image_grid_thw"][0]
     assert (grid[2] * 14, grid[1] * 14) == shown and shown[0] % 28 == shown[1] % 28 == 0
