@@ -235,6 +235,8 @@ class ZoomGRPOTrainer(GRPOTrainer):
             for trajectory, advantage in zip(group, advantages):
                 trajectory.advantage = advantage
         self.stats = scores.step_stats(groups, rewards) | {"sec_rollout": time.time() - began}
+        if self.knobs.tool == "off":
+            self.stats["tool_rate"] = None  # there was none to call
         tokens = sum(sum(trajectory.sampled) for group in groups for trajectory in group)
         tokens = torch.tensor(float(tokens), device=self.accelerator.device)
         self.step_tokens = self.accelerator.reduce(tokens, "sum").item()
