@@ -19,6 +19,7 @@ from knobs import fail, write_json, write_whole
 def make_run_folder(wanted: str, usual: str, knobs: dict) -> Path:
     """Create the run folder and write its args.json. If `wanted` is empty it gets the usual name, with a
     number if that is taken."""
+    usual = usual.replace(":", "-")  # of a variant of the toy
     run = Path(wanted or usual)
     number = 2
     while not wanted and run.exists():

@@ -446,8 +446,7 @@ def main(knobs: Knobs) -> None:
     transformers.set_seed(knobs.seed)
     samples, questions = load_questions(knobs)
     if state.is_main_process:
-        data = Path(knobs.data).name.replace(":", "-")
-        usual = f"runs/{Path(knobs.model).name}-{data}"
+        usual = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
         knobs.out = str(runs.make_run_folder(knobs.out, usual, asdict(knobs)))
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
