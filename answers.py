@@ -255,9 +255,13 @@ NUMBER = re.compile(
 NUMBER_IN_TEXT = re.compile(
     r"(?<![\w.^])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?"
 )
-LISTED = re.compile(
-    r"\s*(?:,|;|and|&|to|-|–)+\s*"
-)  # between two numbers: neither is the answer
+LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: neither is the answer
+ONLY_NUMBERS = re.compile(r"[\d.\s]+(?:[,;][\d.\s]+)+")
+TAKEN_BACK = re.compile(r"\b(?:not|never|neither|nor)\b|n't\b", re.I)
+# A word for a number beside one of these stands for another number.
+MORE_NUMBER_WORDS = re.compile(
+    r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative|no)\b"
+)
 UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°"}
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
 
@@ -328,7 +332,9 @@ def last_number(text: str) -> float | None:
     >>> [last_number(t) for t in ("14 years (from 1980 to 1994)", "There are two dogs", "12 and 13")]
     [14.0, 2.0, None]
     """
-    claim = plain_number(unwrap(text)[-200:])
+    claim = plain_number(unwrap(spelled_out(text))[-200:])
+    if TAKEN_BACK.search(claim) or ONLY_NUMBERS.fullmatch(claim):
+        return None
     is_power = re.search(r"\^\{?-?\d+\}?$", claim) and not re.search(
         r"[a-zA-Z]\^\{?\d\}?$", claim
     )
@@ -343,12 +349,25 @@ def last_number(text: str) -> float | None:
     found = list(NUMBER_IN_TEXT.finditer(claim))
     if not found:
         return number_word(claim)
-    if len(found) > 1 and LISTED.fullmatch(claim[found[-2].end() : found[-1].start()]):
-        return None
     value, below = found[-1].groups()
+    if len(found) > 1:
+        between = claim[found[-2].end() : found[-1].start()]
+        is_range = value.startswith("-") and not between.strip()  # "13 - 14"
+        if is_range or LISTED.fullmatch(between):
+            return None
     if below and not float(below):
         return None
     return float(value.replace(" ", "")) / float(below or 1)
+
+
+def spelled_out(text: str) -> str:
+    """Roots, powers and halves in LaTeX or digits, before they are made plain characters.
+
+    >>> spelled_out("2√3"), spelled_out("10²"), spelled_out("3½")
+    ('2\\\\sqrt{3}', '10^2', '3 1/2')
+    """
+    text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text)
+    return text.replace("²", "^2").replace("³", "^3").replace("½", " 1/2").strip()
 
 
 def plain_number(text: str) -> str:
@@ -374,9 +393,11 @@ def plain_number(text: str) -> str:
 def number_word(text: str) -> float | None:
     """The only number that is written as a word.
 
-    >>> number_word("There are two dogs"), number_word("two or three"), number_word("someone")
+    >>> number_word("There are two dogs"), number_word("two or three"), number_word("twenty-two")
     (2.0, None, None)
     """
+    if MORE_NUMBER_WORDS.search(text.lower()):
+        return None
     words = re.findall(r"[a-z]+", text.lower())
     found = [NUMBER_WORDS[word] for word in words if word in NUMBER_WORDS]
     return float(found[0]) if len(found) == 1 else None

@@ -1,5 +1,5 @@
 """Score a model, with controls that show whether it looks: the same questions with the crop real, blank,
-random or perfect.
+random, perfect or another thing's, without the tool, and with the call opened for it.
 
     python eval.py --model runs/tiny-toy/checkpoint-160 --data toy
     python eval.py --model qwen2.5-vl-7b --data vstar --arms on,off,blank        # a benchmark of the paper
@@ -215,6 +215,8 @@ def read_knobs(argv: list[str]) -> Knobs:
             setattr(knobs, name, value)
     if knobs.prompt:
         read_prompt(knobs.prompt)
+        if "arms" not in given and not knobs.ask:
+            fail("--prompt needs --arms: on if its words offer the zoom, off if they don't")
     is_benchmark = knobs.data in BENCHMARKS
     reasoning = is_benchmark and BENCHMARKS[knobs.data].kind == "reasoning"
     if (
@@ -307,6 +309,10 @@ def read_prompt(file: str) -> tuple[str, str]:
         user = text
     if user.count("{question}") != 1:
         fail(f"--prompt {file}: the user's text (after a line ---) must hold {{question}} once")
+    if "<|" in text:
+        fail(
+            f"--prompt {file}: no special tokens such as <|im_start|>; turns and picture are added"
+        )
     return system, user
 
 
@@ -351,7 +357,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     """All that a number depends on; runs of one protocol share a folder, and go on where they stopped."""
     limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize")]
     named = ["model", "data", "root", "arms", "seed", "repeats", *limits]
-    # Folders of before lack these.
+    # Named only where they are used.
     named += ["split"] if knobs.split == "all" else []
     named += ["protocol"] if knobs.protocol == "paper" else []
     named += ["prompt"] if knobs.prompt else []
@@ -399,7 +405,8 @@ def make_folder(knobs: Knobs, protocol: dict) -> Path:
         model = Path(knobs.model)
         is_checkpoint = model.name.startswith("checkpoint-")
         label = f"{model.parent.name}-{model.name}" if is_checkpoint else model.name
-        usual = f"runs/eval-{label}-{'ask' if knobs.ask else Path(knobs.data).name}"
+        asked = "ask" if knobs.ask else Path(knobs.data).name.replace(":", "-")
+        usual = f"runs/eval-{label}-{asked}"
         out = Path(usual)
         number = 2
         while is_foreign(out) or read_json(out / "protocol.json") not in ({}, wanted):
@@ -486,6 +493,19 @@ def make_jobs(knobs: Knobs, samples: list[Sample], done: set) -> list[Job]:
     ]
 
 
+def last_message(trajectory) -> str | None:
+    """What a model said that was asked in other words than ours: in tags, in a box, or all after its thought.
+
+    None where it was cut, or ran out of turns.
+    """
+    if trajectory.stop != "no_call":
+        return None
+    said = trajectory.turns[-1].rpartition("</think>")[2].strip()
+    tagged = tools.find_answer(said)
+    boxed = tools.find_answer(said, boxed=True)
+    return tagged or boxed or said or None
+
+
 def answer_job(
     job: Job, samples: list[Sample], model, processor, knobs: Knobs, judge
 ) -> list[tuple]:
@@ -494,8 +514,8 @@ def answer_job(
     trajectories = answer_questions(model, processor, samples, job.arm, **settings)
     answers = []
     for trajectory in trajectories:
-        if knobs.protocol == "paper" and trajectory.answer is None:
-            trajectory.answer = trajectory.turns[-1].strip() or None  # the whole last message
+        if knobs.protocol == "paper" or knobs.prompt:
+            trajectory.answer = trajectory.answer or last_message(trajectory)
         grades = grade(knobs.data, trajectory, judge, knobs.protocol)
         answers.append((trajectory, make_record(trajectory, grades, job.arm, job.repeat)))
     return answers

@@ -17,6 +17,7 @@ from scores import (
     mean,
     plain_grade,
     possible_arms,
+    question_group,
     summarise_by_kind,
 )
 
@@ -66,6 +67,7 @@ class HeldOut:
         rows = []
         for trajectory, record in zip(trajectories, records):
             row = {"when": when, "kind": record["meta"].get("kind")}
+            row["group"] = question_group(record)
             row |= {key: record[key] for key in KEPT}
             rows.append(row | {"targets": trajectory.sample.boxes})
         append_rows(self.answers, *rows)
@@ -85,7 +87,8 @@ def compare_times(rows: list[dict]) -> dict[str, dict]:
     """The same questions before and after, in each arm that was asked both times: see `compare_arms`."""
     records = []
     for row in rows:
-        named = {"arm": f"{row['when']}: {row['arm']}", "repeat": 0, "meta": {}}
+        meta = {"group": row["group"]}
+        named = {"arm": f"{row['when']}: {row['arm']}", "repeat": 0, "meta": meta}
         records.append(row | named)
     found = {}
     for arm in dict.fromkeys(row["arm"] for row in rows):

@@ -120,7 +120,7 @@ def summarise(records: list[dict]) -> dict:
     summary["tool_rate"] = mean(bool(record["boxes"]) for record in records)
     summary["crops"] = mean(len(record["boxes"]) for record in records)
     for key in ("iou", "holds", "tokens", "errors", "says_shown"):
-        summary[key] = mean(record[key] for record in records)
+        summary[key] = mean(record.get(key) for record in records)
     cut = [record["stop"] in CUT for record in records]
     silent = [record["answer"] is None for record in records]
     summary["cut"] = fmean(cut)

@@ -75,15 +75,15 @@ def answers_of(rows: list[dict], when: str, arm: str, kind: str | None) -> list[
     ]
 
 
-def values(answers: list[dict], measure: str) -> list[float]:
-    """What is averaged; answers without it (no crop: no IoU) are left out."""
+def values(answers: list[dict], measure: str) -> dict[str, float]:
+    """What is averaged, by question; answers without it (no crop: no IoU) are left out."""
     if measure == "zooms":
-        return [float(bool(row["boxes"])) for row in answers]
-    return [float(row[measure]) for row in answers if row[measure] is not None]
+        return {row["id"]: float(bool(row["boxes"])) for row in answers}
+    return {row["id"]: float(row[measure]) for row in answers if row[measure] is not None}
 
 
-def mean_text(numbers: list[float]) -> str:
-    return f"{fmean(numbers):.2f}" if numbers else "-"
+def mean_text(by_question: dict[str, float]) -> str:
+    return f"{fmean(by_question.values()):.2f}" if by_question else "-"
 
 
 def row_text(runs: list[list[dict]], line: tuple) -> str:
@@ -100,13 +100,14 @@ def row_text(runs: list[list[dict]], line: tuple) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def interval_text(after: list[list[float]]) -> str:
-    """The mean and its two-way interval, where every run has a value for the same questions."""
-    same_length = len(set(map(len, after))) == 1
-    if not same_length or not after[0]:
+def interval_text(after: list[dict[str, float]]) -> str:
+    """The mean and its two-way interval, over the questions for which every run has a value."""
+    questions = sorted(set.intersection(*map(set, after)))
+    if not questions:
         return "-"
-    low, high = two_way_interval(after)
-    return f"{fmean(map(fmean, after)):.2f} ({low:.2f} to {high:.2f})"
+    rows = [[by_question[name] for name in questions] for by_question in after]
+    low, high = two_way_interval(rows)
+    return f"{fmean(map(fmean, rows)):.2f} ({low:.2f} to {high:.2f})"
 
 
 def table(runs: list[list[dict]]) -> str:

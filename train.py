@@ -54,7 +54,7 @@ class Training:
         "pays call_price for each crop; priced_all: any answer does",
     )
     call_price: float = knob(0.05, "of each crop, where the bonus is priced")
-    price_from: int = knob(0, "steps without the price, before it: first that it zooms")
+    price_from: int = knob(0, "first steps in which crops cost nothing (and earn nothing)")
     temperature: float = knob(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
     lr_schedule: Literal["linear", "constant"] = knob("linear", "constant: as in the paper")
@@ -254,12 +254,11 @@ class ZoomGRPOTrainer(GRPOTrainer):
         settings |= rollout_limits(self.knobs) | {"keep_features": True}
         trajectories = rollout(self.model, self.processing_class, samples, **settings)
         # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
-        is_due = self.state.global_step >= self.knobs.price_from
-        price = self.knobs.call_price if is_due else 0.0
-        pay = partial(score, bonus=self.knobs.bonus, call_price=price)
-        rewards = list(map(pay, trajectories))
+        price = self.knobs.call_price * (self.state.global_step >= self.knobs.price_from)
+        self.pay = partial(score, bonus=self.knobs.bonus, call_price=price)
+        rewards = list(map(self.pay, trajectories))
         if self.judge:  # many requests at once; formulas come from the cache now
-            judged = partial(pay, judge=self.judge)
+            judged = partial(self.pay, judge=self.judge)
             with ThreadPoolExecutor(16) as pool:
                 rewards = list(pool.map(judged, trajectories))
         groups = []
@@ -378,7 +377,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
             settings = rollout_limits(self.knobs) | {"temperature": 0}
             settings["tool"] = self.knobs.tool
             answers = rollout(self.model, processor, self.probes, **settings)
-            rewards = [score(answer) for answer in answers]
+            rewards = list(map(self.pay, answers))
             runs.store_group(self.run, step, answers, rewards, processor.tokenizer, probe=True)
         if time.time() - self.page_made > 60 and step > 1:  # drawing takes a second or two
             make_page(self.run)

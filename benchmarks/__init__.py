@@ -76,16 +76,21 @@ def table_rows(folder: Path, benchmark: Benchmark, name: str):
 def json_rows(folder: Path, file: Path, benchmark: Benchmark):
     rows = json_table(file, (*benchmark.columns, "imagename"))
     for key, row in rows.items():
-        picture = next(iter(folder.rglob(row["imagename"])), None)
-        yield (
-            f"{file.name}, {key}",
-            partial(make_samples, benchmark, row, key, str(picture), file),
-        )
+        yield f"{file.name}, {key}", partial(json_samples, folder, file, benchmark, key, row)
+
+
+def json_samples(folder: Path, file: Path, benchmark: Benchmark, key: str, row: dict):
+    picture = next(iter(folder.rglob(row["imagename"])), None)
+    if picture is None:
+        raise ValueError(f"no picture {row['imagename']}")
+    return make_samples(benchmark, row, key, str(picture), file)
 
 
 def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
     """Rows by their names; ValueError that names the file if it is broken or lacks a column."""
     rows = read_json(file)
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise ValueError(f"{file} holds no rows by their names")
     known = set().union(*rows.values())
     if missing := [column for column in columns if column not in known]:
         raise ValueError(f"{file} lacks the columns {', '.join(missing)}")

@@ -17,7 +17,7 @@ from benchmarks.record import (
 )  # fmt: skip
 from data import Sample
 from knobs import read_json
-from reward import is_correct
+from reward import MAX_ANSWER_CHARS, is_correct
 
 ASK_LETTER = " Answer with the letter of the right option."
 
@@ -46,13 +46,15 @@ def right_as_paper(answer: str, sample: Sample, judge) -> bool:
     >>> [right_as_paper(said, cat, None) for said in ("B", "A.", "I see. B. a cat, I think")]
     [True, False, True]
     """
-    letter = chr(65 + sample.options.index(sample.answer))
-    said = unwrap(answer)
+    letters = [
+        chr(65 + place) for place, text in enumerate(sample.options) if text == sample.answer
+    ]
+    said = unwrap(answer)[1 - MAX_ANSWER_CHARS :]  # of a long message the end
     if len(said) == 1 or len(said) == 2 and said[1] == ".":
-        return said[0] == letter
-    if f"{letter}. {sample.answer}" in said:
+        return said[0] in letters
+    if any(f"{letter}. {sample.answer}" in said for letter in letters):
         return True
-    return judge(sample.text(), sample.answer, answer) if judge else is_correct(answer, sample)
+    return judge(sample.text(), sample.answer, said) if judge else is_correct(said, sample)
 
 
 def make_hrbench(row: dict) -> Sample:

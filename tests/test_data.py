@@ -84,6 +84,9 @@ def test_variants_of_the_toy():
         assert len(sample.meta["others"]) in (4, 5)
         assert sample.source == "toy" and sample.open().size == (SIZE, SIZE)
     assert load("toy-mixture:kinds=legible", limit=3)[0].meta["kind"] == "legible"
+    for sample in load("toy-mixture", limit=200):
+        boxes = [box for box, _ in sample.meta["others"]]
+        assert not set(boxes) & set(sample.boxes) and all(text for _, text in sample.meta["others"])
 
 
 @pytest.mark.parametrize(

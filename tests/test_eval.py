@@ -1129,6 +1129,29 @@ def test_in_the_papers_protocol_a_judge_decides_what_is_no_letter():
     said = ("A", "A.", "B", "I think A. red", "red", "the crimson one")
     assert [is_right(answer) for answer in said] == [True, True, False, True, False, True]
     assert asked == ["red", "the crimson one"]
+    long = reply(sample, None)
+    long.answer = "I look. " * 200 + "So the answer is A."
+    assert grade("vstar", long, None, "paper")["right"]
+    twice = Sample("2", b"", "Which?", "red", options=("red", "red", "blue"))
+    assert grade("vstar", reply(twice, "B"), judge, "paper")["right"]
+
+
+@pytest.mark.parametrize(
+    "turn, stop, said",
+    [
+        ("B", "no_call", "B"),
+        ("<think>A? No.</think> B", "no_call", "B"),
+        ("<think>A?</think><answer>B</answer>", "no_call", "B"),  # where a box was expected
+        (r"<think>A?</think> so \boxed{B}", "no_call", "B"),
+        ("<think>A? Let me", "length", None),
+        ('<think>A</think><tool_call>{"bbox_2d": [1, 2, 30, 40]}</tool_call>', "turns", None),
+        ("<think>A</think>", "no_call", None),
+    ],
+)
+def test_what_a_model_says_in_its_own_words(turn, stop, said):
+    """Not what it only thought, nor a call that was left over, nor the half of a thought."""
+    t = Trajectory(Sample("1", PICTURE, "?", "B"), [1], turns=["<think>x</think>", turn], stop=stop)
+    assert eval.last_message(t) == said
 
 
 def test_another_models_words(processor, tmp_path):
@@ -1181,7 +1204,9 @@ def test_asking_about_a_picture_of_ones_own(tmp_path):
         (["--data", "DATA", "--arms", "oracle"], "no arm is left"),
         (["--data", "vstar", "--root", "/nowhere"], "no such folder"),
         (["--prompt", "/nowhere.txt"], "--prompt /nowhere.txt: can't be read"),
-        (["--prompt", "DATA/rows.jsonl"], "must hold {question} once"),
+        (["--prompt", "DATA/rows.jsonl", "--arms", "on"], "must hold {question} once"),
+        (["--prompt", "DATA/special.txt", "--arms", "on"], "no special tokens"),
+        (["--prompt", "DATA/words.txt"], "--prompt needs --arms"),
     ],
 )
 def test_mistakes_are_one_line(argv, said, tmp_path):
@@ -1189,6 +1214,8 @@ def test_mistakes_are_one_line(argv, said, tmp_path):
     row = {"image": "a.png", "question": "What?", "answer": "x"}
     lines = [json.dumps(row | {"id": str(i)}) + "\n" for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(lines))
+    (tmp_path / "words.txt").write_text("{question}")
+    (tmp_path / "special.txt").write_text("<|vision_start|>{question}")
     argv = [word.replace("DATA", str(tmp_path)) for word in argv]
     done = command(*argv, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr

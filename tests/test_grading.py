@@ -70,14 +70,17 @@ CORPUS = [
         "a whole number", "mathvista",
         MATHVISTA | {"answer": "14", "answer_type": "integer", "precision": 0.0},
         ["14", "14.0", "14 years", "14 years (from 1980 to 1994)", "1994 - 1980 = 14", "about 14",
-         "The answer is 14.", "**14**", r"\boxed{14}", "14%", "There are 14 of 20, so 14"],
-        ["41", "1994", "13 or 14", "13 and 14", "14 and 13", "fourteen or so", "-14", "", None],
+         "The answer is 14.", "**14**", r"\boxed{14}", "14%", "There are 14 of 20, so 14",
+         "In 2015, 14 were built.", "Out of 20, 14", "From 1980 to 1994, 14 years"],
+        ["not 14", "It isn't 14", "12, not 14", "13 - 14", "12, 13, 14",
+         "41", "1994", "13 or 14", "13 and 14", "14 and 13", "fourteen or so", "-14", "", None],
     ),
     (
         "a count in words", "mathvista",
         MATHVISTA | {"answer": "2", "answer_type": "integer", "precision": 0.0},
         ["2", "two", "Two.", "There are two dogs.", "two dogs"],
-        ["three", "two or three", "two and three", "someone", "none"],
+        ["three", "two or three", "two and three", "someone", "none", "twenty-two", "two hundred",
+         "minus two", "not two", "√2", "½", "half of two"],
     ),
     (
         "a number to one decimal", "mathvista",
@@ -138,7 +141,11 @@ CORPUS = [
     ),
     (
         "a formula", "mathvision", MATHVISION | {"options": [], "answer": r"2\sqrt{3}"},
-        [r"2\sqrt{3}", r"\sqrt{12}", "3.4641"], [r"\sqrt{3}", "2", r"3\sqrt{2}"],
+        [r"2\sqrt{3}", "2√3", r"\sqrt{12}", "√12", "3.4641"], [r"\sqrt{3}", "√3", "2", r"3\sqrt{2}"],
+    ),
+    (
+        "a power", "mathvision", MATHVISION | {"options": [], "answer": "100"},
+        ["100", "10²", "10^2", "10^{2}"], ["10", "102", "10³", "√100 cm²x"],
     ),
     (
         "the letter, never two", "wemath",

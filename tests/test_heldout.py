@@ -11,7 +11,7 @@ from data import load
 from fast.slots import SlotEngine
 from heldout import HeldOut, aim_of, comparison_text
 from runs import read_rows
-from stats import permutation_p, two_way_interval
+from stats import two_way_interval
 
 LIMITS = {
     "max_turns": 3,
@@ -91,6 +91,19 @@ def forced(when: str, boxes, kind="read") -> list[dict]:
     ]
 
 
+def test_rows_of_one_group_are_one_question():
+    """Eight variants of a question, all wrong before and right after, are no eight pieces of evidence."""
+    rows = []
+    for when in ("before", "after"):
+        for i in range(8):
+            row = {"when": when, "arm": "on", "id": str(i), "group": "one", "right": when == "after"}
+            rows.append(row)
+    found = heldout.compare_times(rows)["on"]
+    assert (found["difference"], found["p"]) == (1.0, 1.0)
+    apart = [row | {"group": row["id"]} for row in rows]
+    assert heldout.compare_times(apart)["on"]["p"] == pytest.approx(2 / 2**8)
+
+
 def test_boxes_that_only_shrink_are_told_from_boxes_that_aim():
     """Wide boxes around the target are as good when shrunk; shrinking those beside it helps nothing."""
     after = forced("after", [[100, 100, 200, 200]] * 3)
@@ -115,12 +128,6 @@ def test_an_interval_over_seeds_is_wider_where_seeds_differ():
     one = two_way_interval(alike[:1])  # a single run: its questions are all there is to draw
     assert one[0] < np.mean(alike[0]) < one[1]
     assert two_way_interval(apart) == two_way_interval(apart)  # the same each time
-
-
-def test_five_against_five_can_be_told_and_three_against_three_not():
-    assert permutation_p([1] * 5, [0] * 5)[0] == pytest.approx(2 / 252)
-    assert permutation_p([1] * 3, [0] * 3)[0] == pytest.approx(0.1)
-    assert permutation_p([1, 2, 3], [0, 0]) == (pytest.approx(0.2), pytest.approx(0.1))
 
 
 def test_a_swap_is_summed_up():

@@ -48,6 +48,8 @@ def test_the_table_is_the_mean_by_hand():
     shown = cells(text, "another tile's crop instead: says that tile's letter")
     assert shown[2:] == ["0.75", "0.75", "0.75 (0.25 to 1.00)"]
     assert cells(text, "right on `glance`") == ["-"] * 5  # not asked
+    other = [row | {"id": f"other {row['id']}"} for row in answers(1)]
+    assert cells(table([answers(0), other]), "right on `read`")[-1] == "-"  # other questions
 
 
 def test_the_command(tmp_path):

@@ -209,7 +209,8 @@ def draw_questions(
         )  # the split is part of the seed: train and test share no picture
         kind = rng.choices(list(weights), list(weights.values()))[0]
         question = draw_question(rng, kind, **scene)
-        others = set(question.scene.tiles) - set(question.targets)
+        asked = [tile.box for tile in question.targets]
+        others = [t for t in question.scene.tiles if t.letter and t.box not in asked]
         meta = {
             "kind": kind,
             "glyphs": tuple(tile.glyph() for tile in question.targets),
