@@ -491,7 +491,10 @@ def test_the_main_job_in_small(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3] and all(keys <= set(row) for row in rows)
     assert max(row["logp_gap"] for row in rows) < 1e-4
     scores = json.loads((out / "eval.json").read_text())
-    assert set(scores["after"]) == {"on", "off", "blank", "random", "oracle", "forced"}
+    arms = {"on", "off", "blank", "random", "swap", "oracle", "forced"}
+    assert set(scores["after"]) == arms and set(scores["paired"]) == {"on", "off", "forced"}
+    answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 6 * (3 + len(arms))
     assert (
         scores["after"]["on"]["all"]["n"] == 6
         and scores["after"]["off"]["all"]["tool_rate"] == 0
