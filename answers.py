@@ -257,10 +257,10 @@ NUMBER_IN_TEXT = re.compile(
 )
 LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: neither is the answer
 ONLY_NUMBERS = re.compile(r"[\d.\s]+(?:[,;][\d.\s]+)+")
-TAKEN_BACK = re.compile(r"\b(?:not|never|neither|nor)\b|n't\b", re.I)
+POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a unit
 # A word for a number beside one of these stands for another number.
 MORE_NUMBER_WORDS = re.compile(
-    r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative|no)\b"
+    r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
 )
 UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°"}
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
@@ -323,7 +323,7 @@ def close(a: float, b: float) -> bool:
 def last_number(text: str) -> float | None:
     """The value of an answer: its last number, with separators, units, percent, fractions, LaTeX and pi.
 
-    None where it leaves a choice between numbers, or only lists some.
+    None where it denies something, leaves a choice between numbers, or only lists some.
 
     >>> [last_number(t) for t in ("$1,200.50", "x = 45%", r"\\frac{3}{4} cm", "3/8", "12 m3", "1 or 2")]
     [1200.5, 45.0, 0.75, 0.375, 12.0, None]
@@ -333,12 +333,9 @@ def last_number(text: str) -> float | None:
     [14.0, 2.0, None]
     """
     claim = plain_number(unwrap(spelled_out(text))[-200:])
-    if TAKEN_BACK.search(claim) or ONLY_NUMBERS.fullmatch(claim):
+    if DENIES.search(claim) or ONLY_NUMBERS.fullmatch(claim):
         return None
-    is_power = re.search(r"\^\{?-?\d+\}?$", claim) and not re.search(
-        r"[a-zA-Z]\^\{?\d\}?$", claim
-    )
-    if is_power or re.search(r"\\(?!text|mathrm)", claim):
+    if POWER.search(claim) or re.search(r"\\(?!text|mathrm)", claim):
         return formula_value(claim)
     claim = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?", " ", claim)
     if re.search(r"\bor\b", claim):

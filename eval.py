@@ -58,6 +58,7 @@ from scores import (
     cut_warning,
     make_record,
     mean,
+    paired_text,
     possible_arms,
     score_table,
     summarise_by_kind,
@@ -133,10 +134,7 @@ def result_text(result: dict) -> str:
             )
     for pair, found in result["paired"].items():
         one, other = pair.split(" against ")
-        lines.append(
-            f"{pair}: {found['difference']:+.3f}; right with {one} alone {found['gain']:.3f}, with"
-            f" {other} alone {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
-        )
+        lines.append(paired_text(one, other, found))
     if result.get("note"):
         lines.append("note: " + result["note"])
     if published := result.get("published, percent, not measured here"):
@@ -210,7 +208,8 @@ def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs."""
     knobs, given = parse(Knobs, argv, __doc__)
     fill_limits(knobs, given)
-    for name, value in PAPER.items() if knobs.protocol == "paper" else ():
+    papers = PAPER if knobs.protocol == "paper" else {}
+    for name, value in papers.items():
         if name not in given:
             setattr(knobs, name, value)
     if knobs.prompt:
@@ -371,7 +370,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
         + tools.prompt("", tool=False, boxed=True)
         + tools.observation()
     )
-    prompts += "".join(read_prompt(knobs.prompt)) if knobs.prompt else ""
+    prompts += "".join(samples[0].wording or ())
     protocol["prompts"] = f"{zlib.crc32(prompts.encode()):08x}"
     source = Path(resolve(knobs.model))
     weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []

@@ -8,21 +8,22 @@ from pathlib import Path
 from boxes import iou
 from data import Sample
 from knobs import read_json, write_json
-from rollout import Trajectory
 from runs import append_rows, keep_rows, read_rows
 from scores import (
-    answer_questions,
+    answer_records,
     compare_arms,
-    make_record,
     mean,
-    plain_grade,
+    paired_text,
     possible_arms,
     question_group,
     summarise_by_kind,
 )
 
 # Of a record, kept in answers.jsonl.
-KEPT = ("id", "arm", "gold", "answer", "right", "stop", "boxes", "iou", "holds", "says_shown")
+KEPT = (
+    *("id", "arm", "gold", "answer", "right", "stop"),
+    *("boxes", "targets", "iou", "holds", "says_shown"),
+)
 
 
 @dataclass
@@ -49,27 +50,27 @@ class HeldOut:
         for arm in possible_arms(self.samples, arms):
             if arm not in stored.setdefault(when, {}):
                 print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
-                trajectories = answer_questions(
-                    model, processor, self.samples, arm, **self.settings
+                records = answer_records(
+                    model,
+                    processor,
+                    self.samples,
+                    arm,
+                    judge=self.judge,
+                    **self.settings,
                 )
-                records = [
-                    make_record(t, plain_grade(t, self.judge), arm) for t in trajectories
-                ]
-                self.store_answers(when, arm, trajectories, records)
+                self.store_answers(when, arm, records)
                 stored[when][arm] = summarise_by_kind(records)
                 write_json(self.file, stored)
         return stored[when]
 
-    def store_answers(
-        self, when: str, arm: str, trajectories: list[Trajectory], records
-    ) -> None:
+    def store_answers(self, when: str, arm: str, records: list[dict]) -> None:
+        """In place of those that are stored of this arm and time: a killed run may have left some."""
         keep_rows(self.answers, lambda row: (row["when"], row["arm"]) != (when, arm))
         rows = []
-        for trajectory, record in zip(trajectories, records):
+        for record in records:
             row = {"when": when, "kind": record["meta"].get("kind")}
             row["group"] = question_group(record)
-            row |= {key: record[key] for key in KEPT}
-            rows.append(row | {"targets": trajectory.sample.boxes})
+            rows.append(row | {key: record[key] for key in KEPT})
         append_rows(self.answers, *rows)
 
     def compare(self) -> dict:
@@ -142,10 +143,7 @@ def comparison_text(stored: dict) -> str:
     """What `HeldOut.compare` found, in lines for people."""
     lines = []
     for arm, found in stored["paired"].items():
-        lines.append(
-            f"{arm}, after against before: {found['difference']:+.3f}; right only after {found['gain']:.3f},"
-            f" only before {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
-        )
+        lines.append(paired_text(f"{arm} after", f"{arm} before", found))
     if aim := stored.get("aim"):
         shares = ", ".join(f"{name} {value:.2f}" for name, value in aim.items())
         lines.append(f"IoU of forced crops: {shares}")

@@ -4,9 +4,9 @@ release.
     with the tool     total = 0.8 * accuracy + 0.2 * format + 1.2 * tool
     without           total = 1.2 * accuracy + 0.4 * format       (the ThinkLite rows: one turn, \\boxed{})
 
-accuracy is 0 or 1, format 0 or -1, tool 0 or 1. The reward reads fields of the trajectory, never a decoded
-string: in the released code a crop's wrapper text could be graded as the answer, and a failed call could
-look like a delivered one.
+accuracy is 0 or 1, format 0 or -1, tool 0 or 1; where a bonus is "priced", tool is 0 and crops cost. The
+reward reads fields of the trajectory, never a decoded string: in the released code a crop's wrapper text
+could be graded as the answer, and a failed call could look like a delivered one.
 """
 
 import re
@@ -30,9 +30,7 @@ class Reward:
     total: float
 
 
-def score(
-    trajectory, *, bonus: str = "conditional", call_price: float = 0.05, judge=None
-) -> Reward:
+def score(trajectory, *, bonus: str = "conditional", call_price=0.05, judge=None) -> Reward:
     """Reward of one finished trajectory.
 
     bonus: "conditional" pays the tool term if the answer is right and at least one crop was delivered,
@@ -52,7 +50,7 @@ def score(
     tool = float(sample.tool and crops > 0 and earned)
     weights = WEIGHTS[sample.tool]
     total = weights[0] * accuracy + weights[1] * format + weights[2] * tool
-    if bonus == "priced_all" or bonus == "priced" and right:
+    if bonus == "priced_all" or (bonus == "priced" and right):
         total -= call_price * crops
     return Reward(accuracy, format, tool, total)
 

@@ -47,10 +47,11 @@ def shows_all(trajectory: Trajectory) -> bool | None:
 
 def says_shown(trajectory: Trajectory) -> bool | None:
     """In the swap arm: does it answer with what was shown, not what was asked? None without a crop."""
-    shown = controls.swapped(trajectory.sample)
-    if shown is None or not trajectory.boxes:
+    other = controls.swapped(trajectory.sample)
+    if other is None or not trajectory.boxes:
         return None
-    return unwrap(trajectory.answer or "") == shown[1]
+    _, shown = other
+    return unwrap(trajectory.answer or "") == shown
 
 
 def mean(values) -> float | None:
@@ -86,6 +87,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
         "stop": trajectory.stop,
         "turns": trajectory.turns,
         "boxes": trajectory.boxes,
+        "targets": sample.boxes,
         "errors": len(trajectory.errors),
         "tokens": sum(trajectory.sampled),
         "iou": best_iou(trajectory),
@@ -168,6 +170,14 @@ def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
     }
 
 
+def paired_text(one: str, other: str, found: dict) -> str:
+    """What `compare_arms` found, as a line for people."""
+    return (
+        f"{one} against {other}: {found['difference']:+.3f}; right with {one} alone {found['gain']:.3f}, with"
+        f" {other} alone {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
+    )
+
+
 def possible_arms(samples: list[Sample], arms) -> list[str]:
     """The arms that differ from others for these questions: oracle and swap need something to show."""
     missing = set()
@@ -194,12 +204,17 @@ def answer_questions(
     )
 
 
-def evaluate(
+def answer_records(
     model, processor, samples: list[Sample], arm: str, *, judge=None, **settings
-) -> dict:
-    """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
+) -> list[dict]:
+    """The records of an arm's greedy answers, by the rules of the reward."""
     trajectories = answer_questions(model, processor, samples, arm, **settings)
-    return summarise_by_kind([make_record(t, plain_grade(t, judge), arm) for t in trajectories])
+    return [make_record(t, plain_grade(t, judge), arm) for t in trajectories]
+
+
+def evaluate(model, processor, samples: list[Sample], arm: str, **more) -> dict:
+    """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
+    return summarise_by_kind(answer_records(model, processor, samples, arm, **more))
 
 
 def cut_warning(result: dict) -> str:

@@ -205,7 +205,7 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
         )
         write_json(parts / f"{start:06}.json", rows)
     state.wait_for_everyone()
-    # the first process to leave with its connections open can abort the other
+    # The first process to leave with its connections open can abort the other
     state.destroy_process_group()
     if not state.is_main_process:
         sys.exit()

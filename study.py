@@ -3,14 +3,14 @@
     python study.py runs/seed-0 runs/seed-1 runs/seed-2
 
 Prints Markdown: before, the base forced to zoom, each run after training, and the mean with its 95 % interval
-over seeds and questions. No figure in it is typed by hand.
+over seeds and questions (of a single run: over questions). No figure in it is typed by hand.
 """
 
-from dataclasses import dataclass, field
+import argparse
 from pathlib import Path
 from statistics import fmean
 
-from knobs import fail, parse, run_command
+from knobs import Help, fail
 from runs import read_rows
 from stats import two_way_interval
 
@@ -43,27 +43,6 @@ CONTROLS = [
     ("no tool on offer: `read`", "read", "off", "right"),
     ("no tool on offer: `compare`", "compare", "off", "right"),
 ]
-
-
-@dataclass
-class Knobs:
-    """The flags of this script."""
-
-    runs: list[str] = field(
-        default_factory=list,
-        metadata={"help": "run folders of train.py, one for each seed", "nargs": "+"},
-    )
-
-
-def read_knobs(argv: list[str]) -> Knobs:
-    folders = ["--runs", *argv] if argv and not argv[0].startswith("-") else argv
-    knobs, _ = parse(Knobs, folders, __doc__)
-    if not knobs.runs:
-        fail("give the folders of some runs: study.py runs/seed-0 runs/seed-1")
-    for run in knobs.runs:
-        if not (Path(run) / "answers.jsonl").is_file():
-            fail(f"{run} holds no answers.jsonl; give run folders of train.py")
-    return knobs
 
 
 def answers_of(rows: list[dict], when: str, arm: str, kind: str | None) -> list[dict]:
@@ -119,10 +98,18 @@ def table(runs: list[list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def main(knobs: Knobs) -> None:
-    runs = [read_rows(Path(run) / "answers.jsonl") for run in knobs.runs]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser.error = fail
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders of train.py, by seed")
+    runs = []
+    for folder in parser.parse_args().runs:
+        file = folder / "answers.jsonl"
+        if not file.is_file():
+            fail(f"{folder} holds no answers.jsonl; give run folders of train.py")
+        runs.append(read_rows(file))
     print(table(runs))
 
 
 if __name__ == "__main__":
-    run_command(main, read_knobs)
+    main()

@@ -101,7 +101,8 @@ def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=Non
     """The whole first prompt as text, with one `IMAGE` for the first look.
 
     tool: offer the zoom tool. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the
-    paper). wording: (system prompt, user's text with "{question}" in it) if trained with other words.
+    paper). wording: what stands in place of our words, for a model trained with others: its system prompt,
+    and the user's text with "{question}" in it.
 
     >>> prompt("What is it?", tool=False).count("<|image_pad|>")
     1
@@ -111,8 +112,8 @@ def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=Non
     text = "{question}" + suffix
     if wording:
         system, text = wording
-    text = text.replace("{question}", question)
-    return f"<|im_start|>system\n{system}<|im_end|>\n" + user_turn(text)
+    asked = user_turn(text.replace("{question}", question))
+    return f"<|im_start|>system\n{system}<|im_end|>\n{asked}"
 
 
 def observation(error: str | None = None, wording=None) -> str:
@@ -124,7 +125,8 @@ def observation(error: str | None = None, wording=None) -> str:
     >>> observation("no such region")
     '\\n<|im_start|>user\\nError: no such region<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    suffix = wording[1].partition("{question}")[2] if wording else TOOL_SUFFIX
+    _, text = wording or ("", "{question}" + TOOL_SUFFIX)
+    suffix = text.partition("{question}")[2]
     body = f"Error: {error}" if error else f"<tool_response>{IMAGE}{suffix}</tool_response>"
     return f"\n<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n"
 

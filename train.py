@@ -254,8 +254,9 @@ class ZoomGRPOTrainer(GRPOTrainer):
         settings |= rollout_limits(self.knobs) | {"keep_features": True}
         trajectories = rollout(self.model, self.processing_class, samples, **settings)
         # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
-        price = self.knobs.call_price * (self.state.global_step >= self.knobs.price_from)
-        self.pay = partial(score, bonus=self.knobs.bonus, call_price=price)
+        knobs = self.knobs
+        price = knobs.call_price if self.state.global_step >= knobs.price_from else 0.0
+        self.pay = partial(score, bonus=knobs.bonus, call_price=price)
         rewards = list(map(self.pay, trajectories))
         if self.judge:  # many requests at once; formulas come from the cache now
             judged = partial(self.pay, judge=self.judge)
@@ -483,7 +484,7 @@ def main(knobs: Knobs) -> None:
         finish(knobs, run, trainer, held_out, done)
         print(f"{time.time() - began:.0f} s in all")
     state.wait_for_everyone()
-    # the first process to leave with its connections open can abort the other
+    # The first process to leave with its connections open can abort the other
     state.destroy_process_group()
 
 

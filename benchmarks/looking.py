@@ -49,7 +49,8 @@ def right_as_paper(answer: str, sample: Sample, judge) -> bool:
     letters = [
         chr(65 + place) for place, text in enumerate(sample.options) if text == sample.answer
     ]
-    said = unwrap(answer)[1 - MAX_ANSWER_CHARS :]  # of a long message the end
+    most = MAX_ANSWER_CHARS - 1
+    said = unwrap(answer)[-most:]  # of a long message the end
     if len(said) == 1 or len(said) == 2 and said[1] == ".":
         return said[0] in letters
     if any(f"{letter}. {sample.answer}" in said for letter in letters):

@@ -1172,7 +1172,10 @@ def test_another_models_words(processor, tmp_path):
     ids = processor.tokenizer(call(0, 0, 60, 60), add_special_tokens=False)["input_ids"]
     crop = decode(episodes.end_turn(i, ids, [0.0] * len(ids)).ids)
     assert "<|vision_end|>\nLook, then answer.</tool_response>" in crop
-    protocols = [eval.make_protocol(read_knobs(each), [sample]) for each in (argv, argv[:3])]
+    protocols = []
+    for each in (argv, argv[:3]):
+        knobs = read_knobs(each)
+        protocols.append(eval.make_protocol(knobs, load_questions(knobs)))
     assert protocols[0]["prompts"] != protocols[1]["prompts"]
 
 

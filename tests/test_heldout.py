@@ -62,7 +62,7 @@ def test_before_and_after_are_paired_question_by_question(held_out, policy, mode
     found = held_out.compare()["paired"]
     assert set(found) == {"on"}
     assert found["on"] == {"n": 6, "gain": 0.5, "harm": 0.0, "difference": 0.5, "p": 0.25}
-    assert "on, after against before: +0.500" in comparison_text(held_out.stored())
+    assert "on after against on before: +0.500" in comparison_text(held_out.stored())
     rows = read_rows(held_out.answers)
     assert len(rows) == 6 * 4  # three arms before, one after
     after = [row for row in rows if row["when"] == "after"]
