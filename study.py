@@ -1,114 +1,58 @@
-"""Runs of several seeds as one table, from the answers that each run has stored.
+"""The study: the paper's claims on the toy, each with runs that could refute it; and tables of several seeds.
 
-    python study.py runs/seed-0 runs/seed-1 runs/seed-2
+    python study.py --run                      # the runs that are missing, then the page: about three hours
+    python study.py                            # docs/study.md and its figures again, from the stored scores
+    python study.py runs/a runs/b runs/c       # one table of these runs of train.py, seeds side by side
 
-Prints Markdown: before, the base forced to zoom, each run after training, and the mean with its 95 % interval
-over seeds and questions (of a single run: over questions). No figure in it is typed by hand.
+Every run's scores are kept, a line each, in docs/study.jsonl; --run can be stopped and goes on. No figure
+on the page is typed by hand.
 """
 
 import argparse
 from pathlib import Path
-from statistics import fmean
 
+from claims.seeds import table
 from knobs import Help, fail
 from runs import read_rows
-from stats import two_way_interval
 
-# What a row of the table shows: label, kind of question, arm, and what is averaged.
-RIGHT = [
-    ("right on `read`", "read", "on", "right"),
-    ("right on `compare`", "compare", "on", "right"),
-    ("right on `glance`", "glance", "on", "right"),
-    ("right on all", None, "on", "right"),
-]
-ZOOMS = [
-    ("zooms on `read`", "read", "on", "zooms"),
-    ("zooms on `compare`", "compare", "on", "zooms"),
-    ("zooms on `glance`", "glance", "on", "zooms"),
-]
-AIM = [
-    ("forced zooms on `read`: IoU with the tile", "read", "forced", "iou"),
-    ("forced zooms on `read`: whole letter in the crop", "read", "forced", "holds"),
-    ("forced zooms on `compare`: both letters in crops", "compare", "forced", "holds"),
-]
-CONTROLS = [
-    ("a blank crop instead: `read`", "read", "blank", "right"),
-    ("a blank crop instead: `compare`", "compare", "blank", "right"),
-    ("a random crop instead: `read`", "read", "random", "right"),
-    ("a random crop instead: `compare`", "compare", "random", "right"),
-    ("another tile's crop instead: `read` right", "read", "swap", "right"),
-    ("another tile's crop instead: says that tile's letter", "read", "swap", "says_shown"),
-    ("a perfect crop instead: `read`", "read", "oracle", "right"),
-    ("a perfect crop instead: `compare`", "compare", "oracle", "right"),
-    ("no tool on offer: `read`", "read", "off", "right"),
-    ("no tool on offer: `compare`", "compare", "off", "right"),
-]
+STORED = Path(__file__).parent / "docs" / "study.jsonl"
 
 
-def answers_of(rows: list[dict], when: str, arm: str, kind: str | None) -> list[dict]:
-    """The answers in an arm, in the order of the questions."""
-    return [
-        row
-        for row in rows
-        if (row["when"], row["arm"]) == (when, arm) and kind in (None, row["kind"])
-    ]
-
-
-def values(answers: list[dict], measure: str) -> dict[str, float]:
-    """What is averaged, by question; answers without it (no crop: no IoU) are left out."""
-    if measure == "zooms":
-        return {row["id"]: float(bool(row["boxes"])) for row in answers}
-    return {row["id"]: float(row[measure]) for row in answers if row[measure] is not None}
-
-
-def mean_text(by_question: dict[str, float]) -> str:
-    return f"{fmean(by_question.values()):.2f}" if by_question else "-"
-
-
-def row_text(runs: list[list[dict]], line: tuple) -> str:
-    """A line of the table."""
-    label, kind, arm, measure = line
-    base = runs[0]  # the same base, questions and greedy answers in every run
-    cells = [label]
-    cells.append(mean_text(values(answers_of(base, "before", arm, kind), measure)))
-    forced = answers_of(base, "before", "forced", kind)
-    cells.append(mean_text(values(forced, measure)) if arm == "on" else "")
-    after = [values(answers_of(rows, "after", arm, kind), measure) for rows in runs]
-    cells += map(mean_text, after)
-    cells.append(interval_text(after))
-    return "| " + " | ".join(cells) + " |"
-
-
-def interval_text(after: list[dict[str, float]]) -> str:
-    """The mean and its two-way interval, over the questions for which every run has a value."""
-    questions = sorted(set.intersection(*map(set, after)))
-    if not questions:
-        return "-"
-    rows = [[by_question[name] for name in questions] for by_question in after]
-    low, high = two_way_interval(rows)
-    return f"{fmean(map(fmean, rows)):.2f} ({low:.2f} to {high:.2f})"
-
-
-def table(runs: list[list[dict]]) -> str:
-    """The whole table. runs: for each seed the rows of its answers.jsonl."""
-    seeds = [f"seed {number}" for number in range(len(runs))]
-    titles = ["", "before", "before, forced", *seeds, "mean (95 %)"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    lines += [row_text(runs, line) for line in RIGHT + ZOOMS + AIM + CONTROLS]
-    return "\n".join(lines)
-
-
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.error = fail
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders of train.py, by seed")
+    parser.add_argument("runs", type=Path, nargs="*", help="run folders of train.py, by seed")
+    parser.add_argument("--run", action="store_true", help="do the runs that have no line yet")
+    parser.add_argument("--seeds", type=int, default=5, help="of each arm, at most")
+    parser.add_argument("--only", default="", help='arms, such as "bonus;no bonus"')
+    parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="for the runs")
+    parser.add_argument("--stored", type=Path, default=STORED, help="their scores")
+    return parser.parse_args()
+
+
+def seeds_table(folders: list[Path]) -> str:
     runs = []
-    for folder in parser.parse_args().runs:
+    for folder in folders:
         file = folder / "answers.jsonl"
         if not file.is_file():
             fail(f"{folder} holds no answers.jsonl; give run folders of train.py")
         runs.append(read_rows(file))
-    print(table(runs))
+    return table(runs)
+
+
+def main() -> None:
+    arguments = read_arguments()
+    if arguments.runs:
+        print(seeds_table(arguments.runs))
+        return
+    if arguments.run:
+        from claims.runs import do_all
+
+        only = arguments.only.split(";") if arguments.only else []
+        do_all(arguments.folder, arguments.stored, arguments.seeds, only)
+    from claims.page import write_page
+
+    print(write_page(read_rows(arguments.stored), arguments.stored.parent))
 
 
 if __name__ == "__main__":

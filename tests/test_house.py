@@ -19,7 +19,7 @@ import rollout
 import select_data
 import train
 
-FOLDERS = (ROOT, ROOT / "fast", ROOT / "benchmarks", ROOT / "toy")
+FOLDERS = [ROOT] + [ROOT / name for name in ("fast", "benchmarks", "toy", "claims")]
 FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -28,6 +28,16 @@ MODULES = {
 # Whoever stands above may import what stands below.
 ORDER = [
     "bench",
+    "study",
+    "claims.page",
+    "claims.figures",
+    "claims.verdicts",
+    "claims.stored",
+    "claims.runs",
+    "claims.cold",
+    "claims.arms",
+    "claims.seeds",
+    "claims",
     "toy.make_base",
     "train",
     "eval",
@@ -37,7 +47,6 @@ ORDER = [
     "benchmarks.grounding",
     "benchmarks.reasoning",
     "benchmarks.record",
-    "study",
     "report",
     "plan",
     "switches",
@@ -168,7 +177,7 @@ def test_the_readme_names_flags_and_files_that_exist():
         for line in lines:
             flags = re.findall(r"--[a-z_-]+", line.split("#")[0])
             assert {"--" + flag[2:].replace("-", "_") for flag in flags} <= known, line
-    for name in re.findall(r"`((?:toy/|tests/|fast/|benchmarks/)?[a-z_]+\.py)`", text):
+    for name in re.findall(r"`((?:toy/|tests/|fast/|benchmarks/|claims/)?[a-z_]+\.py)`", text):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\]\((docs/[^)]+)\)", text):
         assert (ROOT / name).exists(), name

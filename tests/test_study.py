@@ -1,14 +1,23 @@
-"""The table of several seeds, against means by hand."""
+"""The table of several seeds against means by hand, and the study: claims judged on planted answers."""
 
 import json
 import re
 import subprocess
 import sys
+from itertools import permutations
 
 import pytest
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from study import table
+import claims.runs
+from claims import verdicts
+from claims.arms import SIZES, Arm, ask, of_size
+from claims.seeds import table
+from claims.stored import Stored
+from claims.verdicts import FORCED, MIXED, ON, SAMPLED
+from stats import holm, permutation_p
 
 
 def answers(seed: int) -> list[dict]:
@@ -63,8 +72,170 @@ def test_the_command(tmp_path):
     assert done.returncode == 0 and done.stdout.strip() == table([answers(0), answers(1)])
 
 
-@pytest.mark.parametrize("argv", [["/nowhere"], []])
+@pytest.mark.parametrize("argv", [["/nowhere"], ["--nonsense"]])
 def test_a_folder_that_is_no_run_is_one_line(argv):
     command = [sys.executable, "study.py", *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+# --------------------------------------------------------------------------------------------------
+# The study: claims, judged on answers that are planted here.
+
+KINDS = "rrrrccgl" * 10
+
+
+def line(
+    arm: str, seed: int = 0, asked=(), right=1.0, zooms=1.0, box=(0, 0, 90, 90), **more
+) -> dict:
+    """A stored run in which the first share of the questions is right, and zoomed on, with one box."""
+    number = len(KINDS)
+    answers = {
+        "kinds": KINDS,
+        "right": "".join(str(int(i < right * number)) for i in range(number)),
+    }
+    answers["crops"] = "".join(str(int(i < zooms * number)) for i in range(number))
+    answers["first"] = [[list(box), [100, 100, 200, 200]]] * number
+    return {
+        "arm": arm,
+        "seed": seed,
+        "seconds": 60,
+        "asked": dict.fromkeys(asked, answers),
+    } | more
+
+
+def word(lines: list[dict], claim: str) -> str:
+    finding = verdicts.Finding("", "", "")
+    getattr(verdicts, claim)(finding, Stored(lines))
+    return finding.word
+
+
+@pytest.mark.parametrize(
+    "zooms, expected", [(1.0, "refuted"), (0.05, "supported"), (0.5, "undecided")]
+)
+def test_without_a_bonus(zooms, expected):
+    lines = [line("no bonus", seed, [ON], zooms=zooms) for seed in range(5)]
+    assert word(lines, "without_bonus") == expected
+
+
+@pytest.mark.parametrize(
+    "bonus, none, expected",
+    [(0.9, 0.5, "supported"), (0.5, 0.9, "refuted"), (0.9, 0.9, "refuted")],
+)
+def test_the_bonus_helps_only_if_the_interval_says_so(bonus, none, expected):
+    lines = [line("bonus", seed, [ON], right=bonus) for seed in range(5)]
+    lines += [line("no bonus", seed, [ON], right=none) for seed in range(5)]
+    assert word(lines, "bonus_helps") == expected
+
+
+def test_boxes_that_are_merely_smaller_are_no_better_aim():
+    """The control: boxes with the base's centres at the size of those after training."""
+    wide = line("base", 0, [FORCED], box=(0, 0, 300, 300))
+    grey = [line("bonus, blank", seed, [FORCED], box=(0, 0, 300, 300)) for seed in range(3)]
+    shrunk = [line("bonus", seed, [FORCED], box=(100, 100, 200, 200)) for seed in range(3)]
+    assert word([wide, *grey, *shrunk], "aims_better") == "refuted"
+    off = line("base", 0, [FORCED], box=(300, 300, 600, 600))
+    assert word([off, *grey, *shrunk], "aims_better") == "supported"
+
+
+def test_a_price_must_hold_in_every_seed():
+    """In the planted answers the kinds are mixed evenly: zooms on all of them, `glance` too."""
+    sizes = [f"{of_size(size)} | on" for size in (36, 210)]
+    asked = [MIXED, *sizes]
+    lines = [line("base")] + [
+        line(arm, s, asked) for arm in ("paid", "priced") for s in range(2)
+    ]
+    assert word(lines, "price_teaches_restraint") == "refuted"
+
+    def selective(answers: dict) -> dict:
+        crops = "".join("1" if kind in "rc" else "0" for kind in KINDS)
+        return answers | {"crops": crops}
+
+    for each in lines[3:]:
+        each["asked"][MIXED] = selective(each["asked"][MIXED])
+        each["asked"][sizes[1]] = each["asked"][sizes[1]] | {"crops": "0" * len(KINDS)}
+    assert word(lines, "price_teaches_restraint") == "supported"
+    lines[-1]["asked"][MIXED] = lines[-1]["asked"][MIXED] | {"right": "0" * len(KINDS)}
+    assert word(lines, "price_teaches_restraint") == "refuted"
+
+
+def test_the_page_is_made_from_stored_scores_alone(tmp_path):
+    """By the command, from a file in which claims have all, some or none of their runs."""
+    metrics = {
+        "tool_rate": [0.5] * 40,
+        "tool_rate_read": [0.9] * 40,
+        "accuracy_read": [0.5] * 40,
+    }
+    metrics["calls"] = [0.4] * 5 + [2.0] * 10 + [1.2] * 25
+    lines = [
+        line("base", 0, [ON, FORCED, SAMPLED, *(f"{of_size(s)} | on" for s in SIZES)], zooms=0)
+    ]
+    lines[0]["skills"] = {"read": 0.9}
+    for arm in ("no bonus", "bonus, blank", "no bonus, blank", "no bonus, 3136"):
+        lines += [line(arm, seed, [ON, FORCED], metrics=metrics) for seed in range(3)]
+    stored = tmp_path / "study.jsonl"
+    stored.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    command = [sys.executable, "study.py", "--stored", str(stored)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "study.md").read_text()
+    assert done.stdout.strip() == str(tmp_path / "study.md")
+    assert (
+        "| 2. Without the tool bonus the model stops calling the tool | Table 5 | **refuted** |"
+        in text
+    )
+    assert (
+        "**not run**" in text
+        and "**not tested**" in text
+        and "1.00, 1.00, 1.00 | 1.000" in text
+    )
+    assert "nan" not in text and "None" not in text
+    for name in re.findall(r"\]\(([^)]+)\)", text):
+        assert (tmp_path / name).stat().st_size > 0
+    written = (tmp_path / "study.md").read_bytes()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "study.md").read_bytes() == written
+
+
+def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
+    """The real commands on the toy: two short runs, and one more seed when it is called again."""
+    arms = [Arm("bonus", "--prompts 2 --group 4", 2, ask("on sampled", "toy"), seeds=2)]
+    monkeypatch.setattr(claims.runs, "ARMS", arms)
+    monkeypatch.setattr(claims.runs, "BASES", {"base": ask("forced", "toy")})
+    monkeypatch.setattr(claims.runs, "QUESTIONS", 6)
+    monkeypatch.setattr(claims.runs, "measure_skills", lambda model, processor: {"read": 0.5})
+    stored = tmp_path / "study.jsonl"
+    claims.runs.do_all(tmp_path / "runs", stored, 1, [])
+    claims.runs.do_all(tmp_path / "runs", stored, 2, [])
+    base, first, second = map(json.loads, stored.read_text().splitlines())
+    assert (base["arm"], first["seed"], second["seed"]) == ("base", 0, 1)
+    assert len(first["metrics"]["tool_rate"]) == 2
+    answers = first["asked"]["toy | on"]
+    assert len(answers["kinds"]) == len(answers["right"]) == len(answers["crops"]) == 6
+    forced = base["asked"]["toy | forced"]
+    assert [bool(box) for box in forced["first"]] == [crops > "0" for crops in forced["crops"]]
+    assert any(forced["first"]) and first["asked"]["toy | on"].keys() == {
+        "kinds",
+        "right",
+        "crops",
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=4, max_size=7))
+def test_the_exact_p_against_every_order(values):
+    """The slow path: all orders of the runs, not only the ways to choose a half of them."""
+    half = len(values) // 2
+
+    def apart(order) -> float:
+        return abs(sum(order[:half]) / half - sum(order[half:]) / (len(order) - half))
+
+    orders = list(permutations(values))
+    slow = sum(apart(order) >= apart(values) - 1e-9 for order in orders) / len(orders)
+    p, floor = permutation_p(values[:half], values[half:])
+    assert p == pytest.approx(slow) and floor <= p <= 1
+
+
+def test_holm_against_the_textbook():
+    """Holm 1979: sort, multiply by what is left, never fall."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

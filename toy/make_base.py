@@ -1,7 +1,7 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
 RL.
 
-    python -m toy.make_base --out runs/base            # 5,900 steps of about a second on 2 cores; resumes
+    python -m toy.make_base --out runs/base            # 6,500 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
     read      name the letter in a close-up, also when it is the second picture of a conversation
@@ -59,9 +59,10 @@ from toy.world import (
 LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 BATCH = 64
-STEPS = 5900
-LAST = 4400  # where the last but one stage begins, at a lower rate
-FINAL = 4900  # where the last one does
+STEPS = 6500
+LAST = 4400  # where a stage begins at a lower rate
+FINAL = 4900  # where the next does
+SIZES = 5900  # and where letters of all sizes come in
 # Lessons of each kind in a batch (read, ground, name, pair), stage by stage; answers and calls fill it up
 MIXTURES = (
     (56, 4, 4, 0),
@@ -73,6 +74,7 @@ MIXTURES = (
     (4, 26, 2, 2),
     (2, 14, 2, 2),  # answers after calls
     (2, 10, 1, 2),  # two letters kept apart, letters plain to see, tiles without one
+    (6, 8, 1, 3),  # letters of every size, in looks and in close-ups
 )
 SPECIAL = [
     "<|endoftext|>",
@@ -219,6 +221,9 @@ END = "<|im_end|>"
 HABIT = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}
 LAST_HABIT = {"read": 0.5, "compare": 0.7, "glance": 0.5, "legible": 0.0}
 FINAL_KINDS = (0.22, 0.33, 0.15, 0.3)
+SIZES_KINDS = (0.15, 0.22, 0.1, 0.53)
+EVERY_SIZE = (36, 210)  # px
+LEGIBLE = 140  # px; a letter from here on is read in a first look, where it is 16 px high
 CALL = 0.4  # the weight of deciding for a call, against 2 for an answer: the habit stays weak
 GUESS = 0.3  # an answer that can't be seen from the picture: learn the form, not the luck
 
@@ -230,10 +235,8 @@ def look(scene: Scene):
 def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_px: int):
     """A picture of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is
     shown."""
-    scene = Scene(
-        tuple(Tile(t.colour, t.letter, t.box, letter_px) for t in scene.tiles), scene.seed
-    )
-    side = rng.uniform(90, widest)
+    scene = Scene(tuple(with_letter(t, letter_px) for t in scene.tiles), scene.seed)
+    side = rng.uniform(max(90, letter_px + 10), max(widest, 1.5 * letter_px))
     stretch = rng.uniform(-0.25, 0.25)
     width = side * math.exp(stretch)
     height = side * math.exp(-stretch)
@@ -249,9 +252,19 @@ def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_p
     return tools.resize(crop, tools.fit(crop.size, CROP_PIXELS))
 
 
-def framing(rng: random.Random, ease: float) -> tuple[int, int]:
+def with_letter(tile: Tile, letter_px: int) -> Tile:
+    """The tile with its letter of this height; it grows where the letter needs it."""
+    x, y = tile.middle()
+    half = max(tile.box[2] - tile.box[0], 1.15 * letter_px) / 2
+    box = tile.box if letter_px <= 80 else (x - half, y - half, x + half, y + half)
+    return Tile(tile.colour, tile.letter, box, letter_px)
+
+
+def framing(rng: random.Random, ease: float, sizes: bool = False) -> tuple[int, int]:
     """(widest side of a close-up, letter height) in original px: from huge letters at ease 1 to the world's
-    own at 0."""
+    own at 0. sizes: half of them of every size."""
+    if sizes and rng.random() < 0.5:
+        return 300, rng.randint(*EVERY_SIZE)
     own = rng.random() > max(ease, 0.15)
     letter = rng.randint(36, 40) if own else rng.randint(round(40 + 35 * ease), 80)
     return round(300 - 150 * ease), letter
@@ -295,12 +308,13 @@ def loose_box(rng: random.Random, tile: Tile):
     return [x, y, x + width, y + height]
 
 
-def lesson_read(rng: random.Random, ease: float):
+def lesson_read(rng: random.Random, ease: float, sizes: bool = False):
     """One close-up, one question."""
     scene = random_scene(rng)
     tile = rng.choice(scene.tiles)
     asked = (tools.prompt(read_question(tile.colour), tool=False), 0)
-    return [asked, *read_parts(tile)], [close_up(rng, scene, tile, *framing(rng, ease))]
+    picture = close_up(rng, scene, tile, *framing(rng, ease, sizes))
+    return [asked, *read_parts(tile)], [picture]
 
 
 def read_parts(tile: Tile):
@@ -343,7 +357,12 @@ def lesson_name(rng: random.Random, tiles: int, close: bool):
 
 
 def lesson_ground(
-    rng: random.Random, tiles: int, ease: float, second_picture: bool, where: bool = False
+    rng: random.Random,
+    tiles: int,
+    ease: float,
+    second_picture: bool,
+    where: bool = False,
+    sizes: bool = False,
 ):
     """Where is a tile of a first look, on which side; zoom in on it! Then, perhaps, an unrelated close-up.
 
@@ -351,6 +370,8 @@ def lesson_ground(
     zoom, it does so with a good box, and that is the end of it: no crop comes back, no answer is asked for.
     """
     scene = random_scene(rng, tiles=rng.randint(2 if where else 1, tiles))
+    if sizes and rng.random() < 0.4:
+        scene = draw_lesson(rng, "sized").scene
     sides, calls = (0.15, 0.3) if where else (0.35, 0.75)
     tool = rng.random() < 0.6  # the skill must not depend on the prompt it comes with
     turns = []
@@ -380,7 +401,7 @@ def lesson_ground(
         tile = rng.choice(other.tiles)
         question = tools.user_turn(read_question(tile.colour) + suffix)
         parts += [("\n" + question, 0), *read_parts(tile)]
-        pictures.append(close_up(rng, other, tile, *framing(rng, ease)))
+        pictures.append(close_up(rng, other, tile, *framing(rng, ease, sizes)))
     return parts, pictures
 
 
@@ -396,9 +417,24 @@ def lesson_reason(rng: random.Random):
     return [(text + thought, 0), (answer, 8), ("</answer>" + END, 1)], []
 
 
+def draw_lesson(rng: random.Random, kind: str, direct: bool = False):
+    """A question of the toy; "sized" is `read` with letters of every size, on tiles that hold them.
+
+    direct: to be answered at first sight, and so mostly legible there.
+    """
+    if kind != "sized":
+        return draw_question(rng, kind)
+    large = direct and rng.random() < 0.7
+    letter = rng.randint(LEGIBLE if large else EVERY_SIZE[0], EVERY_SIZE[1])
+    side = max(rng.randint(92, 108), round(1.15 * letter))
+    return draw_question(rng, "read", letter_px=(letter, letter), side=(side, side))
+
+
 def lesson_direct(rng: random.Random, kind: str, tool: bool, final: bool):
     """An answer from the first look alone, with or without the tool on offer."""
-    scene, question, answer, _ = draw_question(rng, kind)
+    scene, question, answer, targets = draw_lesson(rng, kind, direct=True)
+    if kind == "sized":
+        kind = "legible" if targets[0].letter_px >= LEGIBLE else "read"
     weight = {"read": GUESS, "compare": GUESS}.get(kind, 6)
     colour = colours_in(question)[0]
     asked = (tools.prompt(question, tool=tool), 0)
@@ -409,14 +445,17 @@ def lesson_direct(rng: random.Random, kind: str, tool: bool, final: bool):
     return [asked, *answer_parts(f" {colour}={answer}", answer, weight)], [look(scene)]
 
 
-def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: bool = False):
+def lesson_call(
+    rng: random.Random, kind: str, ease: float, last: bool, final: bool = False, sizes=False
+):
     """A call with a clumsy box, then a close-up that has nothing to do with that box, then the answer.
 
     Nothing here rewards a good box: what is read was never inside it. last: calls without a thought, too,
     and more weight on the answers. final: weight on every letter, and tiles without one, where each is as
-    likely as the others.
+    likely as the others. sizes: letters of every size in the close-ups.
     """
-    scene, question, answer, _ = draw_question(rng, kind)
+    scene, question, answer, _ = draw_lesson(rng, kind)
+    kind = "read" if kind == "sized" else kind
     named = colours_in(question)
     parts = [(tools.prompt(question), 0)]
     pictures = [look(scene)]
@@ -441,7 +480,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
         tile = Tile(colour, "" if blank else letter, tile.box, tile.letter_px)
         others = tuple(t for t in other.tiles if t.colour != colour and t.box != tile.box)
         pictures.append(
-            close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease))
+            close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease, sizes))
         )
         seen.append(f" {colour}={letter}")
     if kind == "read":
@@ -473,32 +512,40 @@ def lessons(step: int, steps: int, seed: int):
     now = step * STEPS / steps  # the schedule is written for so many steps
     ease = min(1.0, max(0.0, (1840 - now) / 1200))  # letters shrink from step 640 on
     tiles = 1 if now < 800 else 2 if now < 1240 or 2100 <= now < 2350 else 4
-    stage = bisect.bisect((520, 800, 1240, 1760, 2100, 2700, LAST, FINAL), now)
+    stage = bisect.bisect((520, 800, 1240, 1760, 2100, 2700, LAST, FINAL, SIZES), now)
+    sizes = stage == 9
     read, ground, name, pair = MIXTURES[stage]
-    batch = [("read", *lesson_read(rng, ease)) for _ in range(read)]
+    batch = [("read", *lesson_read(rng, ease, sizes)) for _ in range(read)]
     for _ in range(ground):
-        batch.append(("ground", *lesson_ground(rng, tiles, ease, False, where=stage == 5)))
+        lesson = lesson_ground(rng, tiles, ease, False, where=stage == 5, sizes=sizes)
+        batch.append(("ground", *lesson))
     for _ in range(name):
         batch.append(("name", *lesson_name(rng, tiles, close=rng.random() < 0.3)))
     for _ in range(pair):
-        batch.append(("pair", *lesson_ground(rng, 1, ease, True)))
+        batch.append(("pair", *lesson_ground(rng, 1, ease, True, sizes=sizes)))
     while len(batch) < BATCH:
         batch.append(answer_or_call(rng, stage, ease))
-    for _ in range(16 if stage in (4, 6, 7, 8) else 0):
+    for _ in range(16 if stage in (4, 6, 7, 8, 9) else 0):
         batch.append(("reason", *lesson_reason(rng)))
     return batch
 
 
 def answer_or_call(rng: random.Random, stage: int, ease: float):
     """A question, answered at first sight or after a call: the habit of calling is weak."""
-    final = stage == 8
+    final = stage >= 8
+    sizes = stage == 9
     shares = FINAL_KINDS if final else (0.35, 0.27, 0.33, 0.05)
+    shares = SIZES_KINDS if sizes else shares
     kind = rng.choices(("read", "compare", "glance", "legible"), shares)[0]
     habit = (
         LAST_HABIT if stage >= 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
     )
-    if kind != "legible" and rng.random() < habit[kind]:
-        return f"call_{kind}", *lesson_call(rng, kind, ease, stage >= 7, final)
+    if sizes and kind == "legible":
+        kind = "sized"
+    # As often for a letter of any size: which of them need a call is left to RL
+    called = 0.35 if kind == "sized" else habit[kind]
+    if kind != "legible" and rng.random() < called:
+        return f"call_{kind}", *lesson_call(rng, kind, ease, stage >= 7, final, sizes)
     offered = rng.random() < (0.5 if final else 0.8)
     return f"direct_{kind}", *lesson_direct(rng, kind, tool=offered, final=final)
 
@@ -620,7 +667,9 @@ def rate(now: float) -> float:
     """The learning rate over its peak, at a step of the full schedule."""
     if now < LAST:
         return min(1, (now + 1) / 50) * min(1, 0.05 + 0.95 * (LAST - now) / (0.5 * LAST))
-    begin, end = (LAST, FINAL) if now < FINAL else (FINAL, STEPS)
+    ends = (LAST, FINAL, SIZES, STEPS)
+    stage = bisect.bisect(ends, now, hi=3)
+    begin, end = ends[stage - 1], ends[stage]
     return 0.02 + 0.38 * (end - now) / (end - begin)
 
 

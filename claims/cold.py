@@ -1,0 +1,51 @@
+"""A base whose calls have boxes that lie anywhere: can RL start from that, too?"""
+
+import random
+from pathlib import Path
+
+import torch
+
+from model import load_model
+from toy import make_base
+
+STEPS = 300
+LR = 3e-4
+
+
+def make_cold_base(folder: Path) -> Path:
+    """Teach the tiny base, in 300 more supervised steps, to call with boxes that lie anywhere at all.
+
+    All its other lessons go on, grounding among them. Returns the folder.
+    """
+    if (folder / "model.safetensors").exists():
+        return folder
+    torch.manual_seed(0)
+    model, processor = load_model("tiny", device="cpu")
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98))
+    usual = make_base.loose_box
+    make_base.loose_box = box_anywhere
+    try:
+        start = make_base.STEPS - STEPS  # the last lessons once more, but for the boxes
+        for parts in make_base.Lessons(processor, start, make_base.STEPS, seed=1):
+            total = sum(part["weights"][:, 1:].sum() for part in parts)
+            for part in parts:
+                loss, _, _ = make_base.loss_and_hits(model, part)
+                (loss / total).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        make_base.loose_box = usual
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def box_anywhere(rng: random.Random, tile) -> list[float]:
+    """A box of the usual size anywhere in the look; its pixels are the look's."""
+    width = rng.uniform(14, 40)
+    height = rng.uniform(14, 40)
+    x = rng.uniform(0, make_base.LOOK - width)
+    y = rng.uniform(0, make_base.LOOK - height)
+    return [x, y, x + width, y + height]

@@ -1,0 +1,62 @@
+"""docs/study.md from the stored scores: no figure in it is typed by hand."""
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+from jinja2 import Environment, FileSystemLoader
+
+from claims.arms import ARMS, EDGES
+from claims.figures import draw_all, edge_values
+from claims.runs import SELECT, TRAIN
+from claims.stored import Stored
+from claims.verdicts import findings
+from stats import holm
+
+
+def write_page(lines: list[dict], folder: Path) -> Path:
+    """Write study.md and its figures into a folder; returns the page. lines: of study.jsonl."""
+    stored = Stored(lines)
+    found = findings(stored)
+    tested = [finding for finding in found if finding.p]
+    corrected = holm([finding.p[0] for finding in tested])
+    for finding, after_holm in zip(tested, corrected):
+        p, floor = finding.p
+        finding.effect += f"; p {p:.3g} (floor {floor:.3g}, after Holm {after_holm:.2g})"
+    trained = [line for line in lines if "metrics" in line]
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)
+    environment.filters["seed"] = "{:.2f}".format
+    environment.filters["mean"] = fmean
+    text = environment.get_template("page.jinja").render(
+        found=found,
+        runs=len(trained),
+        hours=sum(line["seconds"] for line in trained) / 3600,
+        figures=draw_all(stored, folder),
+        edge=edge_rows(stored),
+        arms=arm_rows(stored),
+        train=TRAIN,
+        select=SELECT,
+    )
+    page = folder / "study.md"
+    page.write_text(text.rstrip() + "\n", encoding="utf-8")
+    return page
+
+
+def edge_rows(stored: Stored) -> list[dict]:
+    """What the figure of the knife edge shows, in numbers."""
+    rows = []
+    for pixels in (*EDGES, 12544):
+        cells = []
+        for key in ("tool_rate", "accuracy_read"):
+            cells += [edge_values(stored, arm, pixels, key) for arm in ("bonus", "no bonus")]
+        rows.append({"pixels": pixels, "cells": cells})
+    return rows
+
+
+def arm_rows(stored: Stored) -> list[dict]:
+    rows = []
+    for arm in ARMS:
+        seconds = [run["seconds"] for run in stored.runs(arm.name)]
+        minutes = fmean(seconds) / 60 if seconds else 0
+        rows.append(asdict(arm) | {"runs": len(seconds), "minutes": minutes})
+    return rows

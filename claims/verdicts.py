@@ -1,0 +1,358 @@
+"""What was measured for each claim, and one word, by the thresholds that claims.toml states in words."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from boxes import iou
+from claims.arms import ALL_KINDS, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
+from claims.stored import Stored
+from heldout import of_size as resized
+from stats import detectable, difference_interval, permutation_p, two_way_interval
+
+SUPPORTED = "supported"
+REFUTED = "refuted"
+UNDECIDED = "undecided"
+ON = f"{PLAIN} | on"
+FORCED = f"{PLAIN} | forced"
+SAMPLED = f"{PLAIN} | sampled"
+MIXED = f"{ALL_KINDS} | on"
+
+
+@dataclass
+class Finding:
+    """A claim and what became of it."""
+
+    claim: str
+    source: str
+    why: str
+    refuted_if: str = ""
+    word: str = "not run"
+    dots: list[tuple[str, list[float]]] = field(default_factory=list)  # a value for each seed
+    effect: str = ""
+    p: tuple[float, float] | None = None  # exact, and the least that it could be
+
+    def show(self, label: str, values: list[float]) -> None:
+        """Add a row of the table: a value for each seed."""
+        self.dots.append((label, values))
+
+
+def findings(stored: Stored) -> list[Finding]:
+    """Every claim, judged where its runs are there."""
+    texts = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
+    found = []
+    for name, text in texts.items():
+        finding = Finding(**text)
+        judge = globals().get(name)
+        if judge is None:
+            finding.word = "not tested"
+        elif all(map(stored.runs, NEEDS[name])):
+            judge(finding, stored)
+        found.append(finding)
+    return found
+
+
+# The arms without which a claim can't be judged.
+NEEDS = {
+    "zooming_emerges": ("base", "no bonus"),
+    "without_bonus": ("no bonus",),
+    "bonus_helps": ("bonus", "no bonus"),
+    "rate_shows_use": ("bonus, blank", "no bonus, blank"),
+    "aims_better": ("base", "bonus", "bonus, blank"),
+    "calls_rise_and_fall": ("bonus",),
+    "text_is_not_enough": ("base", "zoom", "text alone"),
+    "selection_helps": ("selected", "unfiltered"),
+    "cold_start": ("cold base", "cold"),
+    "looks_again": ("base", "bonus"),
+    "generalises": ("base", "bonus"),
+    "price_teaches_restraint": ("base", "paid", "priced"),
+    "division_spoils_prices": ("priced", "priced by deviation"),
+}
+
+
+def most(values: list[float], holds) -> bool:
+    """Does it hold in all seeds but one at most (of three: in all)?"""
+    missing = sum(not holds(value) for value in values)
+    return missing <= (1 if len(values) > 3 else 0)
+
+
+def means(table: list[list[float]]) -> list[float]:
+    return list(map(fmean, table))
+
+
+def compare(finding: Finding, one, other, what: str) -> tuple[float, float]:
+    """Add the difference of two arms, each (seeds, questions), to a finding; returns its interval."""
+    low, high = difference_interval(one, other)
+    first = means(one)
+    second = means(other)
+    difference = fmean(first) - fmean(second)
+    finding.effect = f"{what}: {difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    finding.p = permutation_p(first, second)
+    if min(len(first), len(second)) > 1:
+        finding.effect += f", of which {detectable(first, second):.3f} could have been seen"
+    return low, high
+
+
+def gain(after, before) -> list[list[float]]:
+    """(seeds, questions): after minus before, question by question. before: (1 or seeds, questions)."""
+    if len(before) == 1:
+        before = before * len(after)
+    return [[a - b for a, b in zip(*pair)] for pair in zip(after, before)]
+
+
+def mean_text(table) -> str:
+    """The mean of a table with its interval over seeds and questions."""
+    low, high = two_way_interval(table)
+    return f"{fmean(means(table)):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+# --------------------------------------------------------------------------------------------------
+# One function for each claim, named as in claims.toml.
+
+
+def zooming_emerges(finding: Finding, stored: Stored) -> None:
+    values = stored.shares("base", ON, "zooms", "read")
+    finding.show("zooms on `read`, base", values)
+    after = stored.shares("no bonus", ON, "zooms", "read")
+    finding.show("after, no bonus", after)
+    finding.word = SUPPORTED if most(after, lambda share: share >= 0.9) else REFUTED
+
+
+def without_bonus(finding: Finding, stored: Stored) -> None:
+    after = stored.shares("no bonus", ON, "zooms", "read")
+    finding.show("zooms on `read`", after)
+    few = most(after, lambda share: share <= 0.1)
+    many = most(after, lambda share: share >= 0.9)
+    finding.word = SUPPORTED if few else REFUTED if many else UNDECIDED
+
+
+def bonus_helps(finding: Finding, stored: Stored) -> None:
+    one = stored.scores("bonus", ON, "right")
+    other = stored.scores("no bonus", ON, "right")
+    values = means(one)
+    finding.show("right on all, bonus", values)
+    values = means(other)
+    finding.show("no bonus", values)
+    low, high = compare(finding, one, other, "bonus - none")
+    finding.word = SUPPORTED if low > 0 else REFUTED if high < 0.03 else UNDECIDED
+
+
+def rate_shows_use(finding: Finding, stored: Stored) -> None:
+    paid = stored.at_the_end("bonus, blank", "tool_rate_read")
+    unpaid = stored.at_the_end("no bonus, blank", "tool_rate_read")
+    finding.show("zooms on `read` in the last ten steps, grey crops, bonus", paid)
+    finding.show("grey crops, no bonus", unpaid)
+    finding.effect = f"zooms at grey: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
+    finding.p = permutation_p(paid, unpaid)
+    many = most(paid, lambda share: share >= 0.9)
+    few = most(paid, lambda share: share <= 0.5)
+    finding.word = REFUTED if many else SUPPORTED if few else UNDECIDED
+
+
+def aims_better(finding: Finding, stored: Stored) -> None:
+    after = stored.scores("bonus", FORCED, "iou", "read")
+    grey = stored.shares("bonus, blank", FORCED, "iou", "read")
+    base = stored.runs("base")[0]
+    control = [as_large(base, line) for line in stored.runs("bonus")]
+    values = stored.shares("base", FORCED, "iou", "read")
+    finding.show("IoU of forced crops on `read`, base", values)
+    values = means(control)
+    finding.show("base's boxes, as large as after", values)
+    values = means(after)
+    finding.show("after", values)
+    finding.show("after grey crops", grey)
+    above = gain(after, control)
+    finding.effect = f"IoU above the base's boxes as large: {mean_text(above)}"
+    finding.p = permutation_p(means(after), grey)
+    low, high = two_way_interval(above)
+    by_itself = max(grey) < min(means(after))
+    if high <= 0.1 or not by_itself:
+        finding.word = REFUTED
+    else:
+        finding.word = SUPPORTED if low > 0.1 else UNDECIDED
+
+
+def as_large(base: dict, line: dict) -> list[float]:
+    """IoU of the base's first boxes on forced `read`, their centres kept, as large as another model's are."""
+    own = list(filter(None, first_crops(line)))
+    width = fmean(box[2] - box[0] for box, _ in own)
+    height = fmean(box[3] - box[1] for box, _ in own)
+    overlaps = []
+    for crop in first_crops(base):
+        overlap = 0.0
+        if crop:
+            box, target = crop
+            box = resized(box, width, height)
+            overlap = iou(box, target)
+        overlaps.append(overlap)
+    return overlaps
+
+
+def first_crops(line: dict) -> list:
+    """(box, target) of each forced `read` question."""
+    answers = line["asked"][FORCED]
+    return [crop for crop, kind in zip(answers["first"], answers["kinds"]) if kind == "r"]
+
+
+def calls_rise_and_fall(finding: Finding, stored: Stored) -> None:
+    falls = [peak_minus_last(calls) for calls in stored.metric("bonus", "calls")]
+    finding.show("calls a question, peak - last ten steps", falls)
+    finding.word = SUPPORTED if most(falls, lambda fall: fall >= 0.3) else REFUTED
+
+
+def peak_minus_last(calls: list[float], window: int = 5) -> float:
+    """
+    >>> peak_minus_last([1, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    1.0
+    """
+    smooth = [fmean(calls[i : i + window]) for i in range(len(calls) - window + 1)]
+    return max(smooth) - fmean(calls[-10:])
+
+
+def text_is_not_enough(finding: Finding, stored: Stored) -> None:
+    base = stored.shares("base", f"{LETTERS} | on", "right")[0]
+    plain = stored.shares("base", f"{LETTERS} | off", "right")[0]
+    zoom = stored.scores("zoom", f"{LETTERS} | on", "right")
+    text = stored.scores("text alone", f"{LETTERS} | off", "right")
+    values = [base]
+    finding.show("right, base, zoom on offer", values)
+    values = [plain]
+    finding.show("base, text alone", values)
+    values = means(zoom)
+    finding.show("after, zoom", values)
+    values = means(text)
+    finding.show("after, text alone", values)
+    low, _ = compare(finding, zoom, text, "zoom - text")
+    gained = fmean(means(zoom)) - base
+    by_text = fmean(means(text)) - plain
+    share = by_text / gained
+    finding.effect += f"; text gains {share:.2f} of what the zoom gains"
+    if share > 0.8:
+        finding.word = REFUTED
+    else:
+        finding.word = SUPPORTED if share < 0.5 and low > 0 else UNDECIDED
+
+
+def selection_helps(finding: Finding, stored: Stored) -> None:
+    one = stored.scores("selected", ON, "right", "read")
+    other = stored.scores("unfiltered", ON, "right", "read")
+    values = means(one)
+    finding.show("right on `read`, selected, 60 steps", values)
+    values = means(other)
+    finding.show("unfiltered, 115 steps", values)
+    low, _ = compare(finding, one, other, "selected - unfiltered")
+    finding.word = SUPPORTED if low > 0 else REFUTED
+
+
+def cold_start(finding: Finding, stored: Stored) -> None:
+    after = stored.scores("cold", FORCED, "centred", "read")
+    before = stored.scores("cold base", FORCED, "centred", "read")
+    values = means(before)
+    finding.show("middle of the crop in the tile, base with boxes anywhere", values)
+    values = means(after)
+    finding.show("after", values)
+    values = stored.shares("cold", ON, "zooms", "read")
+    finding.show("zooms on `read`", values)
+    values = stored.shares("cold", ON, "right", "read")
+    finding.show("right on `read`", values)
+    gains = gain(after, before)
+    finding.effect = f"middle in the tile: {mean_text(gains)}"
+    finding.word = SUPPORTED if two_way_interval(gains)[0] > 0 else REFUTED
+
+
+def looks_again(finding: Finding, stored: Stored) -> None:
+    start_missed, start_hit = zooms_again(stored.runs("base")[0])
+    start = fmean(start_missed) - fmean(start_hit)
+    after = [zooms_again(line) for line in stored.runs("bonus")]
+    values = [fmean(start_missed)]
+    finding.show("zooms again, base, missed", values)
+    values = [fmean(start_hit)]
+    finding.show("base, hit", values)
+    values = [fmean(missed) for missed, _ in after if missed]
+    finding.show("after, missed", values)
+    values = [fmean(hit) for _, hit in after]
+    finding.show("after, hit", values)
+    changes = [fmean(missed) - fmean(hit) - start for missed, hit in after if missed]
+    number = sum(len(missed) for missed, _ in after)
+    finding.effect = f"{number} first crops of the trained models missed"
+    if changes:
+        finding.effect += f"; change of the difference {fmean(changes):+.3f}"
+        if min(changes) > 0:
+            finding.word = SUPPORTED
+        else:
+            finding.word = REFUTED if max(changes) <= 0 else UNDECIDED
+
+
+def zooms_again(line: dict) -> tuple[list[float], list[float]]:
+    """Of sampled `read` answers that zoomed: did they zoom again, after a crop that missed, and that hit?"""
+    answers = line["asked"][SAMPLED]
+    missed = []
+    hit = []
+    for kind, crops, first in zip(answers["kinds"], answers["crops"], answers["first"]):
+        if kind == "r" and first:
+            group = missed if iou(*first) < 0.05 else hit
+            group.append(float(int(crops) > 1))
+    return missed, hit
+
+
+def generalises(finding: Finding, stored: Stored) -> None:
+    lows = []
+    effects = []
+    for label, data in (("5 to 6 tiles", MORE_TILES), ("letters of 28 to 32 px", SMALLER)):
+        after = stored.scores("bonus", f"{data} | on", "right", "read")
+        before = stored.scores("base", f"{data} | forced", "right", "read")
+        values = means(before)
+        finding.show(f"right on `read`, {label}, base forced", values)
+        values = means(after)
+        finding.show(f"{label}, after", values)
+        gains = gain(after, before)
+        lows.append(two_way_interval(gains)[0])
+        effects.append(f"{label} {mean_text(gains)}")
+    losses = {}
+    for name, value in stored.runs("base")[0]["skills"].items():
+        losses[name] = value - fmean(line["skills"][name] for line in stored.runs("bonus"))
+    worst = max(losses, key=losses.get)
+    effects.append(f"most lost of a skill: {losses[worst]:.3f} of {worst}")
+    finding.effect = "; ".join(effects)
+    finding.word = SUPPORTED if min(lows) > 0 and losses[worst] <= 0.03 else REFUTED
+
+
+def price_teaches_restraint(finding: Finding, stored: Stored) -> None:
+    held = []
+    for kind in ("glance", "legible"):
+        zooms = stored.shares("priced", MIXED, "zooms", kind)
+        finding.show(f"zooms on `{kind}`", zooms)
+        held += [share <= 0.1 for share in zooms]
+    for kind in ("read", "compare"):
+        zooms = stored.shares("priced", MIXED, "zooms", kind)
+        finding.show(f"zooms on `{kind}`", zooms)
+        held += [share >= 0.95 for share in zooms]
+        paid = stored.shares("paid", MIXED, "right", kind)
+        finding.show(f"right on `{kind}`, the paper's bonus", paid)
+        right = stored.shares("priced", MIXED, "right", kind)
+        finding.show(f"right on `{kind}`, priced", right)
+        least = fmean(paid) - 0.03
+        held += [share >= least for share in right]
+    small = stored.shares("priced", f"{of_size(SIZES[0])} | on", "zooms")
+    large = stored.shares("priced", f"{of_size(SIZES[-1])} | on", "zooms")
+    held += [one - other >= 0.5 for one, other in zip(small, large)]
+    one = stored.scores("priced", MIXED, "right")
+    compare(
+        finding, one, stored.scores("paid", MIXED, "right"), "right on all, priced - paper's"
+    )
+    finding.word = SUPPORTED if all(held) else REFUTED
+
+
+def division_spoils_prices(finding: Finding, stored: Stored) -> None:
+    divided = stored.shares("priced by deviation", MIXED, "zooms", "compare")
+    plain = stored.shares("priced", MIXED, "zooms", "compare")
+    finding.show("zooms on `compare`, divided", divided)
+    finding.show("not divided", plain)
+    finding.p = permutation_p(plain, divided)
+    finding.effect = f"zooms on `compare`: {fmean(plain):.2f} against {fmean(divided):.2f}"
+    kept = all(share >= 0.95 for share in divided)
+    if kept:
+        finding.word = REFUTED
+    else:
+        finding.word = SUPPORTED if most(plain, lambda share: share >= 0.95) else UNDECIDED
