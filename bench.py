@@ -8,8 +8,10 @@ and every box; the model computes all of it, only its choice of tokens is overru
 count.
 """
 
+import copy
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL would spread over all cards
 import torch
 import transformers
 import trl.trainer.utils as trl_utils
@@ -35,7 +38,7 @@ import tools
 import train
 from data import load
 from fast.slots import SlotEngine
-from knobs import fail, knob, parse, write_json
+from knobs import fail, knob, parse, usual_limits, write_json
 from model import load_model, lora_config
 
 
@@ -46,7 +49,7 @@ class Knobs:
         False, "the shapes of the model with fresh weights: needs no download"
     )
     layers: int = knob(0, "with random weights: layers in each tower (0: all)")
-    prompts: int = knob(16, "questions")
+    prompts: int = knob(0, "questions (0: 16 for tiny, else 2)")
     group: int = knob(8, "trajectories per question")
     zooms: int = knob(2, "most zooms of a trajectory")
     least_zooms: int = knob(0, "fewest zooms of a trajectory")
@@ -374,6 +377,7 @@ def build(knobs: Knobs, run: Path):
         prompts=knobs.prompts,
         group=knobs.group,
         micro_batch=knobs.micro_batch,
+        batch=usual_limits(knobs.model).batch,
         show_every=10**9,
         look_pixels=look,
         crop_pixels=knobs.crop_tokens * 784,
@@ -386,12 +390,20 @@ def build(knobs: Knobs, run: Path):
         replace(sample, image=sample.open()) for sample in samples
     ]  # drawing does not count
     weights = {"random_weights": knobs.random_weights, "layers": knobs.layers}
-    ours = train.build_trainer(own, *load_model(knobs.model, **weights), samples, run)
+    model, processor = load_model(knobs.model, **weights)
+    other = twin(model)
+    ours = train.build_trainer(own, model, processor, samples, run)
     ours.state.global_step = 1  # step 0 would write pictures
     names = """output_dir per_device_train_batch_size gradient_accumulation_steps num_generations bf16 use_cpu
         max_completion_length gradient_checkpointing report_to remove_unused_columns loss_type beta"""
     settings = {name: getattr(ours.args, name) for name in names.split()}
-    stock = stock_trainer(knobs, *load_model(knobs.model, **weights), samples, settings)
+    stock = stock_trainer(knobs, other, copy.deepcopy(processor), samples, settings)
+    for trainer in (ours, stock):
+        if (
+            trainer.args.gradient_checkpointing
+        ):  # `train` would switch it on, and is never called
+            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+            trainer.model.enable_input_require_grads()
     shown = tools.fit(samples[0].image.size, look)
     return (
         ours,
@@ -399,6 +411,14 @@ def build(knobs: Knobs, run: Path):
         samples,
         make_plan(knobs, ours.processing_class.tokenizer, samples, shown),
     )
+
+
+def twin(model):
+    """A second model on the same weights, for adapters of its own: two of a 3B would not fit a small card."""
+    memo = {}
+    for weight in (*model.parameters(), *model.buffers()):
+        memo[id(weight)] = weight
+    return copy.deepcopy(model, memo)
 
 
 class Arms:
@@ -451,8 +471,8 @@ def compare(knobs: Knobs, run: Path) -> dict:
     # Repeat 0 warms up and counts tokens, in one process, where the hooks see them all.
     for repeat in range(knobs.repeats + 1):
         arms.ours.knobs.threads = knobs.threads if repeat else 1
-        # Without graphs in repeat 0: hooks do not see a replay. A capture that failed is not tried again.
-        SlotEngine.use_graphs = repeat == 1 or (repeat > 1 and SlotEngine.use_graphs)
+        # Without graphs in repeat 0: hooks do not see a replay.
+        SlotEngine.use_graphs = repeat > 0
         for kind, name, run_arm in work:
             if (kind, name) == ("update", "trl"):
                 arms.prepare_updates()
@@ -521,6 +541,7 @@ def main() -> None:
     knobs, _ = parse(Knobs, sys.argv[1:], __doc__)
     tiny = knobs.model == "tiny"
     for name, small, large in (
+        ("prompts", 16, 2),
         ("thought", 12, 100),
         ("look_tokens", 16, 1000),
         ("crop_tokens", 16, 500),

@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from transformers import HfArgumentParser
-
-# Every script starts here. bitsandbytes complains, when imported, of CPU kernels that nobody asked for.
+# Every script starts here. What torch reads when it is imported: the slots' growth leaves blocks behind
+# that are too small for the next one, unless segments can grow.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+# bitsandbytes complains, when imported, of CPU kernels that nobody asked for.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+from transformers import HfArgumentParser
 
 
 def knob(default, text: str):
@@ -72,7 +75,7 @@ class Preset:
     limits: Limits
 
 
-def big_limits(quantize: str = "") -> Limits:
+def big_limits(quantize: str = "", batch: int = 64) -> Limits:
     """Limits of a real Qwen2.5-VL on one card: a look of 1,000 visual tokens, crops of 400."""
     return Limits(
         look_pixels=1000 * 28 * 28,
@@ -80,7 +83,7 @@ def big_limits(quantize: str = "") -> Limits:
         max_turns=5,
         max_turn_tokens=384,
         max_tokens=2048,
-        batch=64,
+        batch=batch,
         threads=8,
         quantize=quantize,
     )
@@ -89,7 +92,7 @@ def big_limits(quantize: str = "") -> Limits:
 PRESETS = {
     "tiny": Preset(str(Path(__file__).parent / "toy" / "base"), Limits()),
     "qwen2.5-vl-3b": Preset("Qwen/Qwen2.5-VL-3B-Instruct", big_limits()),
-    "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit")),
+    "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit", batch=32)),
     "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit")),
 }
 

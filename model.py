@@ -29,6 +29,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from knobs import PRESETS
 
+# On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape, in half a second;
+# nearly every call here has a new shape.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 # width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision tower
 SHAPES = {
     "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, 151936, True, 3420),
@@ -251,29 +255,27 @@ def load_model(
 
     name: a preset, a folder in Hub layout, a Hub name, or a folder with a LoRA adapter (which names its
     base). quantize: "4bit" (NF4; vision tower and head stay as they are). lora: rank of a fresh LoRA on the
-    language model. dtype: default float32 on a CPU, bfloat16 on a GPU. random_weights: the shapes of `name`
-    with fresh weights and, for the big presets, the tiny model's tokenizer, so that nothing is fetched;
-    layers: then only so many in each tower. Returns (model, processor), the model in eval mode. Raises
-    ValueError.
+    language model. dtype: default float32 on a CPU and for the tiny model, else bfloat16. random_weights:
+    the shapes of `name` with fresh weights and, for the big presets, the tiny model's tokenizer, so that
+    nothing is fetched; layers: then only so many in each tower. Returns (model, processor), the model in
+    eval mode. Raises ValueError.
     """
     if quantize and quantize not in QUANTIZED:
         raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, not {quantize!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+    borrowed = random_weights and name in SHAPES  # the tiny model's tokenizer
+    path = resolve("tiny" if borrowed else name)
+    adapter = path if (path / "adapter_config.json").exists() else None
+    if adapter:  # checkpoints keep the base's name, so that a moved folder still works
+        name = base_of(adapter)
+        path = resolve(name)
+    is_tiny = not borrowed and path == Path(PRESETS["tiny"].place)
+    dtype = dtype or usual_dtype(is_tiny, device)
     if random_weights:
         adapter = None
-        path = resolve("tiny" if name in SHAPES else name)
-        model = make_random(
-            config_of(name, layers), dtype, device, quantize, load_processor(path)
-        )
+        config = config_of(name, layers)
+        model = make_random(config, dtype, device, quantize, load_processor(path))
     else:
-        path = resolve(name)
-        adapter = path if (path / "adapter_config.json").exists() else None
-        if adapter:  # checkpoints keep the base's name, so that a moved folder still works
-            name = json.loads((adapter / "adapter_config.json").read_text())[
-                "base_model_name_or_path"
-            ]
-            path = resolve(name)
         model = from_folder(path, dtype, device, quantize)
     model.name_or_path = lasting_name(name, path)
     unfold_patches(model.model.visual.patch_embed)
@@ -282,6 +284,17 @@ def load_model(
     elif lora:
         model = add_lora(model, lora)
     return model.eval(), load_processor(path)
+
+
+def base_of(adapter: Path) -> str:
+    """The name of the model that a LoRA checkpoint stands on."""
+    return json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
+def usual_dtype(is_tiny: bool, device: str) -> torch.dtype:
+    """float32 on a CPU, and for the tiny model on a GPU, too: the README's figures are made in it."""
+    on_cpu = torch.device(device).type == "cpu"
+    return torch.float32 if is_tiny or on_cpu else torch.bfloat16
 
 
 def lasting_name(name: str, path: Path) -> str:
@@ -334,12 +347,8 @@ def merge(adapter: str, out: Path) -> None:
     """Write base and adapter as one plain checkpoint in Hub layout, in the base's own precision."""
     model, processor = load_model(adapter, device="cpu", dtype="auto")
     model.merge_and_unload().save_pretrained(out)
-    base = json.loads((Path(adapter) / "adapter_config.json").read_text())[
-        "base_model_name_or_path"
-    ]
-    for file in resolve(
-        base
-    ).iterdir():  # tokenizer and processor as they came: other programs know these
+    # Tokenizer and processor as they came: other programs know these
+    for file in resolve(base_of(Path(adapter))).iterdir():
         wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith(
             "index.json"
         )

@@ -5,7 +5,7 @@ import os
 import torch
 
 from fast.packed import LOGITS
-from fast.slots import PREFILL_TOKENS
+from fast.slots import MASK, PREFILL_TOKENS
 from model import FAMILIES, config_of
 
 GB = 2**30
@@ -42,11 +42,9 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
     count = sizes(config)
     area = FAMILIES[config.model_type].token_side ** 2  # pixels of a visual token
     width = text.hidden_size
-    mlp = text.intermediate_size
     key_width = text.num_key_value_heads * width // text.num_attention_heads
-    # Bfloat16 but for the tiny model on a CPU.
-    small = torch.cuda.is_available() or knobs.model != "tiny"
-    size = 2 if small else 4
+    size = 4 if knobs.model == "tiny" else 2
+    checkpointed = torch.cuda.is_available() or knobs.model != "tiny"
     # NF4, double quantised: 4.13 bits.
     matrices = count["matrices"] * (0.516 if knobs.quantize else size)
     lora = count["lora"] * knobs.lora
@@ -59,6 +57,7 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
     prompts = knobs.prompts // world
     slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
     prefill = min(slots // knobs.group * prompt, PREFILL_TOKENS)
+    mask = min(MASK, PREFILL_TOKENS * (prompt + knobs.max_tokens))
     completions = knobs.micro_batch * knobs.max_tokens
     # Tokens of a packed micro-batch.
     row = -(-knobs.micro_batch // knobs.group) * prompt + completions
@@ -70,12 +69,19 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
         "optimiser": lora * adam,
         "rollout: keys and values": cache * size,
         "rollout: features of pictures": features,
-        "rollout: prefill": prefill * (6 * width + 3 * mlp) * size
-        + slots * text.vocab_size * 12,
+        "rollout: prefill": prefill_bytes(config, prefill, size) + slots * text.vocab_size * 12,
+        "rollout: masks": mask * (size + 1),
         "update: features of pictures": features,
-        "update: activations": activations(config, row, completions, size, checkpointed=small),
+        "update: activations": activations(config, row, completions, size, checkpointed),
     }
     return {name: value / GB for name, value in parts.items()}
+
+
+def prefill_bytes(config, tokens: int, size: int) -> float:
+    """Bytes above the weights while a layer works on so many tokens; nothing is kept for a gradient."""
+    text = config.text_config
+    # The residual and attention's parts; gate, up, and what LoRA adds to it, before and after its scaling.
+    return tokens * (3 * text.hidden_size + 4 * text.intermediate_size) * size
 
 
 def activations(config, tokens: int, scored: int, size: int, checkpointed: bool) -> float:
@@ -117,14 +123,22 @@ def table(knobs) -> str:
         lines.append(f"{torch.cuda.get_device_name()}: {has:.1f} GB, {verdict}")
     else:
         cards = ", ".join(
-            f"{card} GB: {'yes' if most < card else 'no'}" for card in (16, 24, 48, 80)
+            f"{card} GB: {'yes' if most < card - 0.5 else 'no'}" for card in (16, 24, 48, 80)
         )
         lines.append(f"no GPU in sight; would it fit?  {cards}")
-    candidates = dict(LOWER)
-    if knobs.quantize:
-        del candidates["weights"]
-    largest = max(
-        candidates, key=lambda phase: sum(v for name, v in parts.items() if phase in name)
-    )
-    lines.append(f"to make it smaller: {candidates[largest]}")
+    lines.append(advice(knobs))
     return "\n".join(lines)
+
+
+def advice(knobs) -> str:
+    """The knob that makes most room."""
+    parts = memory(knobs, config_of(knobs.model))
+    rooms = dict.fromkeys(LOWER, 0.0)
+    for name, value in parts.items():
+        for phase in LOWER:
+            if phase in name:
+                rooms[phase] += value
+    if knobs.quantize:
+        del rooms["weights"]
+    largest = max(rooms, key=rooms.get)
+    return f"to make it smaller: {LOWER[largest]}"

@@ -30,7 +30,7 @@ import tools
 from boxes import Box
 from data import Sample, load
 from fast.lanes import count_lanes, run_in_lanes
-from fast.lora import merged_lora
+from fast.lora import cast_lora, merged_lora
 from fast.slots import SlotEngine
 from knobs import Limits, rollout_limits, run_command
 from model import expand_pads, load_model, pixel_budgets, see
@@ -433,7 +433,7 @@ def sampling_mode(model, seed: int | None):
     model.eval()
     try:
         random_state = torch.random.fork_rng(devices, enabled=seed is not None)
-        with torch.no_grad(), merged_lora(model), random_state:
+        with torch.no_grad(), merged_lora(model), cast_lora(model), random_state:
             if seed is not None:
                 torch.manual_seed(seed)
             yield

@@ -143,12 +143,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 import plan
 import runs
 import scores
 from data import Sample, load, mix, opened, readable
+from fast.lora import master_lora
+from fast.memory import SparingTrainer, is_out_of_memory
 from fast.packed import install_packed, store_per_token, stored_per_token
 from heldout import HeldOut, comparison_text
 from judge import Judge
@@ -177,7 +179,7 @@ def no_reward(**kwargs):
     """TRL wants a reward function. It is never called: see `sample_groups`."""
 
 
-class ZoomGRPOTrainer(GRPOTrainer):
+class ZoomGRPOTrainer(SparingTrainer):
     """GRPO on interleaved trajectories.
 
     TRL calls `_prepare_inputs` for each micro-batch, then `compute_loss` on what that returned, then its
@@ -187,6 +189,7 @@ class ZoomGRPOTrainer(GRPOTrainer):
     def __init__(self, *, samples: list[Sample], knobs: Knobs, run: Path, **settings):
         super().__init__(reward_funcs=no_reward, **settings)
         install_packed(self.model.get_base_model())
+        master_lora(self.model)
         self.samples = samples
         self.knobs = knobs
         self.run = run
@@ -252,7 +255,9 @@ class ZoomGRPOTrainer(GRPOTrainer):
         settings = {"group": group, "temperature": self.knobs.temperature}
         settings["tool"] = self.knobs.tool
         settings |= rollout_limits(self.knobs) | {"keep_features": True}
-        trajectories = rollout(self.model, self.processing_class, samples, **settings)
+        trajectories = self.roll(
+            rollout, self.model, self.processing_class, samples, **settings
+        )
         # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
         knobs = self.knobs
         price = knobs.call_price if self.state.global_step >= knobs.price_from else 0.0
@@ -406,7 +411,7 @@ def build_trainer(
         epsilon_high=knobs.clip_high,
         learning_rate=knobs.lr, lr_scheduler_type=knobs.lr_schedule, optim=knobs.optim,
         weight_decay=0.01, max_grad_norm=1.0, seed=knobs.seed,
-        bf16=not on_cpu, use_cpu=on_cpu, gradient_checkpointing=not on_cpu,
+        bf16=model.dtype == torch.bfloat16, use_cpu=on_cpu, gradient_checkpointing=not on_cpu,
         logging_steps=1, report_to="none", disable_tqdm=True,
         ddp_find_unused_parameters=False, remove_unused_columns=False,
     )  # fmt: skip
@@ -516,6 +521,14 @@ if __name__ == "__main__":
         main(KNOBS)
     except ValueError as error:
         fail(str(error))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"train.py: error: out of memory. {plan.advice(KNOBS)}; then --resume",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python train.py --out {KNOBS.out} --resume")
         sys.exit(130)

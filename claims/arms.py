@@ -50,7 +50,7 @@ AS_TINY = (
     "--look_pixels 12544 --crop_pixels 12544 --max_turns 4 --max_turn_tokens 48 --max_tokens 320 "
     "--batch 256 --threads 2 --lr 1.5e-3 --lr_schedule linear --lora 16 --micro_batch 64"
 )
-PRICED = f"--data {ALL_KINDS} --bonus priced"
+PRICED = f"--data {ALL_KINDS} --bonus priced --price_from 40"
 WHEN_NOT = ask("on forced", ALL_KINDS) + CURVE
 TABLE_5 = ask("on forced", PLAIN)
 MOST = TABLE_5 + ask("sampled", PLAIN) + ask("on forced", MORE_TILES, SMALLER)

@@ -1,8 +1,15 @@
 """A function as a CUDA graph: to launch a small model's kernels one by one takes longer than to run them."""
 
 import warnings
+from functools import cache
 
 import torch
+
+
+@cache
+def side_stream(device) -> torch.cuda.Stream:
+    """The one stream on which graphs are captured: each stream keeps cuBLAS's workspace for good."""
+    return torch.cuda.Stream(device)
 
 
 def capture_graph(step, arguments: tuple[torch.Tensor, ...]):
@@ -14,14 +21,12 @@ def capture_graph(step, arguments: tuple[torch.Tensor, ...]):
     stream = torch.cuda.current_stream()
     try:
         graph = torch.cuda.CUDAGraph()
-        side_stream = torch.cuda.Stream()
-        side_stream.wait_stream(stream)
-        with torch.cuda.stream(
-            side_stream
-        ):  # a first run, in which libraries set themselves up
+        side = side_stream(stream.device)
+        side.wait_stream(stream)
+        with torch.cuda.stream(side):  # a first run, in which libraries set themselves up
             expected = step(*places)
-        stream.wait_stream(side_stream)
-        with torch.cuda.graph(graph):
+        stream.wait_stream(side)
+        with torch.cuda.graph(graph, stream=side):
             result = step(*places)
         result.zero_()
         graph.replay()
@@ -29,9 +34,8 @@ def capture_graph(step, arguments: tuple[torch.Tensor, ...]):
             raise RuntimeError("it computes something else")
     except RuntimeError as error:  # a kernel that waits for the device, too little memory ...
         warnings.warn(f"decoding without a CUDA graph, more slowly: {error}", stacklevel=2)
-        torch.cuda.set_stream(
-            stream
-        )  # a capture that breaks off leaves its own stream in place
+        # A capture that breaks off leaves its own stream in place
+        torch.cuda.set_stream(stream)
         return None
 
     def replay(*arguments):

@@ -1,9 +1,18 @@
-"""LoRA folded into the weights while sampling: one matrix product in place of three."""
+"""The LoRA while sampling: folded into float32 weights, or at hand in the precision of the model."""
 
 from contextlib import contextmanager
 
 import torch
 from peft.tuners.lora import LoraLayer
+
+
+def lora_layers(model) -> dict[str, LoraLayer]:
+    """The layers with a LoRA, by name."""
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            layers[name] = module
+    return layers
 
 
 @contextmanager
@@ -12,17 +21,15 @@ def merged_lora(model):
 
     In float32 the outputs change by rounding alone (a test holds them to the trainer's). The weights are put
     back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 or 4 bits
-    the merged weights would be other weights, so these are left alone.
+    the merged weights would be other weights: see `cast_lora`.
     """
     layers = {}
     kept = {}
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, LoraLayer)
-            and module.get_base_layer().weight.dtype == torch.float32
-        ):
-            layers[name] = module
-            kept[name] = module.get_base_layer().weight.detach().clone()
+    for name, layer in lora_layers(model).items():
+        weight = layer.get_base_layer().weight
+        if weight.dtype == torch.float32:
+            layers[name] = layer
+            kept[name] = weight.detach().clone()
     try:
         for name, layer in layers.items():
             layer.merge()
@@ -33,3 +40,38 @@ def merged_lora(model):
             model.set_submodule(name, layer)
             layer.unmerge()
             layer.get_base_layer().weight.data.copy_(kept[name])
+
+
+@contextmanager
+def cast_lora(model):
+    """Have a bfloat16 model's LoRA in bfloat16 for a while: what autocast makes of it in the update.
+
+    Left in float32, PEFT computes it in float32 from a float32 copy of every layer's input: slower, larger,
+    and not what the trainer computes.
+    """
+    kept = {}
+    for layer in lora_layers(model).values():
+        for part in (layer.lora_A, layer.lora_B):
+            for weight in part.parameters():
+                if weight.dtype != model.dtype:
+                    kept[weight] = weight.data
+    try:
+        for weight in kept:
+            weight.data = weight.data.to(model.dtype)
+        yield
+    finally:
+        for weight, data in kept.items():
+            weight.data = data
+
+
+def master_lora(model) -> None:
+    """Hold the LoRA in float32, and leave it to autocast what is computed in bfloat16.
+
+    TRL casts the adapters of a model in 4 bits to bfloat16: there, at a learning rate of 2e-5, half a step of
+    the format is larger than a whole update, and most weights can't move. PEFT's own cast would copy every
+    layer's input to float32, for autocast to cast it back.
+    """
+    for layer in lora_layers(model).values():
+        layer.cast_input_dtype_enabled = False
+        for weight in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
+            weight.data = weight.data.float()

@@ -19,6 +19,8 @@ from fast.graph import capture_graph
 from model import family_of, see
 
 PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
+MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
+ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this long
 GROWTH = 256  # tokens by which the slots grow when one is full
 CROWD = 1 / 8  # observations go in together: when this share of the slots waits for one ...
 PATIENCE = 8  # ... or after so many steps
@@ -111,7 +113,7 @@ class SlotCache:
 class SlotEngine:
     """Runs `episodes` (see rollout.py) with at most `slots` trajectories at a time."""
 
-    use_graphs = True  # on a GPU, until capturing one fails
+    use_graphs = True  # on a GPU; bench.py and doctor.py switch them off
 
     def __init__(self, model, episodes, temperature: float, slots: int):
         self.model = model
@@ -268,8 +270,7 @@ class SlotEngine:
             self.graph = None  # frees its memory first
             self.graph = capture_graph(lambda *given: self.decode_step(room, *given), arguments)
             self.graph_room = room
-            self.use_graphs = self.graph is not None
-            SlotEngine.use_graphs = self.use_graphs
+            self.use_graphs = self.graph is not None  # the next rollout tries again
         return self.graph(*arguments) if self.graph else self.decode_step(room, *arguments)
 
     def end_turns(self, rows: list[int]) -> None:
@@ -316,7 +317,9 @@ class SlotEngine:
     ) -> None:
         """Append a chunk of tokens, with its pictures, to each of these slots."""
         longest = max(map(len, chunks))
-        at_once = max(1, PREFILL_TOKENS // longest)
+        end = max(self.live[row].length for row in rows) + longest
+        at_once = min(PREFILL_TOKENS // longest, MASK // (longest * end))
+        at_once = max(1, at_once)
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             self.append_part(rows[part], chunks[part], pictures[part])
@@ -366,12 +369,16 @@ class SlotEngine:
 
     def forward(self, rows, embeds, places, end: int, positions) -> torch.Tensor:
         """The language model over embeddings (R, L, H) at places (R, L) of these slots: (R, L, H)."""
+        length = embeds.shape[1]
+        if end == length > 1:  # from the slots' beginning: causal, and no mask is needed
+            mask = None
+        else:
+            end = -(-end // ALIGNED) * ALIGNED
+            ahead = torch.arange(end, device=self.device) > places[:, None, :, None]
+            mask = embeds.new_zeros(ahead.shape)  # (R, 1, L, end)
+            mask.masked_fill_(ahead, -torch.inf)
         self.cache.reserve(end)
         self.cache.aim(rows, places, end)
-        ahead = (
-            torch.arange(end, device=self.device) > places[:, None, :, None]
-        )  # (R, 1, L, end)
-        mask = embeds.new_zeros(ahead.shape).masked_fill_(ahead, -torch.inf)
         output = self.model.model.language_model(
             inputs_embeds=embeds,
             position_ids=positions,

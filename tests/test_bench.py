@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
+import torch
 from conftest import ROOT
+
+from bench import twin
+from model import add_lora, load_model
 
 
 def test_arms_do_the_same_work(tmp_path):
@@ -45,3 +49,17 @@ def test_arms_do_the_same_work(tmp_path):
     assert rollouts["generate"]["prefill_tokens"] < rollouts["trl"]["prefill_tokens"] / 2
     assert updates["ours"]["prefill_tokens"] < updates["trl"]["prefill_tokens"]
     assert "| slots |" in result.stdout and result.stdout.count("| trl |") == 2
+
+
+def test_both_arms_stand_on_the_same_weights():
+    """And what trains on one leaves the other alone: two 3Bs would not fit a card of 24 GB."""
+    model, _ = load_model("tiny")
+    other = twin(model)
+    pairs = list(zip(model.parameters(), other.parameters(), strict=True))
+    assert all(one is another for one, another in pairs)
+    assert {id(m) for m in model.modules()}.isdisjoint(id(m) for m in other.modules())
+    ours = add_lora(model, 4)
+    assert not any("lora" in name for name, _ in other.named_parameters())
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=ids).logits, other(input_ids=ids).logits)

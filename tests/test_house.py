@@ -59,6 +59,7 @@ ORDER = [
     "judge",
     "reward",
     "controls",
+    "fast.memory",
     "fast.packed",
     "fast.lanes",
     "fast.slots",

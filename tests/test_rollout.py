@@ -23,7 +23,7 @@ import fast.slots as slots_module
 import scores
 import tools
 from data import Sample, load
-from fast.lora import merged_lora
+from fast.lora import cast_lora, master_lora, merged_lora
 from fast.slots import SlotEngine
 from knobs import Limits
 from model import add_lora, see
@@ -329,7 +329,11 @@ def test_the_swap_arm_shows_another_tile(rollout, model, processor, script):
         region = controls.around(sample.open(), box)
         expected = tools.resize(sample.open().crop(region), t.images[1].size)
         assert not ImageChops.difference(t.images[1], expected).getbbox()
-        for answer, shown in ((letter, True), (sample.answer, letter == sample.answer), (None, False)):
+        for answer, shown in (
+            (letter, True),
+            (sample.answer, letter == sample.answer),
+            (None, False),
+        ):
             t.answer = answer
             record = scores.make_record(t, {"right": False, "said": None}, "swap")
             assert record["says_shown"] is shown
@@ -520,18 +524,82 @@ def test_a_graph_that_can_not_be_trusted_is_not_used(breaks, monkeypatch):
     """Neither one that can't be recorded, nor one whose replay gives another result."""
 
     @contextmanager
-    def graph(_):
+    def graph(_, stream):
         yield
         if breaks:
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    stream, streams = SimpleNamespace(wait_stream=lambda other: None), []
-    names = dict(CUDAGraph=IdleGraph, Stream=lambda: stream, current_stream=lambda: stream)
+    stream, streams = SimpleNamespace(wait_stream=lambda other: None, device="cuda"), []
+    graph_module.side_stream.cache_clear()
+    names = dict(
+        CUDAGraph=IdleGraph, Stream=lambda device: stream, current_stream=lambda: stream
+    )
     names |= dict(stream=nullcontext, graph=graph, set_stream=streams.append)
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(**names))
     with pytest.warns(UserWarning, match="capturing" if breaks else "something else"):
         assert graph_module.capture_graph(lambda x: x + 1, (torch.zeros(2),)) is None
     assert streams == [stream]
+
+
+def test_graphs_share_one_stream(monkeypatch):
+    """Each of torch's streams keeps a workspace of cuBLAS for good."""
+    graph_module.side_stream.cache_clear()
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    assert graph_module.side_stream("cuda:0") is graph_module.side_stream("cuda:0")
+    assert made == ["cuda:0"]
+    graph_module.side_stream.cache_clear()
+
+
+def test_a_failed_graph_is_tried_again_in_the_next_rollout(
+    model, processor, samples, script, monkeypatch
+):
+    plain = SlotEngine.__init__
+    tried = []
+    monkeypatch.setattr(slots_module, "capture_graph", lambda *given: tried.append(1))
+    monkeypatch.setattr(
+        SlotEngine,
+        "__init__",
+        lambda self, *a: plain(self, *a) or vars(self).update(use_graphs=True),
+    )
+    for _ in range(2):
+        script(random_turn)
+        plain_rollout(model, processor, samples, engine="slots", max_turns=2, **LIMITS)
+    assert len(tried) == 2 and SlotEngine.use_graphs
+
+
+def seen_masks(model, monkeypatch) -> list:
+    """The masks that the language model is given, None where it is given none."""
+    masks = []
+    language = model.model.language_model
+    plain = language.forward
+
+    def forward(*args, attention_mask, **kwargs):
+        masks.append(attention_mask["full_attention"])
+        return plain(*args, attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(language, "forward", forward)
+    return masks
+
+
+def test_no_mask_is_larger_than_asked(model, processor, samples, script, monkeypatch):
+    """The first look needs none at all (it can have 16,384 tokens); others are cut, to the same answers."""
+    script(lambda rng: call(5, 5, 100, 100))
+    limits = {"group": 2, "max_turns": 3, "engine": "slots", "seed": 0} | LIMITS
+    plain = plain_rollout(model, processor, samples, **limits)
+    masks = seen_masks(model, monkeypatch)
+    monkeypatch.setattr(slots_module, "MASK", 3000)
+    script(lambda rng: call(5, 5, 100, 100))
+    cut = plain_rollout(model, processor, samples, **limits)
+    assert masks[0] is None and masks[-1] is not None
+    shapes = [tuple(mask.shape) for mask in masks if mask is not None]
+    assert max(
+        rows * length * end for rows, _, length, end in shapes if length > 1
+    ) <= 2 * 3000 or all(rows == 1 for rows, _, length, _ in shapes if length > 1)
+    assert all(shape[3] % 8 == 0 for shape in shapes)
+    for one, other in zip(plain, cut, strict=True):
+        assert one.completion_ids == other.completion_ids
+        assert torch.tensor(one.logprobs).sub(torch.tensor(other.logprobs)).abs().max() < 1e-5
 
 
 def test_records_made_by_hand_read_like_played_ones(samples):
@@ -575,3 +643,22 @@ def test_the_command_prints_a_trajectory():
     assert "accuracy 1" in done.stdout and "tool 1 = 2.00" in done.stdout
     advantages = [float(v) for v in re.findall(r"advantage ([+-][\d.]+)", done.stdout)]
     assert len(advantages) == 8 and abs(sum(advantages)) < 0.05 and "<- this one" in done.stdout
+
+
+def test_a_bfloat16_model_samples_with_what_autocast_trains(model, processor):
+    """The LoRA of the sampler is the trainer's, rounded as autocast rounds it; afterwards it is as it was."""
+    lora = add_lora(copy.deepcopy(model).bfloat16(), 4)
+    for name, parameter in lora.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    master_lora(lora)
+    before = {name: value.clone() for name, value in lora.state_dict().items()}
+    layer = lora.base_model.model.model.language_model.layers[0].mlp.up_proj
+    x = torch.randn(5, layer.in_features, dtype=torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        trained = layer(x)
+    with torch.no_grad(), cast_lora(lora):
+        sampled = layer(x)
+    assert sampled.dtype == torch.bfloat16 and torch.equal(sampled, trained)
+    assert all(torch.equal(value, before[name]) for name, value in lora.state_dict().items())
+    assert layer.lora_A["default"].weight.dtype == torch.float32

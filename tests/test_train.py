@@ -19,6 +19,7 @@ import torch
 from conftest import ROOT, call
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 import reward
@@ -26,7 +27,8 @@ import runs
 import train
 from bench import stock_batch
 from data import Sample, load
-from fast import packed
+from fast import packed, slots
+from model import load_model
 from reward import group_advantages
 from toy.make_base import make_model
 
@@ -638,3 +640,174 @@ def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
             [sys.executable, "eval.py", *wrong], cwd=ROOT, capture_output=True, text=True
         )
         assert bad.returncode == 2 and message in bad.stderr.splitlines()[-1]
+
+
+# --------------------------------------------------------------------------------------------------
+# Out of memory is no end.
+
+
+class Gradients(TrainerCallback):
+    """What the optimiser is about to use."""
+
+    def __init__(self, trainer):
+        self.seen = {}
+        self.model = trainer.model
+
+    def on_pre_optimizer_step(self, *arguments, **more):
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                self.seen[name] = weight.grad.clone()
+
+
+def first_gradients(trainer) -> dict[str, torch.Tensor]:
+    """Of the first step, whose LoRA weights are not zero."""
+    disturb(trainer)
+    watcher = Gradients(trainer)
+    trainer.add_callback(watcher)
+    trainer.train()
+    return watcher.seen
+
+
+def cap_updates(monkeypatch, most: int, where: str) -> None:
+    """Let updates of more than `most` members run out of memory, in the forward or in the backward pass."""
+    plain = packed.packed_logprobs
+
+    def capped(model, groups, temperature):
+        too_many = sum(map(len, groups)) > most
+        if too_many and where == "forward":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        logprobs, *rest = plain(model, groups, temperature)
+        if too_many and logprobs.requires_grad:
+            logprobs.register_hook(out_of_memory)
+        return logprobs, *rest
+
+    monkeypatch.setattr(packed, "packed_logprobs", capped)
+
+
+def out_of_memory(*arguments):
+    raise RuntimeError(
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    )
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"loss_type": "grpo"},
+        {"loss_type": "bnpo", "micro_batch": 3},
+        {"loss_type": "dr_grpo", "beta": 0.04},
+    ],
+)
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_an_update_out_of_memory_is_done_in_halves(
+    build, script, monkeypatch, capsys, knobs, where
+):
+    """The same gradients come out, though the first attempt had got as far as some gradients."""
+    script(random_turn)
+    knobs |= {"steps": 1}
+    wanted = first_gradients(build(**knobs))
+    size = build(**knobs).args.per_device_train_batch_size
+    script(random_turn)
+    cap_updates(monkeypatch, -(-size // 2), where)
+    found = first_gradients(build(**knobs))
+    said = capsys.readouterr().out
+    assert said.count("out of memory in an update: from here on") == 1
+    assert_equal(found, wanted, 1e-5)
+
+
+def test_what_fails_in_halves_is_the_end(build, script, monkeypatch):
+    script(random_turn)
+    cap_updates(monkeypatch, 1, "forward")
+    with pytest.raises(torch.OutOfMemoryError):
+        build(micro_batch=6).train()
+
+
+def test_a_rollout_out_of_memory_gets_half_the_slots(
+    build, script, monkeypatch, capsys, tmp_path
+):
+    plain = slots.SlotCache.__init__
+
+    def capped(cache, config, count, *arguments):
+        if count > 6:
+            out_of_memory()
+        plain(cache, config, count, *arguments)
+
+    script(random_turn)
+    monkeypatch.setattr(slots.SlotCache, "__init__", capped)
+    script(random_turn)
+    trainer = build(steps=1)
+    found = first_gradients(trainer)
+    assert trainer.knobs.batch == 6
+    assert (
+        capsys.readouterr().out.count("out of memory in a rollout: from here on --batch 6") == 1
+    )
+    assert all(gradient.norm() > 0 for gradient in found.values())
+    assert len(trainer.state.log_history) >= 1
+    monkeypatch.setattr(slots.SlotCache, "__init__", out_of_memory)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        build().train()
+
+
+def test_the_last_word_names_the_knob(tmp_path):
+    """By the command: an address space too small for the run ends it in a line, exit code 1."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = "train.py --steps 1 --prompts 2 --eval_size 0 --out".split() + [{str(tmp_path / "run")!r}]
+import fast.slots, runpy
+def full(*arguments):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+fast.slots.SlotCache.__init__ = full
+runpy.run_path("train.py", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "out of memory" in last and "lower --" in last and "--resume" in last
+    assert "Traceback" not in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------
+# Precision.
+
+
+def test_adapters_in_4_bits_train_in_float32_before_and_after_a_resume(tmp_path):
+    """TRL would have them in bfloat16, where a step of 2e-5 is lost."""
+    given = dict(
+        quantize="4bit", prompts=2, group=2, micro_batch=4, eval_size=0, save_every=1, threads=1,
+        max_turns=2, max_turn_tokens=8, show_every=100,
+    )  # fmt: skip
+    checkpoint = None
+    for steps in (1, 2):
+        model, processor = load_model(
+            "tiny", quantize="4bit", dtype=torch.bfloat16, device="cpu"
+        )
+        knobs = train.Knobs(**given, steps=steps)
+        trainer = train.build_trainer(knobs, model, processor, load("toy", limit=4), tmp_path)
+        trained = [p for p in trainer.model.parameters() if p.requires_grad]
+        assert {p.dtype for p in trained} == {torch.float32}
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert {p.dtype for p in trained} == {torch.float32}
+        states = [v for s in trainer.optimizer.state.values() for v in s.values()]
+        moments = [value for value in states if value.dim()]
+        assert len(moments) >= 2 * len(trained) and {v.dtype for v in moments} == {
+            torch.float32
+        }
+        checkpoint = str(tmp_path / f"checkpoint-{steps}")
+
+
+def test_a_step_of_the_default_rate_moves_the_adapters(build, script):
+    """Of the entries of lora_A most move by an update of 2e-5; in bfloat16 most would not."""
+    script(random_turn)
+    trainer = build(lr=2e-5, steps=2, lr_schedule="constant")
+    before = {n: p.clone() for n, p in trainer.model.named_parameters() if "lora_A" in n}
+    trainer.train()
+    now = dict(trainer.model.named_parameters())
+    moved = torch.cat([(now[n] != p).flatten() for n, p in before.items()]).float().mean()
+    rounded = torch.cat(
+        [(now[n].bfloat16() != p.bfloat16()).flatten() for n, p in before.items()]
+    )
+    assert moved > 0.9 > 0.6 > rounded.float().mean()
