@@ -40,6 +40,7 @@ from data import load
 from fast.slots import SlotEngine
 from knobs import fail, knob, parse, usual_limits, write_json
 from model import load_model, lora_config
+from pace import Work, device_speed, floors
 
 
 @dataclass
@@ -317,55 +318,20 @@ def measured(model, figures: dict):
         hook.remove()
 
 
-def device_speed(device, dtype) -> tuple[float, float]:
-    """Bytes/s of a large copy (read and write counted), and operations/s of a large matrix product."""
-    cuda = device.type == "cuda"
-    big = torch.empty(2**27 if cuda else 2**25, device=device)
-    side = 8192 if cuda else 2048
-    a = torch.randn(side, side, device=device, dtype=dtype)
-
-    def best(work) -> float:
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            work()
-            if cuda:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    return 2 * big.nbytes / best(big.clone), 2 * side**3 / best(lambda: a @ a)
-
-
-def floors(model, trajectories, group: int, bytes_s: float, ops_s: float) -> dict:
-    """A roofline estimate of the seconds of a rollout and an update of these trajectories on this device.
-
-    Weights are read once per decode step, and each token costs two operations per weight. Attention is left
-    out, and the vocabulary's matrix is counted for every token, so that an update that scores few of them can
-    be faster. The update runs forward and backward (to the inputs: the weights are frozen) over each distinct
-    token; the pictures have been encoded in the rollout.
-    """
-    text = weights_in(*model.model.language_model.layers, model.lm_head)
-    vision = weights_in(model.model.visual)
+def work_of(trajectories, group: int) -> Work:
+    """What these trajectories, groups of so many, cost at least."""
     heads = trajectories[::group]
-    shown = [t.images[0] for t in heads] + [crop for t in trajectories for crop in t.images[1:]]
-    patches = sum(picture.width * picture.height // 196 for picture in shown)
-    given = sum(len(t.prompt_ids) for t in heads) + sum(
-        t.sampled.count(0) for t in trajectories
-    )
+    shown = [t.images[0] for t in heads]
+    for trajectory in trajectories:
+        shown += trajectory.images[1:]
     written = [t.sampled.count(1) for t in trajectories]
-    seconds_to_see = 2 * vision * patches / ops_s
-    seconds_to_read = 2 * text * given / ops_s
-    seconds_to_load = max(written) * text * model.dtype.itemsize / bytes_s
-    seconds_to_write = max(seconds_to_load, 2 * text * sum(written) / ops_s)
-    return {
-        "rollout": seconds_to_see + seconds_to_read + seconds_to_write,
-        "update": 4 * text * (given + sum(written)) / ops_s,
-    }
-
-
-def weights_in(*modules) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+    observed = sum(t.sampled.count(0) for t in trajectories)
+    return Work(
+        patches=sum(picture.width * picture.height // 196 for picture in shown),
+        given=sum(len(t.prompt_ids) for t in heads) + observed,
+        written=sum(written),
+        steps=max(written),
+    )
 
 
 def build(knobs: Knobs, run: Path):
@@ -485,8 +451,9 @@ def compare(knobs: Knobs, run: Path) -> dict:
                     figures[kind][name][figure].append(value)
         print(f"repeat {repeat} of {knobs.repeats}", file=sys.stderr, flush=True)
     bare = arms.ours.model.get_base_model()
-    bytes_s, ops_s = device_speed(bare.device, bare.dtype)
+    speed = device_speed(bare.device, bare.dtype)
     trajectories = arms.trajectories()
+    work = work_of(trajectories, knobs.group)
     medians = {"rollout": {}, "update": {}}
     seconds = {"rollout": {}, "update": {}}
     for kind, by_name in figures.items():
@@ -496,9 +463,9 @@ def compare(knobs: Knobs, run: Path) -> dict:
     return {
         "figures": medians,
         "seconds": seconds,
-        "floor_seconds": floors(bare, trajectories, knobs.group, bytes_s, ops_s),
-        "device_bytes_s": bytes_s,
-        "device_ops_s": ops_s,
+        "floor_seconds": floors(work, bare.config, speed, bare.dtype.itemsize),
+        "device_bytes_s": speed.bytes_s,
+        "device_ops_s": speed.ops_s,
         "trajectories": len(trajectories),
         "model_tokens": sum(sum(t.sampled) for t in trajectories),
         "crops": sum(len(t.boxes) for t in trajectories),

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from PIL import Image, ImageOps
 
 from boxes import Box
@@ -75,6 +75,7 @@ class Sample:
 
 DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
+DEEPEYES_GB = 4.84  # three parquet files
 SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
 TEST_SHARE = 20  # one row in this many is held out of training
@@ -198,6 +199,11 @@ def find_folder(root: str | None, repository: str, only: list[str] | None = None
         if not Path(root).is_dir():
             raise ValueError(f"no such folder: {root}")
         return Path(root)
+    if not isinstance(
+        try_to_load_from_cache(repository, "README.md", repo_type="dataset"), str
+    ):
+        size = f" ({DEEPEYES_GB} GB)" if repository == DEEPEYES else ""
+        print(f"fetching {repository}{size} into the Hub's cache", flush=True)
     try:
         return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=only))
     except Exception as error:

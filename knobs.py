@@ -142,7 +142,7 @@ def check_training(knobs, world: int) -> None:
     check_at_least(
         1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
     )
-    check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from")
+    check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from limit")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % world:

@@ -9,6 +9,7 @@ from fast.slots import MASK, PREFILL_TOKENS
 from model import FAMILIES, config_of
 
 GB = 2**30
+CONTEXT = 0.6  # GB: CUDA itself, and the allocator's fragmentation
 
 
 def sizes(config) -> dict[str, int]:
@@ -115,7 +116,7 @@ def table(knobs) -> str:
     """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
     parts = memory(knobs, config_of(knobs.model), int(os.environ.get("WORLD_SIZE", 1)))
     lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
-    most = peak(parts) + 0.6  # the CUDA context and the allocator's fragmentation
+    most = peak(parts) + CONTEXT
     lines.append(f"{'expected peak':<30}{most:>8.2f} GB   (rollout and update take turns)")
     if torch.cuda.is_available():
         has = torch.cuda.get_device_properties(0).total_memory / GB

@@ -41,6 +41,7 @@ class Training:
     model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
+    limit: int = knob(0, "questions to train on at most, 0 for all (a first run: 2000)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
     steps: int = knob(160, "optimiser steps, each on fresh trajectories")
     prompts: int = knob(16, "questions per step")
@@ -145,6 +146,7 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig
 
+import pace
 import plan
 import runs
 import scores
@@ -429,7 +431,7 @@ def build_trainer(
 def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
     """The questions to train on, and the held-out ones."""
     root = knobs.root or None
-    limit = TOY_SIZE if knobs.data.startswith("toy") else None
+    limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
     samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, root=root)
     if knobs.mix:
         samples = mix(samples, knobs.mix, knobs.seed)
@@ -516,6 +518,7 @@ if __name__ == "__main__":
     try:
         if KNOBS.plan:
             print(plan.table(KNOBS))
+            print(pace.time_here(KNOBS, WORLD))
             sys.exit()
         resolve(KNOBS.model)
         main(KNOBS)

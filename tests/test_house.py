@@ -27,6 +27,8 @@ MODULES = {
 }
 # Whoever stands above may import what stands below.
 ORDER = [
+    "doctor",
+    "fast.trial",
     "bench",
     "study",
     "claims.page",
@@ -48,6 +50,7 @@ ORDER = [
     "benchmarks.reasoning",
     "benchmarks.record",
     "report",
+    "pace",
     "plan",
     "switches",
     "heldout",

@@ -1,0 +1,146 @@
+"""doctor.py: what is there, what is missing and the remedy, by the real command and on planted machines."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+from conftest import ROOT
+
+import doctor
+import pace
+import train
+from knobs import PRESETS
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "doctor.py", *map(str, arguments)]
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+def knobs(*arguments):
+    return doctor.read_knobs(list(arguments))
+
+
+def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
+    """By the command, every part once: both engines exact, a step, a resume, scores, TRL beside ours."""
+    out = tmp_path / "doctor.json"
+    small = ["--full", "--prompts", "2", "--group", "4", "--micro_batch", "8", "--steps", "5"]
+    done = run(*small, "--json", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MISSING" not in done.stdout and "this machine can do it" in done.stdout
+    found = json.loads(out.read_text())
+    verdicts = {check["name"]: check["verdict"] for check in found["checks"]}
+    assert (
+        verdicts["packages"] == verdicts["exact, slots"] == verdicts["exact, generate"] == "ok"
+    )
+    assert verdicts["a step, 4bit"] == verdicts["a step, unquantised"] == "ok"
+    assert found["figures"]["a step, 4bit"]["scored"] == 4
+    assert found["figures"]["beside TRL's loop"]["rollout"] > 0
+    assert "## CPU: tiny" in done.stdout and "| a step, 4bit | sec_train |" in done.stdout
+
+
+def test_a_big_model_without_a_gpu_a_network_and_a_cache(tmp_path):
+    """Exit code 1, and each thing that is missing has its remedy."""
+    nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = run("--model", "qwen2.5-vl-3b", **nowhere)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
+    (weights,) = [line for line in lines if " weights " in line]
+    assert "7.0 GB to fetch" in weights
+    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in weights
+    (data,) = [line for line in lines if " data " in line]
+    assert "4.8 GB" in data and "hf download --repo-type dataset" in data
+    (time,) = [line for line in lines if " time " in line]
+    assert "s a step" in time and "needs a GPU" in time
+    assert "exact, slots" in done.stdout and f"{len(lines)} missing" in done.stdout
+
+
+def test_a_package_of_another_version_is_named(monkeypatch):
+    plain = importlib.metadata.version
+    versions = {"trl": "1.15.0"}
+    monkeypatch.setattr(importlib.metadata, "version", lambda n: versions.get(n) or plain(n))
+    (check,) = doctor.check_packages()
+    assert (check.verdict, check.figure) == ("MISSING", "1.15.0")
+    assert check.remedy == "pip install trl==1.16.0"
+
+    def gone(name):
+        if name == "peft":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return plain(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", gone)
+    (check,) = doctor.check_packages()
+    assert check.figure == "not installed" and check.remedy.startswith("pip install peft==")
+
+
+def test_too_little_disk_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, 3 * 2**30))
+    runs, cache = doctor.check_disk(knobs("--model", "qwen2.5-vl-3b"), to_fetch=11.8)
+    assert runs.verdict == "ok"
+    assert cache.verdict == "MISSING" and "3.0 GB free, 11.8 needed" in cache.figure
+    assert "HF_HOME" in cache.remedy
+    (runs,) = doctor.check_disk(knobs("--model", "qwen2.5-vl-32b", "--lora", "256"), to_fetch=0)
+    assert runs.verdict == "MISSING" and "--out" in runs.remedy
+
+
+@pytest.mark.parametrize("name, size", [("3b", 7.0), ("7b", 15.4), ("32b", 62.3)])
+def test_gigabytes_to_fetch_are_the_published_ones(name, size):
+    """Of the Hub's pages: 7.51, 16.6 and 66.9 GB (10^9 bytes)."""
+    assert doctor.weights_gb(knobs("--model", f"qwen2.5-vl-{name}")) == pytest.approx(
+        size, rel=0.02
+    )
+
+
+def test_models_and_data_that_do_not_exist(tmp_path):
+    check, _ = doctor.check_weights(knobs("--model", "qwen-typo"))
+    assert check.verdict == "MISSING" and all(preset in check.remedy for preset in PRESETS)
+    check, _ = doctor.check_data(knobs("--data", "deepeye"))
+    assert check.verdict == "MISSING" and "deepeyes" in check.remedy
+    check, _ = doctor.check_data(knobs("--data", str(tmp_path)))
+    assert check.verdict == "ok"
+    done = run("--model", "qwen-typo")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+def test_a_judge_that_is_away():
+    (check,) = doctor.check_judge(knobs("--judge", "http://127.0.0.1:9/v1"))
+    assert check.verdict == "MISSING" and "does not answer" in check.figure
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["--random_weights"], ["--group", "0"]])
+def test_a_mistake_in_the_call_is_exit_code_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_time_grows_with_the_work():
+    """The estimate's arithmetic: twice the questions cost twice as much, a larger model more."""
+    speed = pace.Speed(bytes_s=1e12, ops_s=1e14, small_s=1e-4)
+    one = train.Knobs(model="qwen2.5-vl-3b", prompts=8, batch=64)
+    two = train.Knobs(model="qwen2.5-vl-3b", prompts=16, batch=64)
+    seven = train.Knobs(model="qwen2.5-vl-7b", prompts=8, batch=64)
+    first, second, third = (
+        pace.step_seconds(each, speed, "cuda") for each in (one, two, seven)
+    )
+    for phase in ("rollout", "update"):
+        assert second[phase] == pytest.approx(2 * first[phase], rel=1e-6)
+        assert third[phase] > 1.5 * first[phase]
+    faster = pace.Speed(bytes_s=2e12, ops_s=2e14, small_s=1e-4)
+    assert sum(pace.step_seconds(one, faster, "cuda").values()) == pytest.approx(
+        sum(first.values()) / 2
+    )
+    assert "guess" in pace.time_text(one, speed, "cuda")  # until a card has been measured
+
+
+def test_the_plan_prints_the_time():
+    command = [sys.executable, "train.py", "--plan"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "s a step" in done.stdout.splitlines()[-1]
