@@ -50,6 +50,7 @@ from knobs import (
 from model import load_model, pixel_budgets, prepare_libraries, resolve
 from report import make_page
 from runs import append_rows, keep_rows, store_trajectory
+from safe.lock import hold
 from scores import (
     ARMS,
     EVAL_SEED,
@@ -515,14 +516,20 @@ def answer_job(
     for trajectory in trajectories:
         if knobs.protocol == "paper" or knobs.prompt:
             trajectory.answer = trajectory.answer or last_message(trajectory)
+        missed = judge.missed if judge else 0
         grades = grade(knobs.data, trajectory, judge, knobs.protocol)
+        if judge and judge.missed > missed:
+            grades |= {"unjudged": True}
         answers.append((trajectory, make_record(trajectory, grades, job.arm, job.repeat)))
     return answers
 
 
 def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -> list[dict]:
     """Ask what has not been answered yet, a batch at a time; every batch is stored at once."""
-    records = keep_rows(out / "records.jsonl", lambda row: True)
+    # What a judge that was away should have graded is asked again
+    records = keep_rows(
+        out / "records.jsonl", lambda row: not (knobs.judge and row.get("unjudged"))
+    )
     done = {(record["arm"], record["repeat"], record["id"]) for record in records}
     keep_rows(out / "trajectories.jsonl", lambda row: (row["arm"], 0, row["id"]) in done)
     (out / "failed.jsonl").unlink(missing_ok=True)
@@ -563,6 +570,10 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
             bar.update(len(job.samples))
             bar.set_postfix_str(f"{job.arm}: {fmean(right):.3f} right" if right else "")
             del answers  # with their pictures, before the next ones are opened
+    if judge and judge.missed:
+        times = f"the judge was away {judge.outages} times"
+        print(f"{judge.missed} answers were graded by the rules alone, as {times};")
+        print("the same command asks for them again")
     if failures:
         print(
             f"{failures} answers failed and are not counted; they are named in {out / 'failed.jsonl'}"
@@ -609,6 +620,7 @@ def main(knobs: Knobs) -> None:
     knobs.arms = arms_to_ask(knobs, samples)
     protocol = make_protocol(knobs, samples)
     out = make_folder(knobs, protocol)
+    hold(out)
     records = answer_all(knobs, samples, out, protocol)
     if not records:
         raise ValueError("no question could be answered: not one of the pictures can be read")

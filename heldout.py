@@ -50,6 +50,7 @@ class HeldOut:
         for arm in possible_arms(self.samples, arms):
             if arm not in stored.setdefault(when, {}):
                 print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
+                missed = self.judge.missed if self.judge else 0
                 records = answer_records(
                     model,
                     processor,
@@ -58,6 +59,9 @@ class HeldOut:
                     judge=self.judge,
                     **self.settings,
                 )
+                if self.judge and self.judge.missed > missed:
+                    number = self.judge.missed - missed
+                    print(f"  {number} answers were graded by the rules: the judge was away")
                 self.store_answers(when, arm, records)
                 stored[when][arm] = summarise_by_kind(records)
                 write_json(self.file, stored)

@@ -6,8 +6,10 @@ Nothing heavy is imported here: a mistyped flag must not cost ten seconds.
 import argparse
 import json
 import logging
+import math
 import os
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -118,7 +120,8 @@ def fill_limits(knobs: Limits, given: set[str]) -> None:
 def run_knobs(model: Path) -> dict:
     """The knobs of the run that wrote a checkpoint or a merged model; {} for any other model."""
     try:
-        run = read_json(model.parent / "args.json")
+        own = model / "args.json"  # a run's folder stands for its newest checkpoint
+        run = read_json(own if own.exists() else model.parent / "args.json")
     except ValueError as error:
         fail(str(error))
     run.pop("threads", None)  # of the machine, not of the run
@@ -142,7 +145,9 @@ def check_training(knobs, world: int) -> None:
     check_at_least(
         1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
     )
-    check_at_least(0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from limit")
+    check_at_least(
+        0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from limit"
+    )
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % world:
@@ -166,10 +171,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     """Defaults shown, and the commands of a script's docstring left as they are written."""
 
 
-def fail(message: str):
-    """One clear line, exit code 2: for mistakes of the user, before anything long starts."""
+def fail(message: str, code: int = 2):
+    """One clear line, and the end. Exit code 2: a mistake of the user, before anything long starts."""
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def parse(kind, argv: list[str], doc: str):
@@ -216,14 +221,37 @@ def read_json(file: Path) -> dict:
 
 def write_json(file: Path, content) -> None:
     """Write a .json file."""
-    write_whole(file, json.dumps(content, indent=1) + "\n")
+    text = json.dumps(strict(content), indent=1, allow_nan=False)
+    write_whole(file, text + "\n")
+
+
+def strict(content):
+    """The same with None for what JSON has no word for.
+
+    >>> strict({"loss": float("nan"), "boxes": [(1.0, float("inf"))]})
+    {'loss': None, 'boxes': [[1.0, None]]}
+    """
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: strict(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [strict(value) for value in content]
+    return content
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file at once or not at all: a kill in the middle must not cost what was there before."""
-    half = file.with_suffix(".tmp")
-    half.write_text(text, encoding="utf-8")
-    half.rename(file)
+    """Write a file at once or not at all: a kill in the middle must not cost what was there before. A link in
+    its place is replaced, not followed."""
+    number, half = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as half_written:
+            half_written.write(text)
+        os.chmod(half, 0o644)
+        os.replace(half, file)
+    except BaseException:
+        Path(half).unlink(missing_ok=True)
+        raise
 
 
 def run_command(main, read_knobs) -> None:

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from knobs import PRESETS
+from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
 
 # On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape, in half a second;
 # nearly every call here has a new shape.
@@ -160,13 +161,29 @@ def resolve(name: str) -> Path:
             f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL"
         )
     if (path / "adapter_config.json").exists():
+        check_adapter(path)
         return path
+    if not (path / "config.json").exists() and all_checkpoints(path):  # a run's folder
+        newest = newest_whole(path, say=print)
+        if newest is None:
+            raise ValueError(f"{path} holds no whole checkpoint")
+        return newest
     if not (path / "config.json").exists():
         raise ValueError(
             f"{path} holds no model: neither config.json nor adapter_config.json is there"
         )
     family_in(path)
     return path
+
+
+def check_adapter(path: Path) -> None:
+    """Raise ValueError for a LoRA checkpoint whose weights are cut short; it names a whole one beside it."""
+    weights = path / "adapter_model.safetensors"
+    trouble = weights_fault(weights) if weights.is_file() else f"{weights.name} is missing"
+    if trouble:
+        whole = newest_whole(path.parent)
+        beside = f"; whole is {whole}" if whole else ""
+        raise ValueError(f"{path}: {trouble}{beside}")
 
 
 def family_in(path: Path) -> Family:

@@ -102,7 +102,8 @@ def peak(parts: dict[str, float]) -> float:
     def total(phase: str) -> float:
         return sum(value for name, value in parts.items() if name.startswith(phase))
 
-    return sum(parts.values()) - min(total("rollout"), total("update"))  # they take turns
+    smaller = min(total("rollout"), total("update"))  # they take turns
+    return sum(parts.values()) - smaller
 
 
 LOWER = {
@@ -123,10 +124,12 @@ def table(knobs) -> str:
         verdict = "fits" if most < has else "does NOT fit"
         lines.append(f"{torch.cuda.get_device_name()}: {has:.1f} GB, {verdict}")
     else:
-        cards = ", ".join(
-            f"{card} GB: {'yes' if most < card - 0.5 else 'no'}" for card in (16, 24, 48, 80)
-        )
-        lines.append(f"no GPU in sight; would it fit?  {cards}")
+        answers = []
+        for card in (16, 24, 48, 80):
+            fits = most < card - 0.5  # a card gives a little less than its name says
+            answer = "yes" if fits else "no"
+            answers.append(f"{card} GB: {answer}")
+        lines.append(f"no GPU in sight; would it fit?  {', '.join(answers)}")
     lines.append(advice(knobs))
     return "\n".join(lines)
 

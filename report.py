@@ -78,11 +78,22 @@ TROUBLES = {
         lambda row: row["garbage"] > 0.2,
         "more than 20 % of the trajectories repeat one token: the policy is breaking down; lower --lr",
     ),
+    "gradient": (
+        lambda row: (row.get("grad_jump") or 0) > 50,
+        "the gradient is more than 50 times its usual size: lower --lr",
+    ),
+    "no numbers": (
+        lambda row: row.get("left_out", 0) > 0,
+        "an update was no number and was left out: lower --lr",
+    ),
     "logprob gap": (
         lambda row: row["logp_gap"] > 2.0,
         "sampler and trainer disagree by more than 2 nats on a token: a bug, or diverged weights",
     ),
 }
+
+
+AT_ONCE = ("gradient", "no numbers")  # troubles that one step shows; others have to last
 
 
 def health(rows: list[dict]) -> list[tuple[str, str]]:
@@ -93,10 +104,16 @@ def health(rows: list[dict]) -> list[tuple[str, str]]:
     >>> health([fine] * 9), [name for name, _ in health([fine] + [fine | {"tool_rate": 0.01}] * 5)]
     ([], ['collapse'])
     """
+    found = []
     last = rows[-LASTING:]
-    if len(last) < LASTING:
-        return []
-    return [(name, text) for name, (seen, text) in TROUBLES.items() if all(map(seen, last))]
+    for name, (seen, text) in TROUBLES.items():
+        if name in AT_ONCE:
+            shows = bool(last) and seen(last[-1])
+        else:
+            shows = len(last) == LASTING and all(map(seen, last))
+        if shows:
+            found.append((name, text))
+    return found
 
 
 def print_new_troubles(rows: list[dict], known: set[str]) -> bool:
@@ -111,10 +128,11 @@ def print_new_troubles(rows: list[dict], known: set[str]) -> bool:
 def history(rows: list[dict]) -> list[dict]:
     """Every trouble a run has had, with the steps at which it showed."""
     found = {}
-    for i in range(LASTING, len(rows) + 1):
-        for name, text in health(rows[:i]):
+    for i in range(1, len(rows) + 1):
+        for name, text in health(rows[max(0, i - LASTING) : i]):
+            first = i - 1 if name in AT_ONCE else i - LASTING
             trouble = found.setdefault(
-                name, {"name": name, "text": text, "first": rows[i - LASTING]["step"]}
+                name, {"name": name, "text": text, "first": rows[first]["step"]}
             )
             trouble["last"] = rows[i - 1]["step"]
     return list(found.values())

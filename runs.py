@@ -13,7 +13,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from knobs import fail, write_json, write_whole
+from knobs import fail, strict, write_json, write_whole
 
 
 def make_run_folder(wanted: str, usual: str, knobs: dict) -> Path:
@@ -33,43 +33,79 @@ def make_run_folder(wanted: str, usual: str, knobs: dict) -> Path:
     return run
 
 
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint; a half-written one (trainer_state.json comes last) is passed over."""
-    complete = []
-    for folder in run.glob("checkpoint-*"):
-        try:
-            state = json.loads((folder / "trainer_state.json").read_text())
-            complete.append((state["global_step"], folder))
-        except (OSError, ValueError, KeyError):
-            continue
-    return max(complete)[1] if complete else None
+def is_shown(step: int, every: int) -> bool:
+    """Is this the step of a group that is stored with its pictures? Every so many steps at first; after a
+    hundred of them half as often, and so on, so that a run ten times as long stores little more.
+
+    >>> [is_shown(step, 10) for step in (0, 10, 15, 1010, 1020, 2020, 2040)]
+    [True, True, False, False, True, False, True]
+    """
+    while step >= 100 * every:
+        every *= 2
+    return step % every == 0
 
 
 def append_rows(file: Path, *rows: dict) -> None:
     """Append lines to a .jsonl file in one write: a kill can cut them short, never garble earlier ones."""
-    with file.open("a") as lines:
-        lines.write("".join(json.dumps(row) + "\n" for row in rows))
+    text = rows_text(rows)
+    with file.open("a+b") as lines:
+        end = lines.seek(0, 2)
+        if end:  # after a line that a kill has cut short, begin a new one
+            lines.seek(end - 1)
+            text = text if lines.read() == b"\n" else "\n" + text
+        lines.write(text.encode())
+
+
+def rows_text(rows) -> str:
+    lines = [json.dumps(strict(row), allow_nan=False) + "\n" for row in rows]
+    return "".join(lines)
+
+
+def split_rows(file: Path) -> tuple[list[dict], list[int]]:
+    """The rows of a .jsonl file, and the numbers of the lines that are none."""
+    rows = []
+    bad = []
+    if not file.exists():
+        return rows, bad
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad.append(number)
+    return rows, bad
 
 
 def read_rows(file: Path) -> list[dict]:
-    """The rows of a .jsonl file ([] where there is none); a last line cut short by a kill is left out."""
-    if not file.exists():
-        return []
-    rows = []
-    for line in file.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """The rows of a .jsonl file ([] where there is none); lines that are none are left out."""
+    rows, _ = split_rows(file)
     return rows
 
 
 def keep_rows(file: Path, wanted) -> list[dict]:
-    """Rewrite a .jsonl file with only the whole rows for which `wanted(row)` holds; returns them."""
-    rows = [row for row in read_rows(file) if wanted(row)]
+    """Rewrite a .jsonl file with only the rows for which `wanted(row)` holds; returns them.
+
+    Where a line is no row, that is said, and the file as it was is kept beside it, as .bak.
+    """
+    rows, bad = split_rows(file)
+    if bad:
+        backup = file.with_name(file.name + ".bak")
+        write_whole(backup, file.read_text(encoding="utf-8", errors="replace"))
+        numbers = ", ".join(map(str, bad[:5]))
+        print(
+            f"{file}: line {numbers} can't be read and is left out; see {backup.name}",
+            flush=True,
+        )
+    kept = [row for row in rows if wanted(row)]
     if file.exists():
-        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+        write_whole(file, rows_text(kept))
+    return kept
 
 
 def step_text(row: dict, steps: int) -> str:

@@ -13,7 +13,6 @@ the paper. Scores stay in OUT; a killed run goes on where it was; `torchrun` sha
 import io
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -71,6 +70,15 @@ class Knobs(Limits, Selection):
 # What the scores depend on: to change one of these takes another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "own", "judge", "chunk"]
 SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens"]
+WRITTEN = (
+    "args.json",
+    "summary.json",
+    "summary.png",
+    "scores.parquet",
+    "selected.parquet",
+    "verl.parquet",
+)
+WRITTEN += ("judge.jsonl", "parts/[0-9]*.json")
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
@@ -335,16 +343,27 @@ def export_verl(samples, file: Path) -> None:
     Dataset.from_list(rows).to_parquet(str(file))
 
 
+def forget(out: Path) -> None:
+    """Delete what an earlier dry run has written, and nothing else."""
+    for name in WRITTEN:
+        for file in out.glob(name):
+            file.unlink()
+
+
 def main(knobs: Knobs) -> None:
     from data import load
+    from safe.lock import hold
 
     out = Path(f"{knobs.out}-dry" if knobs.dry_run else knobs.out)
     parts = out / "parts"
-    if knobs.dry_run and os.environ.get("RANK", "0") == "0":
-        shutil.rmtree(out, ignore_errors=True)
+    first = os.environ.get("RANK", "0") == "0"
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        if os.environ.get("RANK", "0") == "0":
+        if first:
+            hold(out)
+        if first and knobs.dry_run:
+            forget(out)
+        if first:
             write_json(out / "args.json", asdict(knobs))
     except OSError as error:
         fail(f"can't write to {out}: {error.strerror}")

@@ -152,7 +152,6 @@ import runs
 import scores
 from data import Sample, load, mix, opened, readable
 from fast.lora import master_lora
-from fast.memory import SparingTrainer, is_out_of_memory
 from fast.packed import install_packed, store_per_token, stored_per_token
 from heldout import HeldOut, comparison_text
 from judge import Judge
@@ -160,6 +159,11 @@ from model import load_model, lora_config, merge, pixel_budgets, prepare_librari
 from report import make_page, print_new_troubles
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
+from safe.checkpoints import SaveFailed, newest_whole
+from safe.lock import hold
+from safe.memory import is_out_of_memory
+from safe.signals import REQUEST, Stopped
+from safe.trainer import NotFinite, SafeTrainer, is_full, where_to_go_on
 from switches import refill_dead_groups, training_totals
 
 
@@ -181,7 +185,7 @@ def no_reward(**kwargs):
     """TRL wants a reward function. It is never called: see `sample_groups`."""
 
 
-class ZoomGRPOTrainer(SparingTrainer):
+class ZoomGRPOTrainer(SafeTrainer):
     """GRPO on interleaved trajectories.
 
     TRL calls `_prepare_inputs` for each micro-batch, then `compute_loss` on what that returned, then its
@@ -196,6 +200,7 @@ class ZoomGRPOTrainer(SparingTrainer):
         self.knobs = knobs
         self.run = run
         self.judge = None
+        self.rows = []  # of metrics.jsonl
         self.probes = []  # questions that are answered again and again, greedily, to be looked at
         self.micro_batches = []
         self.step_tokens = 0  # sampled tokens of the whole step, all processes
@@ -245,7 +250,7 @@ class ZoomGRPOTrainer(SparingTrainer):
         tokens = sum(sum(trajectory.sampled) for group in groups for trajectory in group)
         tokens = torch.tensor(float(tokens), device=self.accelerator.device)
         self.step_tokens = self.accelerator.reduce(tokens, "sum").item()
-        due = self.state.global_step % self.knobs.show_every == 0
+        due = runs.is_shown(self.state.global_step, self.knobs.show_every)
         if due and self.accelerator.is_main_process:
             self.store_for_page(groups[0], rewards[0])
         self.update_began = time.time()
@@ -349,6 +354,8 @@ class ZoomGRPOTrainer(SparingTrainer):
             return
         own = self.stats | {"entropy": scores.mean(self.entropies)}
         own["logp_gap"] = max(self.gaps, default=0.0)
+        own["asked_to_stop"] = float(REQUEST.number > 0)
+        own["unjudged"] = float(self.judge.missed) if self.judge else None
         own["sec_train"] = time.time() - self.update_began
         self.entropies = []
         parts = gather_object([own])
@@ -356,6 +363,7 @@ class ZoomGRPOTrainer(SparingTrainer):
         broadcast_object_list(stop)  # all processes stop together, or the others wait for ever
         self.control.should_training_stop |= stop[0]
         self.control.should_save |= stop[0]
+        self.check_numbers()
 
     def write_row(self, logs: dict, parts: list[dict]) -> bool:
         """Write the step's line, from what each process has seen; returns whether the run should stop."""
@@ -367,14 +375,16 @@ class ZoomGRPOTrainer(SparingTrainer):
         for key in sorted(set().union(*parts)):
             row[key] = scores.mean(part.get(key) for part in parts)
         row["logp_gap"] = max(part["logp_gap"] for part in parts)
+        row |= self.number_stats(logs["grad_norm"])
         row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
         runs.append_rows(self.run / "metrics.jsonl", row)
         print(runs.step_text(row, self.args.max_steps), flush=True)
-        if self.knobs.guard == "off":
-            return False
-        rows = runs.read_rows(self.run / "metrics.jsonl")
-        is_new = print_new_troubles(rows, self.known_troubles)
-        return is_new and self.knobs.guard == "stop"
+        self.rows.append(row)
+        is_new = self.knobs.guard != "off" and print_new_troubles(
+            self.rows, self.known_troubles
+        )
+        asked = row.pop("asked_to_stop") > 0
+        return asked or (is_new and self.knobs.guard == "stop")
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
         """Store a group, and the probe questions' answers at this step; refresh the page."""
@@ -457,12 +467,16 @@ def main(knobs: Knobs) -> None:
         knobs.out = str(runs.make_run_folder(knobs.out, usual, asdict(knobs)))
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
+    if state.is_main_process:
+        hold(run)
+    REQUEST.install()
     judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
     device = str(state.device)
     model, processor = load_model(knobs.model, quantize=knobs.quantize, device=device)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     held_out = HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
-    checkpoint = runs.last_checkpoint(run) if knobs.resume else None
+    rows = runs.read_rows(run / "metrics.jsonl") if knobs.resume else []
+    checkpoint = where_to_go_on(run, rows, knobs.save_every) if knobs.resume else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if done > knobs.steps:
         raise ValueError(f"{run} has {done} steps already; --steps {knobs.steps} would go back")
@@ -482,11 +496,15 @@ def main(knobs: Knobs) -> None:
     trainer = build_trainer(knobs, model, processor, samples, run)
     trainer.judge = judge
     trainer.probes = questions[:PROBES] or readable(samples[:PROBES])
+    trainer.rows = [row for row in rows if row["step"] <= done]
+    trainer.norms = [row["grad_norm"] for row in trainer.rows if row["grad_norm"]]
     if done < knobs.steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train_patiently(checkpoint)
         done = trainer.state.global_step
     else:  # killed while it was being scored: TRL would train one step more
         trainer._load_from_checkpoint(str(checkpoint))
+    if REQUEST.number:
+        raise Stopped(REQUEST.number)
     if state.is_main_process:
         finish(knobs, run, trainer, held_out, done)
         print(f"{time.time() - began:.0f} s in all")
@@ -506,7 +524,7 @@ def finish(knobs: Knobs, run: Path, trainer, held_out: HeldOut, steps: int) -> N
         print(scores.score_table(rows))
         print(comparison_text(held_out.compare()))
         print(f"scores: {held_out.file}")
-    checkpoint = runs.last_checkpoint(run)
+    checkpoint = newest_whole(run)
     if knobs.merge:
         merge(str(checkpoint), run / "merged")
         print(f"merged: {run / 'merged'}")
@@ -524,14 +542,14 @@ if __name__ == "__main__":
         main(KNOBS)
     except ValueError as error:
         fail(str(error))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except (NotFinite, SaveFailed) as error:
+        fail(str(error), code=1)
+    except (RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            fail(f"out of memory. {plan.advice(KNOBS)}; then --resume", code=1)
+        if not is_full(error):
             raise
-        print(
-            f"train.py: error: out of memory. {plan.advice(KNOBS)}; then --resume",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"\nstopped; go on with: python train.py --out {KNOBS.out} --resume")
-        sys.exit(130)
+        fail(f"the disk is full: {error}; make room, then --resume", code=1)
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(f"\nstopped; go on with: python train.py --out {KNOBS.out} --resume", flush=True)
+        sys.exit(getattr(stop, "code", 130))

@@ -12,7 +12,8 @@ from claims.cold import make_cold_base
 from data import load
 from knobs import PRESETS, fail, rollout_limits
 from model import load_model, pixel_budgets
-from runs import append_rows, last_checkpoint, read_rows
+from runs import append_rows, read_rows
+from safe.checkpoints import newest_whole
 from scores import EVAL_SEED, answer_records
 from toy.make_base import measure_skills
 
@@ -77,7 +78,7 @@ def do_run(arm: Arm, seed: int, folder: Path) -> dict:
     run = folder / f"{plain}-{seed}"
     began = time.time()
     command = ["--out", str(run)]
-    if last_checkpoint(run):
+    if newest_whole(run):
         command.append("--resume")
     else:
         flags = arm.flags.format(folder=folder)
@@ -94,7 +95,7 @@ def do_run(arm: Arm, seed: int, folder: Path) -> dict:
         "asked": {},
     }
     if arm.asked:
-        model = last_checkpoint(run)
+        model = newest_whole(run)
         line |= ask_model(str(model), arm.asked, arm.skills)
     return line
 

@@ -72,6 +72,9 @@ def lane(engine, samples, openings, seed: int, pipe) -> None:
     """In a fork: send the trajectories through the pipe, or the exception."""
     # Whoever kills the parent ends this, too.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A terminal sends Ctrl-C to all, a batch system SIGTERM: the parent may want to finish its step.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.manual_seed(seed)
     engine.episodes.bar = None  # the parent's
     try:

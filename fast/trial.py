@@ -16,12 +16,13 @@ import torch
 import plan
 import train
 from data import load
-from fast.memory import free_memory
 from fast.slots import SlotEngine
 from knobs import rollout_limits
 from model import load_model
 from rollout import rollout
-from runs import last_checkpoint, read_rows
+from runs import read_rows
+from safe.checkpoints import newest_whole
+from safe.memory import free_memory
 from scores import answer_records, mean
 
 GB = 2**30
@@ -128,7 +129,7 @@ def try_step(knobs):
             samples = load("toy", limit=max(64, own.prompts))
             trainer = train.build_trainer(own, model, processor, samples, run)
             trainer.train(resume_from_checkpoint=checkpoint)
-            checkpoint = str(last_checkpoint(run))
+            checkpoint = str(newest_whole(run))
             kinds = {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
             if on_gpu:
                 figures["peak GB"] = torch.cuda.max_memory_allocated() / GB

@@ -19,7 +19,7 @@ import rollout
 import select_data
 import train
 
-FOLDERS = [ROOT] + [ROOT / name for name in ("fast", "benchmarks", "toy", "claims")]
+FOLDERS = [ROOT] + [ROOT / name for name in ("fast", "benchmarks", "toy", "claims", "safe")]
 FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -53,6 +53,9 @@ ORDER = [
     "pace",
     "plan",
     "switches",
+    "safe.trainer",
+    "safe.memory",
+    "safe.signals",
     "heldout",
     "scores",
     "stats",
@@ -62,7 +65,6 @@ ORDER = [
     "judge",
     "reward",
     "controls",
-    "fast.memory",
     "fast.packed",
     "fast.lanes",
     "fast.slots",
@@ -73,6 +75,9 @@ ORDER = [
     "tools",
     "answers",
     "data",
+    "safe.checkpoints",
+    "safe.lock",
+    "safe",
     "knobs",
     "toy.world",
     "toy.variants",
@@ -181,7 +186,7 @@ def test_the_readme_names_flags_and_files_that_exist():
         for line in lines:
             flags = re.findall(r"--[a-z_-]+", line.split("#")[0])
             assert {"--" + flag[2:].replace("-", "_") for flag in flags} <= known, line
-    for name in re.findall(r"`((?:toy/|tests/|fast/|benchmarks/|claims/)?[a-z_]+\.py)`", text):
+    for name in re.findall(r"`((?:toy/|tests/|fast/|benchmarks/|claims/|safe/)?[a-z_]+\.py)`", text):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\]\((docs/[^)]+)\)", text):
         assert (ROOT / name).exists(), name
