@@ -59,6 +59,8 @@ ARMS = [
     Arm("paid", f"--data {ALL_KINDS}", 120, WHEN_NOT),
     Arm("bonus", "", 60, MOST, skills=True),
     Arm("no bonus", "--bonus none", 60, TABLE_5),
+    Arm("unconditional", "--bonus unconditional", 60, TABLE_5, seeds=3),
+    Arm("wide look", "--look_pixels 254016", 40, seeds=3),
     Arm("bonus, blank", "--tool blank", 40, TABLE_5),
     Arm("no bonus, blank", "--tool blank --bonus none", 40, TABLE_5),
     Arm("zoom", f"--data {LETTERS}", 60, ask("on", LETTERS)),

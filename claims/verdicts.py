@@ -58,6 +58,8 @@ NEEDS = {
     "zooming_emerges": ("base", "no bonus"),
     "without_bonus": ("no bonus",),
     "bonus_helps": ("bonus", "no bonus"),
+    "unconditional_is_worse": ("bonus", "unconditional"),
+    "no_gap_no_zoom": ("wide look",),
     "rate_shows_use": ("bonus, blank", "no bonus, blank"),
     "aims_better": ("base", "bonus", "bonus, blank"),
     "calls_rise_and_fall": ("bonus",),
@@ -90,7 +92,7 @@ def compare(finding: Finding, one, other, what: str) -> tuple[float, float]:
     finding.effect = f"{what}: {difference:+.3f} ({low:+.3f} to {high:+.3f})"
     finding.p = permutation_p(first, second)
     if min(len(first), len(second)) > 1:
-        finding.effect += f", of which {detectable(first, second):.3f} could have been seen"
+        finding.effect += f" ({detectable(first, second):.3f} would have been seen)"
     return low, high
 
 
@@ -136,6 +138,28 @@ def bonus_helps(finding: Finding, stored: Stored) -> None:
     finding.show("no bonus", values)
     low, high = compare(finding, one, other, "bonus - none")
     finding.word = SUPPORTED if low > 0 else REFUTED if high < 0.03 else UNDECIDED
+
+
+def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
+    one = stored.scores("unconditional", ON, "right")
+    other = stored.scores("bonus", ON, "right")
+    values = means(one)
+    finding.show("right on all, unconditional", values)
+    values = means(other)
+    finding.show("conditional", values)
+    low, high = compare(finding, one, other, "unconditional - conditional")
+    if high < 0:
+        finding.word = SUPPORTED
+    else:
+        finding.word = REFUTED if low > -0.03 else UNDECIDED
+
+
+def no_gap_no_zoom(finding: Finding, stored: Stored) -> None:
+    rates = stored.at_the_end("wide look", "tool_rate")
+    finding.show("zooms in the last ten steps", rates)
+    right = stored.at_the_end("wide look", "accuracy_read")
+    finding.show("right on `read` in the last ten steps", right)
+    finding.word = REFUTED if max(rates) > 0.1 else SUPPORTED
 
 
 def rate_shows_use(finding: Finding, stored: Stored) -> None:
