@@ -9,6 +9,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from safe.formulas import WORKER
+
 # What may stand before the answer proper.
 LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then),? )?"
@@ -403,13 +405,7 @@ def number_word(text: str) -> float | None:
 @lru_cache(10_000)
 def formula_value(text: str) -> float | None:
     """The number that a LaTeX formula stands for, by math-verify (no eval); None where there is none."""
-    from math_verify import parse  # a second to import, and only mathematics needs it
-
-    try:
-        value = float(parse(f"${text}$", parsing_timeout=1)[0].evalf())
-        return value if abs(value) < 1e15 else None
-    except Exception:  # a parser over model text: whatever it raises, this is no number
-        return None
+    return WORKER.ask("value", text)
 
 
 @lru_cache(10_000)
@@ -431,16 +427,7 @@ def same_formula(prediction: str, gold: str) -> bool:
         or not re.search(r"[\\^=+*/()-]", prediction + gold)
     ):
         return False  # plain words and numbers are compared elsewhere
-    from math_verify import parse, verify  # a second to import, and only mathematics needs it
-
-    try:
-        formulas = [
-            parse(f"${text.replace('$', '')}$", parsing_timeout=1)
-            for text in (gold, prediction)
-        ]
-        return bool(verify(*formulas, timeout_seconds=1))
-    except Exception:  # a parser over model text: whatever it raises, the formulas don't match
-        return False
+    return bool(WORKER.ask("equal", gold, prediction))
 
 
 def chosen_by(answer: str, gold: str, options: tuple[str, ...]) -> str | None:

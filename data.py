@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import math
+import os
 import random
+import stat
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,8 +21,17 @@ from PIL import Image, ImageOps
 from boxes import Box
 from toy.world import draw_questions
 
-# Pillow takes very large pictures for decompression bombs; scans and panoramas have 200 megapixels.
-Image.MAX_IMAGE_PIXELS = 300_000_000
+# Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
+MOST_PIXELS = 300_000_000
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+LARGE_PIXELS = (
+    20_000_000  # such pictures are opened anew when they are needed, not kept by a batch
+)
+# What people have. Pillow knows forty more, and starts Ghostscript for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+MOST_OPTIONS = 26
+MOST_LETTERS = 8000  # of a question
+MOST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -47,9 +59,8 @@ class Sample:
             elif isinstance(self.image, Image.Image):
                 picture = self.image
             else:
-                picture = Image.open(
-                    io.BytesIO(self.image) if isinstance(self.image, bytes) else self.image
-                )
+                picture = open_picture(self.image)
+            check_picture(picture, self.boxes)
             # 16 bits a pixel: a plain conversion would clip them to white.
             if picture.mode.startswith("I"):
                 picture = picture.convert("I").point(lambda v: v / 256).convert("L")
@@ -73,6 +84,27 @@ class Sample:
         return "\n".join([self.question, *lettered])
 
 
+def open_picture(source: str | Path | bytes) -> Image.Image:
+    """A picture of a file or of its bytes, not decoded yet. Raises ValueError for what is no picture file."""
+    if isinstance(source, bytes):
+        return Image.open(io.BytesIO(source), formats=FORMATS)
+    if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would be waited for, for ever
+        raise ValueError(f"{source} is no regular file")
+    return Image.open(source, formats=FORMATS)
+
+
+def check_picture(picture: Image.Image, boxes) -> None:
+    """Raise ValueError for a picture too large to decode, and for a target that lies beside it."""
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
+    for x1, y1, x2, y2 in boxes:
+        if x1 >= max(width, height) or y1 >= max(width, height) or x2 <= 0 or y2 <= 0:
+            raise ValueError(
+                f"the box {x1, y1, x2, y2} lies outside its {width} x {height} pixels"
+            )
+
+
 DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
 DEEPEYES_GB = 4.84  # three parquet files
@@ -88,6 +120,7 @@ def load(
     limit: int | None = None,
     seed: int = 0,
     root: str | None = None,
+    allow_outside: bool = False,
 ) -> list[Sample]:
     """The samples of a data set; pictures are read when they are opened.
 
@@ -95,8 +128,9 @@ def load(
     (V* with target boxes), or a folder with .jsonl files, or parquet files of select_data.py. split:
     "train", "test", or None for all (toy: train); for files, every 20th row by a hash of its id is
     "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
-    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). Bad rows are left
-    out, counted, and named in runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
+    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). allow_outside: rows of a
+    folder may name pictures outside it. Bad rows are left out, counted, and named in
+    runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
     """
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")
@@ -118,7 +152,7 @@ def load(
             )
         rows = seal(find_folder(root, SEAL))
     elif Path(name).is_dir():
-        rows = folder_rows(Path(name))
+        rows = folder_rows(Path(name), allow_outside)
     else:
         raise ValueError(
             f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder"
@@ -153,6 +187,9 @@ def collect(rows, name: str) -> list[Sample]:
             IndexError,
             AttributeError,
             StopIteration,
+            OSError,  # a file name of 300 characters
+            OverflowError,  # a number of 400 digits
+            RecursionError,  # brackets, nested a thousand times
         ) as error:
             kind = "lacks" if isinstance(error, KeyError) else f"{type(error).__name__}:"
             bad.append({"row": place, "reason": f"{kind} {error}"})
@@ -168,9 +205,15 @@ def collect(rows, name: str) -> list[Sample]:
 
 
 def opened(sample: Sample) -> Sample | None:
-    """The sample with its picture opened; if that can't be read it is named, and the result is None."""
+    """The sample with its picture opened; if that can't be read it is named, and the result is None.
+
+    A large one is only looked at, and opened again when it is needed: a batch of them would not fit.
+    """
     try:
-        return replace(sample, image=sample.open())
+        picture = sample.open()
+        if picture.width * picture.height > LARGE_PIXELS and not sample.drawn:
+            return sample
+        return replace(sample, image=picture)
     except ValueError as error:
         print(f"left out: {error}", flush=True)
 
@@ -186,10 +229,30 @@ def check(sample: Sample) -> None:
         raise ValueError("no question")
     if not isinstance(sample.answer, str) or not sample.answer.strip():
         raise ValueError("no answer")
+    for name in ("id", "source"):
+        value = getattr(sample, name)
+        if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME:
+            raise ValueError(f"{name} is no text of up to {MOST_NAME} characters")
+    if not isinstance(sample.tool, bool):
+        raise ValueError(f"tool is {sample.tool!r}, neither true nor false")
+    if not isinstance(sample.meta, dict):
+        raise ValueError("meta is no object")
+    for name in ("kind", "group"):
+        value = sample.meta.get(name)
+        if value is not None and not isinstance(value, str | int):
+            raise ValueError(f"meta's {name} is no text")
+    if len(sample.options) > MOST_OPTIONS:
+        raise ValueError(f"{len(sample.options)} options; at most {MOST_OPTIONS} have letters")
+    text = sample.text() + sample.answer + sample.id + sample.source
+    text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
+    if len(sample.text()) > MOST_LETTERS:
+        raise ValueError(f"the question has {len(sample.text())} characters, of {MOST_LETTERS}")
     if "<|" in sample.text():  # it would be read as a special token, a picture's for instance
         raise ValueError("the question holds special tokens")
     for box in sample.boxes:
-        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        if len(box) != 4 or not all(map(math.isfinite, box)):
+            raise ValueError(f"not a box of four numbers: {box}")
+        if not (box[0] < box[2] and box[1] < box[3]):
             raise ValueError(f"not a box x1, y1, x2, y2: {box}")
 
 
@@ -225,7 +288,13 @@ def parquet(file: Path, columns: tuple[str, ...]):
     return rows
 
 
-def cell_picture(rows, number: int, column: str, folder: Path | None = None):
+def cell_picture(
+    rows,
+    number: int,
+    column: str,
+    folder: Path | None = None,
+    allow_outside: bool = True,
+):
     """The (first) picture of a parquet row as data sets keep it: struct, bytes, base64 text, or a path."""
     cell = rows.select_columns([column])[number][column]
     cell = cell[0] if isinstance(cell, list) else cell
@@ -233,10 +302,10 @@ def cell_picture(rows, number: int, column: str, folder: Path | None = None):
         cell = cell["bytes"] or cell["path"]
     if isinstance(cell, str):
         coded = "." not in cell  # a path has a suffix, base64 no dot
-        return Image.open(
-            io.BytesIO(base64.b64decode(cell)) if coded else Path(folder or "", cell)
-        )
-    return Image.open(io.BytesIO(cell)) if isinstance(cell, bytes) else cell
+        if coded:
+            return open_picture(base64.b64decode(cell))
+        return open_picture(inside(Path(folder or "."), cell, allow_outside))
+    return open_picture(cell) if isinstance(cell, bytes) else cell
 
 
 def deepeyes(folder: Path):
@@ -308,15 +377,31 @@ def seal(folder: Path):
 FIELDS = ("id", "question", "answer", "source", "tool", "meta")
 
 
-def folder_rows(folder: Path):
+def inside(folder: Path, name: str, allow_outside: bool) -> str:
+    """The path of a data set's picture. Raises ValueError where it leads out of the data set's folder: what
+    a stranger's rows name would be read, and embedded in a page that is shared."""
+    picture = folder / name
+    if not picture.exists():
+        raise ValueError(f"no picture {picture}")
+    if not allow_outside and not picture.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{name} lies outside the folder: --allow_outside, if you trust these rows"
+        )
+    return str(picture)
+
+
+def folder_rows(folder: Path, allow_outside: bool = False):
     """Rows of one's own: .jsonl lines, or the parquet files that select_data.py writes.
 
     A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
     (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta".
+    Pictures lie inside the folder, unless allow_outside.
     """
 
     def make(row, image, name):
         given = {key: row[key] for key in FIELDS if row.get(key) is not None}
+        if type(given.get("id")) is int:
+            given["id"] = str(given["id"])
         if isinstance(given.get("meta"), str):
             given["meta"] = json.loads(given["meta"])
         options = tuple(map(str, row.get("options") or ()))
@@ -328,10 +413,7 @@ def folder_rows(folder: Path):
 
     def make_line(line, name):
         row = json.loads(line)
-        picture = folder / row["image"]
-        if not picture.exists():
-            raise ValueError(f"no picture {picture}")
-        return make(row, str(picture), name)
+        return make(row, inside(folder, row["image"], allow_outside), name)
 
     lines = sorted(folder.glob("*.jsonl"))
     tables = sorted(folder.glob("selected*.parquet"))
@@ -341,7 +423,7 @@ def folder_rows(folder: Path):
         rows = parquet(file, ("image", "question", "answer"))
         texts = rows.remove_columns("image")
         for number in range(len(rows)):
-            image = partial(cell_picture, rows, number, "image")
+            image = partial(cell_picture, rows, number, "image", folder, allow_outside)
             yield (
                 f"{file.name}, row {number}",
                 lambda n=number, i=image, t=texts: make(t[n], i, f"{n}"),

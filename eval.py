@@ -163,6 +163,7 @@ class Evaluation:
     root: str = knob(
         "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
     )
+    allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     arms: str = knob(",".join(ARMS), "which of these, separated by commas")
     split: Literal["test", "all"] = knob(
         "test", "of a data set: what training leaves out, or all of it"
@@ -335,7 +336,8 @@ def find_questions(knobs: Knobs) -> list[Sample]:
         return readable([Sample("ask", picture, question, "", source="ask")])
     if knobs.data not in BENCHMARKS:
         split = None if knobs.split == "all" else "test"
-        return load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, root=root)
+        settings = {"root": root, "allow_outside": knobs.allow_outside}
+        return load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, **settings)
     samples = pick_samples(load_benchmark(knobs.data, root), knobs.limit, knobs.seed)
     if knobs.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
@@ -351,6 +353,15 @@ def options_order(knobs: Knobs, samples: list[Sample]) -> str:
     if not any(map(may_shuffle, samples)):
         return "as they stand"
     return "official order" if knobs.official_order else "shuffled by item"
+
+
+def revision_of(source: Path) -> str:
+    """The commit of a model in the Hub's cache; "" for one that lies elsewhere.
+
+    >>> revision_of(Path("/hub/models--Qwen--X/snapshots/66285546d2b8/")), revision_of(Path("runs/x"))
+    ('66285546d2b8', '')
+    """
+    return source.name if source.parent.name == "snapshots" else ""
 
 
 def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
@@ -378,6 +389,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     protocol["weights"] = max(
         (int(file.stat().st_mtime) for file in weights), default=knobs.model
     )
+    protocol["revision"] = revision_of(source)
     protocol["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     protocol["questions"] = len(samples)
     protocol["commit"] = commit()

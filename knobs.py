@@ -181,7 +181,10 @@ def parse(kind, argv: list[str], doc: str):
     """Read the knobs of a dataclass; returns them, and the names of those that were given."""
     parser = HfArgumentParser(kind, description=doc, formatter_class=Help, allow_abbrev=False)
     parser.error = fail  # one line, where argparse shows the usage of fifty knobs first
-    knobs, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    # A file train.args beside train.py would be read as flags, silently
+    knobs, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
         fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
@@ -203,12 +206,29 @@ def resumed_knobs(knobs, given: set[str], may_change: set[str]):
         fail(
             f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json"
         )
+    # A judge counts only if it is given now: questions, answers and a key would go there
+    stored.pop("judge", None)
+    check_stored(kind, stored, Path(knobs.out) / "args.json")
     known = {field.name for field in fields(kind)}
     changed = {name: getattr(knobs, name) for name in may_change & given} | {
         "out": knobs.out,
         "resume": True,
     }
     return kind(**{name: value for name, value in stored.items() if name in known} | changed)
+
+
+def check_stored(kind, stored, file: Path) -> None:
+    """End the script for knobs in a run's args.json that are none, or of another type."""
+    if not isinstance(stored, dict):
+        fail(f"{file} holds no knobs")
+    usual = asdict(kind())
+    for name, value in stored.items():
+        if name not in usual:
+            fail(f"{file} has the knob {name!r}, which is none of this script")
+        wanted = type(usual[name])
+        is_number = wanted is float and type(value) is int
+        if type(value) is not wanted and not is_number:
+            fail(f"{file}: {name} is {value!r}, and should be of type {wanted.__name__}")
 
 
 def read_json(file: Path) -> dict:

@@ -141,13 +141,18 @@ class ZoomProcessor(Qwen2_5_VLProcessor):
 
 
 def resolve(name: str) -> Path:
-    """A preset, a folder or a Hub name -> the folder; what is missing is fetched. Raises ValueError."""
+    """A preset, a folder or a Hub name (perhaps with @REVISION) -> the folder; what is missing is fetched.
+
+    Raises ValueError.
+    """
     place = PRESETS[name].place if name in PRESETS else name
+    place, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
     path = Path(place).expanduser()
     if not path.is_dir() and place.count("/") == 1 and not place.startswith((".", "~", "/")):
         try:
             files = ["*.json", "*.safetensors", "merges.txt"]
-            path = Path(snapshot_download(place, allow_patterns=files))
+            path = snapshot_download(place, revision=revision or None, allow_patterns=files)
+            path = Path(path)
         except (
             Exception
         ) as error:  # no connection, offline mode, no such repository, no right to it ...
@@ -177,7 +182,21 @@ def resolve(name: str) -> Path:
 
 
 def check_adapter(path: Path) -> None:
-    """Raise ValueError for a LoRA checkpoint whose weights are cut short; it names a whole one beside it."""
+    """Raise ValueError for an adapter that is no LoRA of ours, or whose weights are cut short; then it names
+    a whole one beside it. Other kinds load further files, and their patterns can take for ever to match."""
+    try:
+        config = json.loads((path / "adapter_config.json").read_text())
+        kind = config["peft_type"]
+        targets = config["target_modules"]
+        base = config["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: adapter_config.json is broken ({error})") from error
+    if kind != "LORA" or targets != LORA_TARGETS or config.get("modules_to_save"):
+        raise ValueError(
+            f"{path}: not a LoRA on the language model's projections, as train.py writes"
+        )
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{path}: adapter_config.json names no base")
     weights = path / "adapter_model.safetensors"
     trouble = weights_fault(weights) if weights.is_file() else f"{weights.name} is missing"
     if trouble:
@@ -197,7 +216,7 @@ def family_in(path: Path) -> Family:
 def load_processor(path: str | Path) -> ZoomProcessor:
     """The processor of a Hub-style folder, always with the PIL backend: torchvision's gives other pixel
     values."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
     images = Qwen2VLImageProcessorPil.from_pretrained(path)
     return ZoomProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
@@ -270,12 +289,12 @@ def load_model(
 ):
     """Load a model and its processor.
 
-    name: a preset, a folder in Hub layout, a Hub name, or a folder with a LoRA adapter (which names its
-    base). quantize: "4bit" (NF4; vision tower and head stay as they are). lora: rank of a fresh LoRA on the
-    language model. dtype: default float32 on a CPU and for the tiny model, else bfloat16. random_weights:
-    the shapes of `name` with fresh weights and, for the big presets, the tiny model's tokenizer, so that
-    nothing is fetched; layers: then only so many in each tower. Returns (model, processor), the model in
-    eval mode. Raises ValueError.
+    name: a preset, a folder in Hub layout, a Hub name (OWNER/MODEL or OWNER/MODEL@REVISION), or a folder
+    with a LoRA adapter (which names its base). quantize: "4bit" (NF4; vision tower and head stay as they
+    are). lora: rank of a fresh LoRA on the language model. dtype: default float32 on a CPU and for the tiny
+    model, else bfloat16. random_weights: the shapes of `name` with fresh weights and, for the big presets,
+    the tiny model's tokenizer, so that nothing is fetched; layers: then only so many in each tower. Returns
+    (model, processor), the model in eval mode. Raises ValueError.
     """
     if quantize and quantize not in QUANTIZED:
         raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, not {quantize!r}")
@@ -286,6 +305,7 @@ def load_model(
     if adapter:  # checkpoints keep the base's name, so that a moved folder still works
         name = base_of(adapter)
         path = resolve(name)
+        print(f"{adapter} stands on {name}: {path}", flush=True)
     is_tiny = not borrowed and path == Path(PRESETS["tiny"].place)
     dtype = dtype or usual_dtype(is_tiny, device)
     if random_weights:

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import re
+import secrets
 from collections import Counter, defaultdict
 from itertools import combinations, cycle
 from pathlib import Path
@@ -199,6 +200,22 @@ def spread_out(rows: list[dict], most: int) -> list[dict]:
     return [row for row in rows if row.get("probe") or (row["step"], row["id"]) in kept]
 
 
+def shareable(args: dict) -> dict:
+    """Knobs without what a page that is passed on should not tell: places on this machine, and URLs.
+
+    >>> shareable({"model": "/home/me/models/qwen", "judge": "http://10.0.0.1/v1", "lr": 1e-5})
+    {'model': 'qwen', 'judge': '', 'lr': 1e-05}
+    """
+    shown = {}
+    for key, value in args.items():
+        if isinstance(value, str) and "://" in value:
+            value = ""
+        if isinstance(value, str) and Path(value).is_absolute():
+            value = Path(value).name
+        shown[key] = value
+    return shown
+
+
 def data_url(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
@@ -212,6 +229,10 @@ def encode(files: list[Path]) -> dict[str, str]:
         pictures = {}
         total = 0
         for file in files:
+            if (
+                file.is_symlink() or not file.is_file()
+            ):  # of a stranger's run: it may lead anywhere
+                continue
             try:
                 picture = Image.open(file).convert("RGB")
             except OSError:  # a picture lost or cut short by a kill: the page goes without
@@ -357,11 +378,15 @@ def make_page(runs, out: Path | None = None) -> Path:
             scores[each.name] = {
                 k: stored[k] for k in ("before", "after", "arms") if k in stored
             }
-            details[each.name] = {k: v for k, v in stored.items() if k not in scores[each.name]}
+            rest = {k: v for k, v in stored.items() if k not in scores[each.name]}
+            if "protocol" in rest:
+                rest["protocol"] = shareable(rest["protocol"])
+            details[each.name] = rest
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.jinja").render(
         title=", ".join(r.name for r in runs),
-        args=read_json(run / "args.json"),
+        args=shareable(read_json(run / "args.json")),
+        nonce=secrets.token_hex(16),
         troubles=history(metrics),
         last=metrics[-1] if metrics else {},
         panels=PANELS,

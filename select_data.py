@@ -39,6 +39,7 @@ class Selection:
     data: str = knob("toy-mixture", "toy-mixture | toy | deepeyes | seal | a folder")
     model: str = knob("tiny", "whose skill decides what is hard")
     root: str = knob("", "folder of the deepeyes or seal files")
+    allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     limit: int = knob(1000, "samples to score")
     seed: int = knob(0, "of samples and sampling")
     k: int = knob(8, "answers per stage")
@@ -369,7 +370,12 @@ def main(knobs: Knobs) -> None:
         fail(f"can't write to {out}: {error.strerror}")
     split = None if not knobs.data.startswith("toy") else "train"
     samples = load(
-        knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, root=knobs.root or None
+        knobs.data,
+        split=split,
+        limit=knobs.limit,
+        seed=knobs.seed,
+        root=knobs.root or None,
+        allow_outside=knobs.allow_outside,
     )
     samples = [open_ended(sample) for sample in samples]
     if not knobs.rescore:
@@ -382,7 +388,9 @@ def main(knobs: Knobs) -> None:
         print(f"{count:>7}  {reason}")
     print(f"{summary['kept']} of {summary['scored']} kept: {out / 'selected.parquet'}")
     print(f"scores: {out / 'scores.parquet'}\npicture: {out / 'summary.png'}")
-    print(f"train: python train.py --data {out}")
+    by_path = any(isinstance(sample.image, str) for sample in samples)
+    outside = " --allow_outside" if by_path else ""  # the rows name the pictures where they are
+    print(f"train: python train.py --data {out}{outside}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Training:
     model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
+    allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     limit: int = knob(0, "questions to train on at most, 0 for all (a first run: 2000)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
     steps: int = knob(160, "optimiser steps, each on fresh trajectories")
@@ -111,7 +112,7 @@ def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
     knobs, given = parse(Knobs, argv, __doc__)
     if knobs.resume:
-        knobs = resumed_knobs(knobs, given, may_change={"steps"})
+        knobs = resumed_knobs(knobs, given, may_change={"steps", "judge"})
     else:
         if knobs.out and (Path(knobs.out) / "args.json").exists():
             fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
@@ -265,12 +266,11 @@ class ZoomGRPOTrainer(SafeTrainer):
         trajectories = self.roll(
             rollout, self.model, self.processing_class, samples, **settings
         )
-        # Rules first, in the main thread: math-verify's time limit is a signal, which others can't set.
         knobs = self.knobs
         price = knobs.call_price if self.state.global_step >= knobs.price_from else 0.0
         self.pay = partial(score, bonus=knobs.bonus, call_price=price)
         rewards = list(map(self.pay, trajectories))
-        if self.judge:  # many requests at once; formulas come from the cache now
+        if self.judge:  # many requests at once
             judged = partial(self.pay, judge=self.judge)
             with ThreadPoolExecutor(16) as pool:
                 rewards = list(pool.map(judged, trajectories))
@@ -440,9 +440,9 @@ def build_trainer(
 
 def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
     """The questions to train on, and the held-out ones."""
-    root = knobs.root or None
+    place = {"root": knobs.root or None, "allow_outside": knobs.allow_outside}
     limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
-    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, root=root)
+    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, **place)
     if knobs.mix:
         samples = mix(samples, knobs.mix, knobs.seed)
     if len(samples) < knobs.prompts:
@@ -453,7 +453,7 @@ def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
     if not knobs.eval_size:
         return samples, []
     held_out = {"split": "test", "limit": knobs.eval_size, "seed": scores.EVAL_SEED}
-    return samples, readable(load(knobs.data, root=root, **held_out))
+    return samples, readable(load(knobs.data, **place, **held_out))
 
 
 def main(knobs: Knobs) -> None:
@@ -475,8 +475,7 @@ def main(knobs: Knobs) -> None:
     model, processor = load_model(knobs.model, quantize=knobs.quantize, device=device)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     held_out = HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
-    rows = runs.read_rows(run / "metrics.jsonl") if knobs.resume else []
-    checkpoint = where_to_go_on(run, rows, knobs.save_every) if knobs.resume else None
+    checkpoint, rows = where_to_go_on(run, knobs.save_every) if knobs.resume else (None, [])
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if done > knobs.steps:
         raise ValueError(f"{run} has {done} steps already; --steps {knobs.steps} would go back")

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from transformers import TrainerCallback
 
+from runs import read_rows
 from safe.checkpoints import ASIDE, SaveFailed, check_space, newest_whole, put_in_place
 from safe.memory import SparingTrainer
 from safe.signals import REQUEST
@@ -127,8 +128,10 @@ class SafeTrainer(SparingTrainer):
         return REQUEST.number
 
 
-def where_to_go_on(run: Path, rows: list[dict], save_every: int) -> Path | None:
-    """The checkpoint that a resume starts from. Raises ValueError where there must have been one."""
+def where_to_go_on(run: Path, save_every: int) -> tuple[Path | None, list[dict]]:
+    """The checkpoint that a resume starts from, and the run's history so far. Raises ValueError where there
+    must have been a checkpoint."""
+    rows = read_rows(run / "metrics.jsonl")
     found = newest_whole(run, say=lambda text: print(text, flush=True))
     last = rows[-1]["step"] if rows else 0
     if found is None and last >= save_every:
@@ -136,7 +139,7 @@ def where_to_go_on(run: Path, rows: list[dict], save_every: int) -> Path | None:
             f"{run} has done {last} steps, but holds no whole checkpoint to go on from; "
             f"give another --out, or put a checkpoint back"
         )
-    return found
+    return found, rows
 
 
 def is_full(error: BaseException) -> bool:

@@ -74,6 +74,7 @@ ORDER = [
     "model",
     "tools",
     "answers",
+    "safe.formulas",
     "data",
     "safe.checkpoints",
     "safe.lock",

@@ -315,9 +315,10 @@ def test_a_resume_without_its_checkpoints_refuses(copy):
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
-    assert where_to_go_on(tmp_path, [{"step": 3}], save_every=5) is None
+    runs.append_rows(tmp_path / "metrics.jsonl", {"step": 3})
+    assert where_to_go_on(tmp_path, save_every=5) == (None, [{"step": 3}])
     with pytest.raises(ValueError, match="no whole checkpoint"):
-        where_to_go_on(tmp_path, [{"step": 5}], save_every=5)
+        where_to_go_on(tmp_path, save_every=3)
 
 
 def test_a_bad_line_costs_itself_alone(tmp_path, capsys):
