@@ -20,7 +20,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from knobs import check_at_least, fail, fill_limits, knob, parse, run_command, write_json
+from knobs import BIG, check_at_least, fail, fill_limits, knob, parse, run_command, write_json
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -59,8 +59,8 @@ def read_knobs(argv: list[str]):
 
     knobs, given = parse(Knobs, argv, __doc__)
     fill_limits(knobs, given)
-    for name in set(train.BIG) - given if knobs.model != "tiny" else ():
-        setattr(knobs, name, train.BIG[name])
+    for name in set(BIG) - given if knobs.model != "tiny" else ():
+        setattr(knobs, name, BIG[name])
     check_at_least(1, knobs, "prompts group steps micro_batch batch")
     if knobs.random_weights and not knobs.full:
         fail("--random_weights goes with --full: nothing else loads the model")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxes import iou
-from data import Sample
+from data import Sample, load, mix, readable
 from knobs import read_json, write_json
 from runs import append_rows, keep_rows, read_rows
 from scores import (
+    EVAL_SEED,
     answer_records,
     compare_arms,
     mean,
@@ -17,13 +18,33 @@ from scores import (
     possible_arms,
     question_group,
     summarise_by_kind,
+    tell_unverifiable,
 )
 
+TOY_SIZE = 4096  # questions of the toy; their order must not depend on the number of steps
 # Of a record, kept in answers.jsonl.
 KEPT = (
     *("id", "arm", "gold", "answer", "right", "stop"),
     *("boxes", "targets", "iou", "holds", "says_shown"),
 )
+
+
+def load_questions(knobs) -> tuple[list[Sample], list[Sample]]:
+    """The questions to train on, and the held-out ones. knobs: of train.py."""
+    place = {"root": knobs.root or None, "allow_outside": knobs.allow_outside}
+    limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
+    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, **place)
+    if knobs.mix:
+        samples = mix(samples, knobs.mix, knobs.seed)
+    if len(samples) < knobs.prompts:
+        raise ValueError(
+            f"{knobs.data} has {len(samples)} questions, but --prompts {knobs.prompts}"
+        )
+    tell_unverifiable(samples, knobs.judge)
+    if not knobs.eval_size:
+        return samples, []
+    held_out = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED}
+    return samples, readable(load(knobs.data, **place, **held_out))
 
 
 @dataclass

@@ -61,6 +61,11 @@ class Limits:
     quantize: Literal["", "4bit"] = knob("", "4bit: the language model's weights in NF4")
 
 
+# What train.py starts from with other models than the tiny one, where nothing else is given.
+BIG = {
+    "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
+    "save_every": 5, "eval_size": 200,
+}  # fmt: skip
 LIMITS = tuple(each.name for each in fields(Limits))
 
 
@@ -148,6 +153,8 @@ def check_training(knobs, world: int) -> None:
     check_at_least(
         0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from limit"
     )
+    if knobs.resume and not knobs.out:
+        fail("--resume goes on with the run in --out: give one")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % world:
@@ -191,30 +198,32 @@ def parse(kind, argv: list[str], doc: str):
     return knobs, {flag.replace("-", "_") for flag in flags}
 
 
+def has_run(out: str) -> bool:
+    """Does the folder hold a run already?"""
+    return bool(out) and (Path(out) / "args.json").exists()
+
+
 def resumed_knobs(knobs, given: set[str], may_change: set[str]):
-    """The knobs of the run in --out, from its args.json, but for those that may change and were given."""
+    """The knobs of the run in --out, from its args.json, but for those that may change and were given; the
+    others may be given if they are the run's own, so that a command can be run again as it is."""
     kind = type(knobs)
-    if extra := given - may_change - {"resume", "out"}:
-        fail(
-            f"--resume takes the run's own knobs from its args.json; drop --{', --'.join(sorted(extra))}"
-        )
+    file = Path(knobs.out) / "args.json"
     try:
-        stored = read_json(Path(knobs.out) / "args.json")
-    except (OSError, ValueError):
-        stored = {}
-    if not stored:
-        fail(
-            f"nothing to resume: {knobs.out or '(no --out given)'} holds no readable args.json"
-        )
-    # A judge counts only if it is given now: questions, answers and a key would go there
-    stored.pop("judge", None)
-    check_stored(kind, stored, Path(knobs.out) / "args.json")
-    known = {field.name for field in fields(kind)}
-    changed = {name: getattr(knobs, name) for name in may_change & given} | {
-        "out": knobs.out,
-        "resume": True,
-    }
-    return kind(**{name: value for name, value in stored.items() if name in known} | changed)
+        stored = read_json(file)
+    except ValueError as error:
+        fail(str(error))
+    check_stored(kind, stored, file)
+    stored.pop(
+        "judge", None
+    )  # counts only if it is given now: answers and a key would go there
+    differ = []
+    for name in sorted(given - may_change - {"resume", "out"}):
+        if getattr(knobs, name) != stored.get(name):
+            differ.append(f"--{name} {stored.get(name)} (not {getattr(knobs, name)})")
+    if differ:
+        fail(f"the run in {knobs.out} has {', '.join(differ)}: drop it, or give another --out")
+    changed = {name: getattr(knobs, name) for name in may_change & given}
+    return kind(**stored | changed | {"out": knobs.out, "resume": True})
 
 
 def check_stored(kind, stored, file: Path) -> None:

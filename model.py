@@ -356,7 +356,16 @@ def from_folder(path: Path, dtype, device: str, quantize: str | None):
                 "lm_head",
             ],  # "visual" alone would match nothing
         )
-    model = family_in(path).model_class.from_pretrained(path, **settings)
+    kind = family_in(path).model_class
+    model, info = kind.from_pretrained(path, output_loading_info=True, **settings)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{path} lacks {len(missing)} of the weights, {missing[0]} among them: random ones would train"
+        )
+    if unexpected := sorted(info["unexpected_keys"]):
+        print(
+            f"{path} holds {len(unexpected)} weights that are not used, such as {unexpected[0]}"
+        )
     for module in model.modules():  # bitsandbytes' fast 4-bit path on a CPU has no backward
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -25,10 +25,12 @@ from typing import Literal
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from knobs import (
+    BIG,
     Limits,
     check_training,
     fail,
     fill_limits,
+    has_run,
     knob,
     parse,
     resumed_knobs,
@@ -88,7 +90,7 @@ class Training:
     save_every: int = knob(1, "steps between checkpoints; a kill loses at most this many")
     show_every: int = knob(10, "steps between groups that are stored with their pictures")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
-    resume: bool = knob(False, "go on with the run in --out")
+    resume: bool = knob(False, "go on with the run in --out, or begin it where there is none")
     plan: bool = knob(False, "print the memory that these knobs need, and stop")
     merge: bool = knob(False, "at the end write base and adapter as one model, OUT/merged")
 
@@ -98,23 +100,17 @@ class Knobs(Limits, Training):
     """The flags of this script."""
 
 
-# What other models than the tiny one start from, where nothing else is given.
-BIG = {
-    "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
-    "save_every": 5, "eval_size": 200,
-}  # fmt: skip
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 PROBES = 6  # questions whose answers are stored over and over
-TOY_SIZE = 4096  # questions of the toy; their order must not depend on the number of steps
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
     knobs, given = parse(Knobs, argv, __doc__)
-    if knobs.resume:
+    if knobs.resume and has_run(knobs.out):
         knobs = resumed_knobs(knobs, given, may_change={"steps", "judge"})
     else:
-        if knobs.out and (Path(knobs.out) / "args.json").exists():
+        if has_run(knobs.out):
             fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
         fill_limits(knobs, given)
         for name in set(BIG) - given if knobs.model != "tiny" else ():
@@ -151,20 +147,20 @@ import pace
 import plan
 import runs
 import scores
-from data import Sample, load, mix, opened, readable
+from data import Sample, opened, readable
 from fast.lora import master_lora
 from fast.packed import install_packed, store_per_token, stored_per_token
-from heldout import HeldOut, comparison_text
+from heldout import HeldOut, comparison_text, load_questions
 from judge import Judge
 from model import load_model, lora_config, merge, pixel_budgets, prepare_libraries, resolve
 from report import make_page, print_new_troubles
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
-from safe.checkpoints import SaveFailed, newest_whole
+from safe.checkpoints import newest_whole
+from safe.ends import last_line
 from safe.lock import hold
-from safe.memory import is_out_of_memory
 from safe.signals import REQUEST, Stopped
-from safe.trainer import NotFinite, SafeTrainer, is_full, where_to_go_on
+from safe.trainer import SafeTrainer, where_to_go_on
 from switches import refill_dead_groups, training_totals
 
 
@@ -274,13 +270,9 @@ class ZoomGRPOTrainer(SafeTrainer):
             judged = partial(self.pay, judge=self.judge)
             with ThreadPoolExecutor(16) as pool:
                 rewards = list(pool.map(judged, trajectories))
-        groups = []
-        rewards_by_group = []
-        for start in range(0, len(trajectories), group):
-            members = slice(start, start + group)
-            groups.append(trajectories[members])
-            rewards_by_group.append(rewards[members])
-        return groups, rewards_by_group
+        starts = range(0, len(trajectories), group)
+        groups = [trajectories[start : start + group] for start in starts]
+        return groups, [rewards[start : start + group] for start in starts]
 
     # ---- the loss
 
@@ -438,24 +430,6 @@ def build_trainer(
 # The command.
 
 
-def load_questions(knobs: Knobs) -> tuple[list[Sample], list[Sample]]:
-    """The questions to train on, and the held-out ones."""
-    place = {"root": knobs.root or None, "allow_outside": knobs.allow_outside}
-    limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
-    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, **place)
-    if knobs.mix:
-        samples = mix(samples, knobs.mix, knobs.seed)
-    if len(samples) < knobs.prompts:
-        raise ValueError(
-            f"{knobs.data} has {len(samples)} questions, but --prompts {knobs.prompts}"
-        )
-    scores.tell_unverifiable(samples, knobs.judge)
-    if not knobs.eval_size:
-        return samples, []
-    held_out = {"split": "test", "limit": knobs.eval_size, "seed": scores.EVAL_SEED}
-    return samples, readable(load(knobs.data, **place, **held_out))
-
-
 def main(knobs: Knobs) -> None:
     began = time.time()
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
@@ -532,23 +506,10 @@ def finish(knobs: Knobs, run: Path, trainer, held_out: HeldOut, steps: int) -> N
 
 
 if __name__ == "__main__":
-    try:
+    with last_line(KNOBS):
         if KNOBS.plan:
             print(plan.table(KNOBS))
             print(pace.time_here(KNOBS, WORLD))
             sys.exit()
         resolve(KNOBS.model)
         main(KNOBS)
-    except ValueError as error:
-        fail(str(error))
-    except (NotFinite, SaveFailed) as error:
-        fail(str(error), code=1)
-    except (RuntimeError, OSError) as error:
-        if is_out_of_memory(error):
-            fail(f"out of memory. {plan.advice(KNOBS)}; then --resume", code=1)
-        if not is_full(error):
-            raise
-        fail(f"the disk is full: {error}; make room, then --resume", code=1)
-    except (Stopped, KeyboardInterrupt) as stop:
-        print(f"\nstopped; go on with: python train.py --out {KNOBS.out} --resume", flush=True)
-        sys.exit(getattr(stop, "code", 130))

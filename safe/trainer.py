@@ -1,7 +1,6 @@
 """A trainer that loses nothing: updates that are no numbers are left out, checkpoints are whole, a request to
 stop is heard after a step."""
 
-import errno
 import math
 import shutil
 from pathlib import Path
@@ -140,8 +139,3 @@ def where_to_go_on(run: Path, save_every: int) -> tuple[Path | None, list[dict]]
             f"give another --out, or put a checkpoint back"
         )
     return found, rows
-
-
-def is_full(error: BaseException) -> bool:
-    """No room left on the disk, or in what a user may have of it."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

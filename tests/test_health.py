@@ -149,8 +149,9 @@ def endpoint():
                 state["failures"] -= 1
                 self.send_error(503)
                 return
-            lines = body["messages"][0]["content"].splitlines()
-            gold, said = (line.split(": ")[1] for line in lines[1:3])
+            text = body["messages"][0]["content"]
+            asked = json.loads(text[text.index("{") : text.rindex("}") + 1])
+            gold, said = asked["reference answer"], asked["answer to check"]
             reply = {"choices": [{"index": 0, "finish_reason": "stop", "message": {
                 "role": "assistant", "content": "Yes" if gold[0] == said[0] else "no"}}],
                 "id": "1", "created": 1, "model": "m", "object": "chat.completion",

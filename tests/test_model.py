@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 import model as models
@@ -143,3 +144,26 @@ def test_a_picture_that_was_resized_behind_our_back_is_no_picture(model, process
     """84 x 28 pixels are fewer than the image processor takes: its features would not match the pads."""
     with pytest.raises(ValueError, match=r"\(84, 28\) pixels was shown at"):
         see(model, processor, [Image.new("RGB", (112, 112)), Image.new("RGB", (84, 28))])
+
+
+def test_a_folder_that_lacks_weights_is_refused(tmp_path, capsys):
+    """Renamed layers would be random ones, and train without a word."""
+    folder = tmp_path / "model"
+    shutil.copytree(PRESETS["tiny"].place, folder)
+    weights = load_file(folder / "model.safetensors")
+    renamed = {
+        name.replace(".layers.1.", ".layers.9."): value for name, value in weights.items()
+    }
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks .* of the weights, .*layers.1.* among them"):
+        load_model(str(folder))
+    save_file(
+        weights | {"model.visual.more": torch.zeros(1)},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    load_model(str(folder))
+    assert (
+        "holds 1 weights that are not used, such as model.visual.more"
+        in capsys.readouterr().out
+    )

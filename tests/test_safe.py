@@ -314,6 +314,21 @@ def test_a_resume_without_its_checkpoints_refuses(copy):
     assert (copy / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_loop_over_seeds_can_be_run_again_as_it_is(tmp_path):
+    """--resume begins where there is nothing, goes on with equal knobs, and names those that differ."""
+    for steps in (2, 3):
+        for seed in (0, 1):
+            knobs = [*SMALL, "--seed", seed, "--steps", steps, "--out", tmp_path / f"{seed}"]
+            done = run("train.py", *knobs, "--resume")
+            assert done.returncode == 0, done.stderr
+            assert len(metrics(tmp_path / f"{seed}")) == steps
+    done = run(
+        "train.py", *SMALL, "--seed", 7, "--lr", "1e-4", "--out", tmp_path / "1", "--resume"
+    )
+    assert done.returncode == 2
+    assert "has --lr 0.0015 (not 0.0001), --seed 1 (not 7)" in done.stderr
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     runs.append_rows(tmp_path / "metrics.jsonl", {"step": 3})
     assert where_to_go_on(tmp_path, save_every=5) == (None, [{"step": 3}])

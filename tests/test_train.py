@@ -578,8 +578,7 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         (["--model", "tests"], "holds no model"),
         (["--data", "toyz"], "unknown data set 'toyz'"),
         (["--out", "/proc/nowhere"], "can't write to the run folder"),
-        (["--out", "no/such/run", "--resume"], "nothing to resume"),
-        (["--resume", "--lr", "1"], "drop --lr"),
+        (["--resume", "--lr", "1"], "--resume goes on with the run in --out"),
     ],
 )
 def test_bad_knobs_end_in_one_clear_line(arguments, message):

@@ -669,7 +669,8 @@ def rate(now: float) -> float:
         return min(1, (now + 1) / 50) * min(1, 0.05 + 0.95 * (LAST - now) / (0.5 * LAST))
     ends = (LAST, FINAL, SIZES, STEPS)
     stage = bisect.bisect(ends, now, hi=3)
-    begin, end = ends[stage - 1], ends[stage]
+    begin = ends[stage - 1]
+    end = ends[stage]
     return 0.02 + 0.38 * (end - now) / (end - begin)
 
 
