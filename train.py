@@ -346,11 +346,13 @@ class ZoomGRPOTrainer(SafeTrainer):
             return
         own = self.stats | {"entropy": scores.mean(self.entropies)}
         own["logp_gap"] = max(self.gaps, default=0.0)
-        own["asked_to_stop"] = float(REQUEST.number > 0)
+        own["asked_to_stop"] = REQUEST.number
         own["unjudged"] = float(self.judge.missed) if self.judge else None
         own["sec_train"] = time.time() - self.update_began
         self.entropies = []
         parts = gather_object([own])
+        # Whichever process has heard it, all stop
+        REQUEST.number = max(part["asked_to_stop"] for part in parts)
         stop = [self.accelerator.is_main_process and self.write_row(logs, parts)]
         broadcast_object_list(stop)  # all processes stop together, or the others wait for ever
         self.control.should_training_stop |= stop[0]
