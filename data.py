@@ -19,6 +19,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from PIL import Image, ImageOps
 
 from boxes import Box
+from knobs import DATASETS
 from toy.world import draw_questions
 
 # Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
@@ -105,7 +106,6 @@ def check_picture(picture: Image.Image, boxes) -> None:
             )
 
 
-DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
 DEEPEYES_GB = 4.84  # three parquet files
 SEAL = "craigwu/seal_vqa_data"

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,7 @@ BIG = {
     "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
     "save_every": 5, "eval_size": 200,
 }  # fmt: skip
+DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 LIMITS = tuple(each.name for each in fields(Limits))
 
 
@@ -153,6 +155,7 @@ def check_training(knobs, world: int) -> None:
     check_at_least(
         0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from limit"
     )
+    check_data_name(knobs.data)
     if knobs.resume and not knobs.out:
         fail("--resume goes on with the run in --out: give one")
     if knobs.group < 2:
@@ -184,6 +187,46 @@ def fail(message: str, code: int = 2):
     sys.exit(code)
 
 
+# What other programs call it.
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "epochs": "steps",
+    "num_train_epochs": "steps",
+    "output_dir": "out",
+    "num_generations": "group",
+    "batch_size": "prompts",
+    "per_device_train_batch_size": "micro_batch",
+    "max_samples": "limit",
+    "dataset": "data",
+    "model_name_or_path": "model",
+    "lora_r": "lora",
+    "kl_coef": "beta",
+    "resume_from_checkpoint": "resume",
+}
+
+
+def hint(unknown: list[str], known) -> str:
+    """The flag that was meant by one of another program, or by a typo. known: fields of the knobs."""
+    names = [field.name for field in known]
+    for word in unknown:
+        given = word.lstrip("-").split("=")[0].replace("-", "_")
+        if not word.startswith("--") or not given:
+            continue
+        meant = ELSEWHERE.get(given)
+        close = [meant] if meant in names else get_close_matches(given, names, 1, 0.75)
+        if close:
+            return f"did you mean --{close[0]}?"
+    return "see --help"
+
+
+def check_data_name(name: str) -> None:
+    """End the script for a data set that there is not, before weights are fetched."""
+    if name.partition(":")[0] not in DATASETS and not Path(name).is_dir():
+        known = ", ".join(DATASETS)
+        fail(f"unknown data set {name!r}: neither one of {known} nor a folder")
+
+
 def parse(kind, argv: list[str], doc: str):
     """Read the knobs of a dataclass; returns them, and the names of those that were given."""
     parser = HfArgumentParser(kind, description=doc, formatter_class=Help, allow_abbrev=False)
@@ -193,7 +236,7 @@ def parse(kind, argv: list[str], doc: str):
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        fail(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+        fail(f"unrecognized arguments: {' '.join(unknown)} ({hint(unknown, fields(kind))})")
     flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
     return knobs, {flag.replace("-", "_") for flag in flags}
 

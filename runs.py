@@ -108,13 +108,28 @@ def keep_rows(file: Path, wanted) -> list[dict]:
     return kept
 
 
-def step_text(row: dict, steps: int) -> str:
-    """A step's row of metrics.jsonl as a line for people."""
+def time_left(rows: list[dict], steps: int) -> str:
+    """How long the rest of a run takes, by its last ten steps.
+
+    >>> time_left([{"step": 5, "sec_rollout": 1.0, "sec_train": 1.0}], 65), time_left([], 9)
+    ('2 min left', '')
+    """
+    if not rows:
+        return ""
+    last = rows[-10:]
+    each = sum(row["sec_rollout"] + row["sec_train"] for row in last) / len(last)
+    minutes = each * (steps - rows[-1]["step"]) / 60
+    return f"{minutes:.0f} min left" if minutes < 90 else f"{minutes / 60:.1f} h left"
+
+
+def step_text(row: dict, steps: int, rows: list[dict] = ()) -> str:
+    """A step's row of metrics.jsonl as a line for people. rows: of the steps so far."""
     text = {key: "  - " if value is None else f"{value:.2f}" for key, value in row.items()}
     return (
         f"step {row['step']:>4}/{steps}  reward {text['reward']}  accuracy {text['accuracy']}  "
         f"zoomed {text['tool_rate']}  calls {text['calls']}  IoU {text['iou']}  tokens {text['tokens']}  "
-        f"dead groups {text['dead_groups']}  {text['sec_rollout']} + {text['sec_train']} s"
+        f"dead groups {text['dead_groups']}  {text['sec_rollout']} + {text['sec_train']} s  "
+        f"{time_left(rows, steps)}"
     )
 
 

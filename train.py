@@ -372,8 +372,8 @@ class ZoomGRPOTrainer(SafeTrainer):
         row |= self.number_stats(logs["grad_norm"])
         row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
         runs.append_rows(self.run / "metrics.jsonl", row)
-        print(runs.step_text(row, self.args.max_steps), flush=True)
         self.rows.append(row)
+        print(runs.step_text(row, self.args.max_steps, self.rows), flush=True)
         is_new = self.knobs.guard != "off" and print_new_troubles(
             self.rows, self.known_troubles
         )

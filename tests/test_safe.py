@@ -394,6 +394,25 @@ def test_asked_to_stop_it_finishes_its_step_and_saves(tmp_path, number, code):
     assert [row["step"] for row in metrics(out)] == list(range(1, done + 2))
 
 
+def test_two_processes_stop_together(tmp_path):
+    """One of them alone is asked to; both finish the step, and the checkpoint is whole."""
+    out = tmp_path / "run"
+    launch = shlex.split("-m torch.distributed.run --standalone --nproc-per-node 2 train.py")
+    knobs = [*SMALL, "--micro_batch", 4, "--steps", 60, "--save_every", 50, "--out", out]
+    process = started(*launch, *knobs, until="step    2/60")
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    workers = [line.split()[0] for line in listed.stdout.splitlines() if "train.py" in line]
+    assert len(workers) == 2, listed.stdout
+    os.kill(int(workers[1]), signal.SIGTERM)
+    rest = process.stdout.read()
+    process.wait()
+    done = metrics(out)[-1]["step"]
+    assert done < 60 and newest_whole(out).name == f"checkpoint-{done}", rest
+    assert "stopped; go on with" in rest
+
+
 def test_asked_twice_it_stops_at_once(tmp_path):
     out = tmp_path / "run"
     knobs = shlex.split("--group 64 --prompts 8 --eval_size 0 --steps 9 --threads 2")
