@@ -348,16 +348,57 @@ def draw_curves(runs, out: Path | None = None) -> Path:
 # The page.
 
 
+def curves_beside(page: Path) -> Path:
+    """Where a page's curves are drawn: curves.png beside a report.html, else under the page's own name."""
+    return page.with_name("curves.png" if page.stem == "report" else f"{page.stem}.png")
+
+
+def labels_of(runs: list[Path]) -> list[str]:
+    """The shortest ends of their paths that tell runs apart.
+
+    >>> labels_of([Path("runs/a/eval"), Path("runs/b/eval")]), labels_of([Path("/home/me/runs/a")])
+    (['a/eval', 'b/eval'], ['a'])
+    """
+    for length in (1, 2, 3):
+        labels = ["/".join(run.parts[-length:]) for run in runs]
+        if len(set(labels)) == len(runs):
+            return labels
+    return [f"{label} ({number})" for number, label in enumerate(labels, 1)]
+
+
+def stored_scores(labels: dict[Path, str]) -> tuple[dict, dict]:
+    """The scores of runs by label, and what else their eval.json says."""
+    scores = {}
+    details = {}
+    for run, label in labels.items():
+        if stored := read_json(run / "eval.json"):
+            tables = ("before", "after", "arms")
+            scores[label] = {key: stored[key] for key in tables if key in stored}
+            rest = {key: value for key, value in stored.items() if key not in scores[label]}
+            if "protocol" in rest:
+                rest["protocol"] = shareable(rest["protocol"])
+            details[label] = rest
+    return scores, details
+
+
 def make_page(runs, out: Path | None = None) -> Path:
-    """Write `report.html`: health, curves, patterns and trajectories of the first run, scores of all."""
+    """Write `report.html` of a run, or `compare.html` beside several: curves, health and scores of all,
+    patterns and trajectories of the first."""
     from jinja2 import Environment, FileSystemLoader
 
     runs = [runs] if isinstance(runs, Path) else runs
     run = runs[0]
-    out = out or run / "report.html"
+    alone = len(runs) == 1
+    out = out or (run / "report.html" if alone else run.parent / "compare.html")
     trained = [each for each in runs if (each / "metrics.jsonl").exists()]
-    curves = draw_curves(trained, out.with_name("curves.png")) if trained else None
+    curves = draw_curves(trained, curves_beside(out)) if trained else None
+    labels = dict(zip(runs, labels_of(runs)))
     metrics = series(run)
+    troubles = []
+    for each in trained:
+        for trouble in history(series(each)):
+            name = trouble["name"] if alone else f"{labels[each]}: {trouble['name']}"
+            troubles.append(trouble | {"name": name})
     shown = spread_out(read_rows(run / "trajectories.jsonl"), GROUPS)
     for row in shown:
         row["patterns"] = patterns(row)
@@ -371,23 +412,13 @@ def make_page(runs, out: Path | None = None) -> Path:
     for row in shown:
         counted[row["step"]].update(row["patterns"])
         counted[row["step"]]["trajectories"] += 1
-    scores = {}
-    details = {}
-    for each in runs:
-        if stored := read_json(each / "eval.json"):
-            scores[each.name] = {
-                k: stored[k] for k in ("before", "after", "arms") if k in stored
-            }
-            rest = {k: v for k, v in stored.items() if k not in scores[each.name]}
-            if "protocol" in rest:
-                rest["protocol"] = shareable(rest["protocol"])
-            details[each.name] = rest
+    scores, details = stored_scores(labels)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.jinja").render(
-        title=", ".join(r.name for r in runs),
+        title=", ".join(labels.values()),
         args=shareable(read_json(run / "args.json")),
         nonce=secrets.token_hex(16),
-        troubles=history(metrics),
+        troubles=troubles,
         last=metrics[-1] if metrics else {},
         panels=PANELS,
         curves=curves and data_url(curves.read_bytes(), "png"),
@@ -409,7 +440,7 @@ def main() -> None:
         "runs", type=Path, nargs="+", help="folders of runs, of train.py or eval.py"
     )
     parser.add_argument(
-        "--out", type=Path, help="the page to write; default: report.html in the first run"
+        "--out", type=Path, help="the page to write (of several: compare.html beside them)"
     )
     arguments = parser.parse_args()
     for run in arguments.runs:
@@ -421,7 +452,7 @@ def main() -> None:
     page = make_page(arguments.runs, arguments.out)
     print(f"page:   {page}")
     if any((run / "metrics.jsonl").exists() for run in arguments.runs):
-        print(f"curves: {page.with_name('curves.png')}")
+        print(f"curves: {curves_beside(page)}")
 
 
 if __name__ == "__main__":

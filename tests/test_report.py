@@ -150,6 +150,13 @@ def test_a_run_without_trajectories_or_pictures(make_run):
     assert make_page(run).exists()
 
 
+def with_probe(page, script: str) -> str:
+    """The page and a script of the test's, which needs the page's own nonce to run at all."""
+    text = page.read_text()
+    nonce = re.search(r"'nonce-(\w+)'", text)[1]
+    return text + script.replace("<script>", f'<script nonce="{nonce}">')
+
+
 PROBE = """
 <script>
 const problems = [];
@@ -196,7 +203,7 @@ def test_in_a_browser(make_run, tmp_path):
     page = make_page(make_run(rows))
     assert page.stat().st_size < 15_000_000
     tested = tmp_path / "tested.html"
-    tested.write_text(page.read_text() + PROBE)
+    tested.write_text(with_probe(page, PROBE))
     command = [
         CHROMIUM,
         "--headless",
@@ -259,7 +266,7 @@ def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
     note("hidden", byId("probe").offsetParent === null);
     </script>"""
     tested = tmp_path / "tested.html"
-    tested.write_text(page.read_text() + ask)
+    tested.write_text(with_probe(page, ask))
     command = [
         CHROMIUM,
         "--headless",
@@ -298,11 +305,38 @@ def test_the_command(make_run):
     assert bad.returncode == 2 and "no metrics.jsonl" in bad.stderr
 
 
+def test_comparing_leaves_the_runs_own_pages_alone(tmp_path):
+    """And names runs by what tells them apart, with the health of each."""
+    fine = dict(tool_rate=1.0, repeats=0.0, blind_luck=None, dead_groups=0.1, entropy=0.3)
+    fine |= {"garbage": 0.0, "logp_gap": 0.0, "accuracy": 0.5, "acc_zoom": None}
+    for name, rate in (("a", 1.0), ("b", 0.01)):
+        run = tmp_path / name / "run"
+        run.mkdir(parents=True)
+        rows = [fine | {"step": step, "tool_rate": rate} for step in range(1, 9)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        make_page(run)
+    before = [(tmp_path / name / "run" / "report.html").read_bytes() for name in "ab"]
+    page = make_page([tmp_path / "a" / "run", tmp_path / "b" / "run"])
+    after = [(tmp_path / name / "run" / "report.html").read_bytes() for name in "ab"]
+    assert page == tmp_path / "a" / "compare.html" and before == after
+    assert (tmp_path / "a" / "compare.png").exists()
+    text = page.read_text()
+    assert "<title>a/run, b/run</title>" in text and "b/run: collapse" in text
+    assert "a/run: collapse" not in text
+
+
 def test_observations_stand_after_their_turns(model, processor, samples, script):
     """Also where the first call was opened for the model: the opening belongs to the first turn."""
     script(lambda rng: "10,10,60,60]}}</tool_call>")
-    limits = {"max_turns": 2, "max_turn_tokens": 60, "max_tokens": 420, "look_pixels": 112 * 112}
+    limits = {
+        "max_turns": 2,
+        "max_turn_tokens": 60,
+        "max_tokens": 420,
+        "look_pixels": 112 * 112,
+    }
     for forced in (True, False):
-        t = rollout(model, processor, samples[:1], force_call=forced, crop_pixels=134 * 134, **limits)[0]
+        t = rollout(
+            model, processor, samples[:1], force_call=forced, crop_pixels=134 * 134, **limits
+        )[0]
         texts = observed_texts(t, processor.tokenizer)
         assert len(texts) == len(t.calls) and all("user" in text for text in texts)
