@@ -337,7 +337,7 @@ def generalises(finding: Finding, stored: Stored) -> None:
     for name, value in stored.runs("base")[0]["skills"].items():
         losses[name] = value - fmean(line["skills"][name] for line in stored.runs("bonus"))
     worst = max(losses, key=losses.get)
-    effects.append(f"most lost of a skill: {losses[worst]:.3f} of {worst}")
+    effects.append(f"most lost of a skill: {losses[worst]:.4f} of {worst}")
     finding.effect = "; ".join(effects)
     finding.word = SUPPORTED if min(lows) > 0 and losses[worst] <= 0.03 else REFUTED
 

@@ -58,7 +58,7 @@ def test_its_tool_habit_is_weak_and_its_boxes_are_poor(base):
     limits = {"look_pixels": 112 * 112, "crop_pixels": 134 * 134, "max_turn_tokens": 48}
     scores = {arm: evaluate(*base, samples, arm, **limits) for arm in ("on", "forced")}
     assert scores["on"]["all"]["tool_rate"] < 0.5 and scores["on"]["read"]["accuracy"] <= 0.35
-    assert scores["forced"]["read"]["iou"] < 0.15
+    assert scores["forced"]["read"]["iou"] < 0.2  # 0.7 after training
 
 
 def test_no_lesson_rewards_a_good_box():

@@ -190,7 +190,7 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
         and "1.00, 1.00, 1.00 | 1.000" in text
     )
     assert "nan" not in text and "None" not in text
-    for name in re.findall(r"\]\(([^)]+)\)", text):
+    for name in re.findall(r"!\[.*\]\(([^)]+)\)", text):
         assert (tmp_path / name).stat().st_size > 0
     written = (tmp_path / "study.md").read_bytes()
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
