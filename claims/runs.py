@@ -77,13 +77,9 @@ def do_run(arm: Arm, seed: int, folder: Path) -> dict:
     plain = arm.name.replace(",", "").replace(" ", "-")
     run = folder / f"{plain}-{seed}"
     began = time.time()
-    command = ["--out", str(run)]
-    if newest_whole(run):
-        command.append("--resume")
-    else:
-        flags = arm.flags.format(folder=folder)
-        flags += f" --steps {arm.steps} --seed {seed} {TRAIN}"
-        command += flags.split()
+    flags = arm.flags.format(folder=folder)
+    flags += f" --steps {arm.steps} --seed {seed} {TRAIN}"
+    command = [*flags.split(), "--out", str(run), "--resume"]
     call("train.py", command, folder / f"{run.name}.log")
     seconds = time.time() - began
     line = {
