@@ -167,3 +167,11 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path, capsys):
         "holds 1 weights that are not used, such as model.visual.more"
         in capsys.readouterr().out
     )
+
+
+def test_what_a_gpu_would_do():
+    """The tiny model computes in float32 everywhere; cuDNN plans attention for every shape, and is off."""
+    assert models.usual_dtype(True, "cuda") == torch.float32
+    assert models.usual_dtype(False, "cuda:0") == torch.bfloat16
+    assert models.usual_dtype(False, "cpu") == torch.float32
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
