@@ -25,9 +25,8 @@ from toy.world import draw_questions
 # Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
 MOST_PIXELS = 300_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-LARGE_PIXELS = (
-    20_000_000  # such pictures are opened anew when they are needed, not kept by a batch
-)
+# Larger pictures are opened anew when they are needed, not kept by a batch.
+LARGE_PIXELS = 20_000_000
 # What people have. Pillow knows forty more, and starts Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_OPTIONS = 26
@@ -61,11 +60,13 @@ class Sample:
                 picture = self.image
             else:
                 picture = open_picture(self.image)
-            check_picture(picture, self.boxes)
+            check_size(picture)
             # 16 bits a pixel: a plain conversion would clip them to white.
             if picture.mode.startswith("I"):
                 picture = picture.convert("I").point(lambda v: v / 256).convert("L")
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            upright = ImageOps.exif_transpose(picture)
+            check_boxes(upright, self.boxes)
+            return upright.convert("RGB")
         except (
             Exception
         ) as error:  # PIL raises half a dozen kinds; which one does not matter to the user
@@ -94,16 +95,20 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
-def check_picture(picture: Image.Image, boxes) -> None:
-    """Raise ValueError for a picture too large to decode, and for a target that lies beside it."""
+def check_size(picture: Image.Image) -> None:
+    """Raise ValueError for a picture too large to decode; its size is known before that."""
     width, height = picture.size
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
-    for x1, y1, x2, y2 in boxes:
-        if x1 >= max(width, height) or y1 >= max(width, height) or x2 <= 0 or y2 <= 0:
-            raise ValueError(
-                f"the box {x1, y1, x2, y2} lies outside its {width} x {height} pixels"
-            )
+
+
+def check_boxes(picture: Image.Image, boxes) -> None:
+    """Raise ValueError for a target that has nothing in common with its picture."""
+    width, height = picture.size
+    for box in boxes:
+        left, top, right, bottom = box
+        if left >= width or top >= height or right <= 0 or bottom <= 0:
+            raise ValueError(f"the box {box} lies outside its {width} x {height} pixels")
 
 
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
@@ -211,7 +216,7 @@ def opened(sample: Sample) -> Sample | None:
     """
     try:
         picture = sample.open()
-        if picture.width * picture.height > LARGE_PIXELS and not sample.drawn:
+        if picture.width * picture.height > LARGE_PIXELS:
             return sample
         return replace(sample, image=picture)
     except ValueError as error:
@@ -243,10 +248,13 @@ def check(sample: Sample) -> None:
             raise ValueError(f"meta's {name} is no text")
     if len(sample.options) > MOST_OPTIONS:
         raise ValueError(f"{len(sample.options)} options; at most {MOST_OPTIONS} have letters")
-    text = sample.text() + sample.answer + sample.id + sample.source
-    text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
-    if len(sample.text()) > MOST_LETTERS:
-        raise ValueError(f"the question has {len(sample.text())} characters, of {MOST_LETTERS}")
+    question = sample.text()
+    for text in (question, sample.answer, sample.id, sample.source):
+        text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
+    if len(question) > MOST_LETTERS:
+        raise ValueError(
+            f"the question has {len(question)} characters, of {MOST_LETTERS} at most"
+        )
     if "<|" in sample.text():  # it would be read as a special token, a picture's for instance
         raise ValueError("the question holds special tokens")
     for box in sample.boxes:
@@ -256,15 +264,19 @@ def check(sample: Sample) -> None:
             raise ValueError(f"not a box x1, y1, x2, y2: {box}")
 
 
+def is_cached(repository: str, kind: str, file: str) -> bool:
+    """Is this file of a repository ("model" or "dataset") in the Hub's cache?"""
+    found = try_to_load_from_cache(repository, file, repo_type=kind)
+    return isinstance(found, str)
+
+
 def find_folder(root: str | None, repository: str, only: list[str] | None = None) -> Path:
     """The given folder, or the Hub's copy of the data set; only: patterns of the files that are needed."""
     if root is not None:
         if not Path(root).is_dir():
             raise ValueError(f"no such folder: {root}")
         return Path(root)
-    if not isinstance(
-        try_to_load_from_cache(repository, "README.md", repo_type="dataset"), str
-    ):
+    if not is_cached(repository, "dataset", "README.md"):
         size = f" ({DEEPEYES_GB} GB)" if repository == DEEPEYES else ""
         print(f"fetching {repository}{size} into the Hub's cache", flush=True)
     try:

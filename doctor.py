@@ -20,7 +20,18 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from knobs import BIG, check_at_least, fail, fill_limits, knob, parse, run_command, write_json
+from knobs import (
+    DATASETS,
+    PRESETS,
+    check_at_least,
+    fail,
+    fill_big,
+    fill_limits,
+    knob,
+    parse,
+    run_command,
+    write_json,
+)
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -59,8 +70,7 @@ def read_knobs(argv: list[str]):
 
     knobs, given = parse(Knobs, argv, __doc__)
     fill_limits(knobs, given)
-    for name in set(BIG) - given if knobs.model != "tiny" else ():
-        setattr(knobs, name, BIG[name])
+    fill_big(knobs, given)
     check_at_least(1, knobs, "prompts group steps micro_batch batch")
     if knobs.random_weights and not knobs.full:
         fail("--random_weights goes with --full: nothing else loads the model")
@@ -146,13 +156,6 @@ def checkpoints_gb(knobs) -> float:
     return 3 * lora * 12 / GB
 
 
-def is_cached(repository: str, kind: str, file: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, file, repo_type=kind)
-    return isinstance(found, str)
-
-
 def hub_answers(repository: str, kind: str) -> str:
     """ "" if the Hub answers for this repository, else what went wrong."""
     from huggingface_hub import HfApi
@@ -164,32 +167,47 @@ def hub_answers(repository: str, kind: str) -> str:
     return ""
 
 
+def check_hub(name: str, place: str, kind: str, file: str, size: float) -> tuple[Check, float]:
+    """Is a repository in the Hub's cache (this file stands for all), or can it be fetched? And the gigabytes
+    to fetch. kind: "model" or "dataset"; size: GB, 0 where it is not known."""
+    from data import is_cached
+
+    if is_cached(place, kind, file):
+        return Check(name, OK, f"in the Hub's cache: {place}"), 0.0
+    amount = f"{size:.1f} GB to fetch" if size else "to fetch"
+    if trouble := hub_answers(place, kind):
+        figure = f"{amount}, but the Hub does not answer ({trouble})"
+        option = "" if kind == "model" else f"--repo-type {kind} "
+        remedy = f"where there is a connection: hf download {option}{place}"
+        return Check(name, MISSING, figure, remedy), size
+    return Check(name, NOTE, f"{amount} on the first run: {place}"), size
+
+
+def place_of(knobs) -> str:
+    """The folder or Hub name of the model; "" for what is neither."""
+    place = PRESETS[knobs.model].place if knobs.model in PRESETS else knobs.model
+    is_folder = Path(place).expanduser().is_dir()
+    return place if is_folder or place.count("/") == 1 else ""
+
+
 def check_weights(knobs) -> tuple[Check, float]:
     """Are the weights here? And the gigabytes to fetch."""
-    from knobs import PRESETS
-
-    place = PRESETS[knobs.model].place if knobs.model in PRESETS else knobs.model
+    place = place_of(knobs)
+    if not place:
+        remedy = f"a preset ({', '.join(PRESETS)}), a folder, or OWNER/MODEL"
+        return Check("weights", MISSING, f"no such model: {knobs.model}", remedy), 0.0
     if knobs.random_weights:
         return Check("weights", OK, "random ones, nothing to fetch"), 0.0
     if Path(place).expanduser().is_dir():
         return Check("weights", OK, f"on disk: {place}"), 0.0
-    if place.count("/") != 1:
-        presets = ", ".join(PRESETS)
-        remedy = f"a preset ({presets}), a folder, or OWNER/MODEL"
-        return Check("weights", MISSING, f"no such model: {place}", remedy), 0.0
-    if is_cached(place, "model", "config.json"):
-        return Check("weights", OK, f"in the Hub's cache: {place}"), 0.0
     size = weights_gb(knobs) if knobs.model in PRESETS else 0.0
-    amount = f"{size:.1f} GB to fetch" if size else "to fetch"
-    trouble = hub_answers(place, "model")
-    if trouble:
-        remedy = f"where there is a connection: hf download {place}"
-        figure = f"{amount}, but the Hub does not answer ({trouble})"
-        return Check("weights", MISSING, figure, remedy), size
-    return Check("weights", NOTE, f"{amount} on the first run: {place}"), size
+    return check_hub("weights", place, "model", "config.json", size)
 
 
 def check_data(knobs) -> tuple[Check, float]:
+    """Is the data set here? And the gigabytes to fetch."""
+    from data import DEEPEYES, DEEPEYES_GB
+
     name = knobs.data
     if name.startswith("toy"):
         return Check("data", OK, f"{name} is drawn, nothing to fetch"), 0.0
@@ -202,20 +220,9 @@ def check_data(knobs) -> tuple[Check, float]:
         remedy = "--root FOLDER with the four .json files and the COCO and GQA pictures"
         return Check("data", MISSING, "seal is read from a folder", remedy), 0.0
     if name != "deepeyes":
-        remedy = "toy, toy-mixture, deepeyes, seal, or a folder"
+        remedy = f"one of {', '.join(DATASETS)}, or a folder"
         return Check("data", MISSING, f"no such data set: {name}", remedy), 0.0
-    from data import DEEPEYES, DEEPEYES_GB
-
-    place = DEEPEYES
-    if is_cached(place, "dataset", "README.md"):
-        return Check("data", OK, f"in the Hub's cache: {place}"), 0.0
-    size = DEEPEYES_GB
-    trouble = hub_answers(place, "dataset")
-    if trouble:
-        remedy = f"where there is a connection: hf download --repo-type dataset {place}"
-        figure = f"{size:.1f} GB to fetch, but the Hub does not answer ({trouble})"
-        return Check("data", MISSING, figure, remedy), size
-    return Check("data", NOTE, f"{size:.1f} GB to fetch on the first run: {place}"), size
+    return check_hub("data", DEEPEYES, "dataset", "README.md", DEEPEYES_GB)
 
 
 def check_disk(knobs, to_fetch: float) -> list[Check]:
@@ -223,20 +230,19 @@ def check_disk(knobs, to_fetch: float) -> list[Check]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     checks = []
-    wanted = [("disk for runs", Path(knobs.out or "runs"), checkpoints_gb(knobs) + 0.2)]
+    runs = Path(knobs.out or "runs")
+    wanted = [("disk for runs", runs, checkpoints_gb(knobs) + 0.2, "another --out")]
     if to_fetch:
-        wanted.append(("disk for the Hub's cache", Path(HF_HUB_CACHE), to_fetch))
-    for name, place, needed in wanted:
+        cache = Path(HF_HUB_CACHE)
+        wanted.append(("disk for the Hub's cache", cache, to_fetch, "set HF_HOME"))
+    for name, place, needed, other in wanted:
         folder = place.absolute()
         while not folder.exists():
             folder = folder.parent
         free = shutil.disk_usage(folder).free / GB
         figure = f"{free:.1f} GB free, {needed:.1f} needed"
         if free < needed:
-            remedy = (
-                "make room, or set HF_HOME" if "Hub" in name else "make room, or another --out"
-            )
-            checks.append(Check(name, MISSING, figure, remedy))
+            checks.append(Check(name, MISSING, figure, f"make room, or {other}"))
         else:
             checks.append(Check(name, OK, figure))
     return checks
@@ -366,7 +372,7 @@ def everywhere(knobs):
     yield weights
     data, data_size = check_data(knobs)
     yield data
-    if "no such model" in weights.figure:
+    if not place_of(knobs):
         return
     yield from check_disk(knobs, weights_size + data_size)
     yield from check_judge(knobs)

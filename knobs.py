@@ -124,6 +124,15 @@ def fill_limits(knobs: Limits, given: set[str]) -> None:
             setattr(knobs, name, run.get(name, usual[name]))
 
 
+def fill_big(knobs, given: set[str]) -> None:
+    """Set train.py's knobs that were not given to those of `BIG`, for any model but the tiny one."""
+    if knobs.model == "tiny":
+        return
+    for name, value in BIG.items():
+        if name not in given:
+            setattr(knobs, name, value)
+
+
 def run_knobs(model: Path) -> dict:
     """The knobs of the run that wrote a checkpoint or a merged model; {} for any other model."""
     try:

@@ -140,17 +140,19 @@ class ZoomProcessor(Qwen2_5_VLProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, weights: bool = True) -> Path:
     """A preset, a folder or a Hub name (perhaps with @REVISION) -> the folder; what is missing is fetched.
 
-    Raises ValueError.
+    weights: False fetches the small files alone. Raises ValueError.
     """
     place = PRESETS[name].place if name in PRESETS else name
-    place, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
+    revision = ""
+    if not Path(place).exists():  # a folder may have an @ in its name
+        place, _, revision = place.partition("@")
     path = Path(place).expanduser()
     if not path.is_dir() and place.count("/") == 1 and not place.startswith((".", "~", "/")):
         try:
-            files = ["*.json", "*.safetensors", "merges.txt"]
+            files = ["*.json", "merges.txt"] + ["*.safetensors"] * weights
             path = snapshot_download(place, revision=revision or None, allow_patterns=files)
             path = Path(path)
         except (
@@ -166,7 +168,8 @@ def resolve(name: str) -> Path:
             f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL"
         )
     if (path / "adapter_config.json").exists():
-        check_adapter(path)
+        check_kind(path)
+        check_whole(path)
         return path
     if not (path / "config.json").exists() and all_checkpoints(path):  # a run's folder
         newest = newest_whole(path, say=print)
@@ -181,9 +184,9 @@ def resolve(name: str) -> Path:
     return path
 
 
-def check_adapter(path: Path) -> None:
-    """Raise ValueError for an adapter that is no LoRA of ours, or whose weights are cut short; then it names
-    a whole one beside it. Other kinds load further files, and their patterns can take for ever to match."""
+def check_kind(path: Path) -> None:
+    """Raise ValueError for an adapter that is no LoRA of ours: other kinds load further files, and their
+    patterns can take for ever to match."""
     try:
         config = json.loads((path / "adapter_config.json").read_text())
         kind = config["peft_type"]
@@ -197,6 +200,10 @@ def check_adapter(path: Path) -> None:
         )
     if not isinstance(base, str) or not base:
         raise ValueError(f"{path}: adapter_config.json names no base")
+
+
+def check_whole(path: Path) -> None:
+    """Raise ValueError for a LoRA checkpoint whose weights are cut short; it names a whole one beside it."""
     weights = path / "adapter_model.safetensors"
     trouble = weights_fault(weights) if weights.is_file() else f"{weights.name} is missing"
     if trouble:
@@ -267,7 +274,7 @@ def config_of(name: str, layers: int = 0) -> Qwen2_5_VLConfig:
             text_config=text, vision_config=vision, tie_word_embeddings=tied
         )
     else:
-        path = resolve(name)
+        path = resolve(name, weights=False)
         config = family_in(path).config_class.from_pretrained(path)
     if layers:
         config.text_config.num_hidden_layers = layers

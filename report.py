@@ -229,9 +229,8 @@ def encode(files: list[Path]) -> dict[str, str]:
         pictures = {}
         total = 0
         for file in files:
-            if (
-                file.is_symlink() or not file.is_file()
-            ):  # of a stranger's run: it may lead anywhere
+            # In a stranger's run a link may lead anywhere
+            if file.is_symlink() or not file.is_file():
                 continue
             try:
                 picture = Image.open(file).convert("RGB")

@@ -25,10 +25,10 @@ from typing import Literal
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from knobs import (
-    BIG,
     Limits,
     check_training,
     fail,
+    fill_big,
     fill_limits,
     has_run,
     knob,
@@ -113,8 +113,7 @@ def read_knobs(argv: list[str]) -> Knobs:
         if has_run(knobs.out):
             fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
         fill_limits(knobs, given)
-        for name in set(BIG) - given if knobs.model != "tiny" else ():
-            setattr(knobs, name, BIG[name])
+        fill_big(knobs, given)
         if "micro_batch" not in given:  # the largest up to the default that divides a step
             trajectories = knobs.prompts * knobs.group // WORLD
             sizes = range(1, knobs.micro_batch + 1)

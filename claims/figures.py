@@ -50,12 +50,17 @@ def draw_sizes(stored: Stored, file: Path) -> None:
     for axis in axes:
         for low, high in TRAINED_ON:
             axis.axvspan(low, high, color="tab:green", alpha=0.15, linewidth=0)
-        axis.set_xlabel("height of the letter, px of the picture (green: trained on)")
-        axis.set_ylim(-0.05, 1.05)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        finish(axis, "height of the letter, px of the picture (green: trained on)")
     figure.savefig(file, dpi=90)
     plt.close(figure)
+
+
+def finish(axis, xlabel: str) -> None:
+    """What all panels share: shares from 0 to 1."""
+    axis.set_xlabel(xlabel)
+    axis.set_ylim(-0.05, 1.05)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def draw_line(axis, stored: Stored, arm: str, measure: str) -> None:
@@ -107,10 +112,7 @@ def draw_edge(stored: Stored, file: Path) -> None:
                 label = arm if pixels == EDGES[0] else None
                 draw_seeds(axis, pixels, values, colour, label)
         axis.set_title(f"{title}, steps 31 to 40", fontsize=11)
-        axis.set_xlabel("pixels of a crop")
-        axis.set_ylim(-0.05, 1.05)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=9)
+        finish(axis, "pixels of a crop")
     figure.savefig(file, dpi=90)
     plt.close(figure)
 

@@ -96,6 +96,16 @@ def compare(finding: Finding, one, other, what: str) -> tuple[float, float]:
     return low, high
 
 
+def contrast(finding: Finding, what: str, tables: dict) -> tuple[float, float]:
+    """Show two arms, each (seeds, questions), and their difference; returns its interval."""
+    for label, table in tables.items():
+        values = means(table)
+        finding.show(f"{what}, {label}", values)
+    one, other = tables.values()
+    names = " - ".join(tables)
+    return compare(finding, one, other, names)
+
+
 def gain(after, before) -> list[list[float]]:
     """(seeds, questions): after minus before, question by question. before: (1 or seeds, questions)."""
     if len(before) == 1:
@@ -132,22 +142,25 @@ def without_bonus(finding: Finding, stored: Stored) -> None:
 def bonus_helps(finding: Finding, stored: Stored) -> None:
     one = stored.scores("bonus", ON, "right")
     other = stored.scores("no bonus", ON, "right")
-    values = means(one)
-    finding.show("right on all, bonus", values)
-    values = means(other)
-    finding.show("no bonus", values)
-    low, high = compare(finding, one, other, "bonus - none")
-    finding.word = SUPPORTED if low > 0 else REFUTED if high < 0.03 else UNDECIDED
+    tables = {
+        "bonus": one,
+        "no bonus": other,
+    }
+    low, high = contrast(finding, "right on all", tables)
+    if low > 0:
+        finding.word = SUPPORTED
+    else:
+        finding.word = REFUTED if high < 0.03 else UNDECIDED
 
 
 def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
     one = stored.scores("unconditional", ON, "right")
     other = stored.scores("bonus", ON, "right")
-    values = means(one)
-    finding.show("right on all, unconditional", values)
-    values = means(other)
-    finding.show("conditional", values)
-    low, high = compare(finding, one, other, "unconditional - conditional")
+    tables = {
+        "unconditional": one,
+        "conditional": other,
+    }
+    low, high = contrast(finding, "right on all", tables)
     if high < 0:
         finding.word = SUPPORTED
     else:
@@ -261,11 +274,11 @@ def text_is_not_enough(finding: Finding, stored: Stored) -> None:
 def selection_helps(finding: Finding, stored: Stored) -> None:
     one = stored.scores("selected", ON, "right", "read")
     other = stored.scores("unfiltered", ON, "right", "read")
-    values = means(one)
-    finding.show("right on `read`, selected, 60 steps", values)
-    values = means(other)
-    finding.show("unfiltered, 115 steps", values)
-    low, _ = compare(finding, one, other, "selected - unfiltered")
+    tables = {
+        "selected, 60 steps": one,
+        "unfiltered, 115 steps": other,
+    }
+    low, _ = contrast(finding, "right on `read`", tables)
     finding.word = SUPPORTED if low > 0 else REFUTED
 
 

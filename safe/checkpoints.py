@@ -52,14 +52,21 @@ def weights_fault(file: Path) -> str:
     return f"{file.name} is cut short" if missing > 0 else ""
 
 
+def step_of(checkpoint: Path) -> int:
+    """
+    >>> step_of(Path("runs/mine/checkpoint-80"))
+    80
+    """
+    return int(checkpoint.name.partition("-")[2])
+
+
 def all_checkpoints(run: Path) -> list[Path]:
     """Newest first."""
     found = []
     for folder in run.glob("checkpoint-*"):
-        number = folder.name.partition("-")[2]
-        if number.isdecimal():
-            found.append((int(number), folder))
-    return [folder for _, folder in sorted(found, reverse=True)]
+        if folder.name.partition("-")[2].isdecimal():
+            found.append(folder)
+    return sorted(found, key=step_of, reverse=True)
 
 
 def newest_whole(run: Path, say=None) -> Path | None:

@@ -7,10 +7,19 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from runs import read_rows
-from safe.checkpoints import ASIDE, SaveFailed, check_space, newest_whole, put_in_place
+from safe.checkpoints import (
+    ASIDE,
+    SaveFailed,
+    all_checkpoints,
+    check_space,
+    newest_whole,
+    put_in_place,
+    step_of,
+)
 from safe.memory import SparingTrainer
 from safe.signals import REQUEST
 
@@ -66,14 +75,11 @@ class SafeTrainer(SparingTrainer):
         if self.bad_steps < MOST_BAD:
             return
         first = self.state.global_step - MOST_BAD + 1
-        good = None
-        for folder in sorted(self.run.glob("checkpoint-*")):
-            step = int(folder.name.split("-")[1])
-            if step < first - 1 and (good is None or step > good):
-                good = step  # a step after it was finite
-        where = (
-            f"checkpoint-{good} is the last good one" if good else "there is no good checkpoint"
-        )
+        where = "there is no good checkpoint"
+        for folder in all_checkpoints(self.run):  # newest first
+            if step_of(folder) < first - 1:  # a step after it was finite
+                where = f"{folder.name} is the last good one"
+                break
         raise NotFinite(
             f"loss, gradients or weights were no numbers in {MOST_BAD} steps in a row, from step {first}"
             f" on; {where}; start again with a lower --lr than {self.args.learning_rate:g}"
@@ -98,15 +104,7 @@ class SafeTrainer(SparingTrainer):
                 put_in_place(written, self.run, keep)
         except SaveFailed:
             raise
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # a full disk, in each library's words
-            raise SaveFailed(f"a checkpoint can't be written in {self.run}: {error}") from error
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":
-                raise
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library's word for it
             raise SaveFailed(f"a checkpoint can't be written in {self.run}: {error}") from error
         finally:
             self.args.output_dir = str(self.run)
@@ -115,8 +113,8 @@ class SafeTrainer(SparingTrainer):
                 shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
-    def train_patiently(self, checkpoint: Path | None):
-        """`train`, which finishes a step when asked to stop. Returns the signal, 0 without one."""
+    def train_patiently(self, checkpoint: Path | None) -> None:
+        """`train`, which finishes a step when asked to stop: see `REQUEST.number`."""
         trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         check_space(self.run, trained)
         REQUEST.patient = True
@@ -124,7 +122,6 @@ class SafeTrainer(SparingTrainer):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             REQUEST.patient = False
-        return REQUEST.number
 
 
 def where_to_go_on(run: Path, save_every: int) -> tuple[Path | None, list[dict]]:

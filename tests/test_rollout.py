@@ -593,9 +593,8 @@ def test_no_mask_is_larger_than_asked(model, processor, samples, script, monkeyp
     cut = plain_rollout(model, processor, samples, **limits)
     assert masks[0] is None and masks[-1] is not None
     shapes = [tuple(mask.shape) for mask in masks if mask is not None]
-    assert max(
-        rows * length * end for rows, _, length, end in shapes if length > 1
-    ) <= 2 * 3000 or all(rows == 1 for rows, _, length, _ in shapes if length > 1)
+    for rows, _, length, end in shapes:  # end is rounded up by 7 at most
+        assert length == 1 or rows == 1 or rows * length * (end - 7) <= 3000
     assert all(shape[3] % 8 == 0 for shape in shapes)
     for one, other in zip(plain, cut, strict=True):
         assert one.completion_ids == other.completion_ids

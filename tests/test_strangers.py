@@ -14,7 +14,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_safe import run
+from test_safe import SMALL, run
 
 import answers
 import tools
@@ -266,46 +266,47 @@ def test_no_code_of_a_model_folder_is_run(tmp_path):
         resolve(str(folder))
 
 
-def test_a_resume_sends_nothing_to_a_judge_that_was_not_asked_for_now(tmp_path):
+@pytest.fixture
+def server():
+    """server(status, **headers): its URL, and the paths that are asked for; it answers all alike."""
+    started = []
+
+    def start(status: int, **headers):
+        paths = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                paths.append(self.path)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            do_POST = do_GET
+
+            def log_message(self, *args):
+                pass
+
+        http = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        started.append(http)
+        return f"http://127.0.0.1:{http.server_port}/v1", paths
+
+    yield start
+    for http in started:
+        http.shutdown()
+
+
+def test_a_resume_sends_nothing_to_a_judge_that_was_not_asked_for_now(tmp_path, server):
     """Nor the key: the run folder of a stranger may name any server."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(500)
-            self.end_headers()
-
-        do_POST = do_GET
-
-        def log_message(self, *args):
-            pass
-
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{http.server_port}/v1"
-    small = [
-        "--prompts",
-        "2",
-        "--group",
-        "4",
-        "--micro_batch",
-        "8",
-        "--eval_size",
-        "0",
-        "--threads",
-        "1",
-        "--steps",
-        "1",
-    ]
+    url, asked = server(500)
     out = tmp_path / "run"
-    assert run("train.py", *small, "--out", out).returncode == 0
+    assert run("train.py", *SMALL, "--steps", 1, "--out", out).returncode == 0
     write_json(out / "args.json", json.loads((out / "args.json").read_text()) | {"judge": url})
     done = run("train.py", "--out", out, "--resume", "--steps", 2)
     assert done.returncode == 0 and not asked, done.stderr
     done = run("train.py", "--out", out, "--resume", "--steps", 3, "--judge", url)
     assert done.returncode == 0 and f"sent to the judge at {url}" in done.stdout
-    http.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -314,31 +315,14 @@ def test_a_resume_sends_nothing_to_a_judge_that_was_not_asked_for_now(tmp_path):
 def test_urls_that_are_refused(url, tmp_path):
     with pytest.raises(ValueError) as refused:
         Judge(url, tmp_path / "judge.jsonl")
-    assert "secret" not in str(refused.value) or "looks like" in str(refused.value)
+    assert "secret" not in str(refused.value)
 
 
-def test_redirects_are_not_followed(tmp_path):
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            seen.append(self.path)
-            self.send_response(307)
-            self.send_header("Location", "/elsewhere")
-            self.end_headers()
-
-        def do_GET(self):
-            self.do_POST()
-
-        def log_message(self, *args):
-            pass
-
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    judge = Judge(f"http://127.0.0.1:{http.server_port}/v1", tmp_path / "judge.jsonl", tries=1)
+def test_redirects_are_not_followed(tmp_path, server):
+    url, asked = server(307, Location="/elsewhere")
+    judge = Judge(url, tmp_path / "judge.jsonl", tries=1)
     assert judge("Which?", "a dog", "a hound") is False and judge.missed == 1
-    assert seen and "/elsewhere" not in seen
-    http.shutdown()
+    assert asked and "/elsewhere" not in asked
 
 
 @pytest.mark.parametrize(
