@@ -26,7 +26,7 @@ from toy.world import draw_questions
 MOST_PIXELS = 300_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # Larger pictures are opened anew when they are needed, not kept by a batch.
-LARGE_PIXELS = 20_000_000
+LARGE_PIXELS = 50_000_000
 # What people have. Pillow knows forty more, and starts Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_OPTIONS = 26
@@ -125,6 +125,7 @@ def load(
     limit: int | None = None,
     seed: int = 0,
     root: str | None = None,
+    revision: str | None = None,
     allow_outside: bool = False,
 ) -> list[Sample]:
     """The samples of a data set; pictures are read when they are opened.
@@ -133,8 +134,8 @@ def load(
     (V* with target boxes), or a folder with .jsonl files, or parquet files of select_data.py. split:
     "train", "test", or None for all (toy: train); for files, every 20th row by a hash of its id is
     "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
-    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). allow_outside: rows of a
-    folder may name pictures outside it. Bad rows are left out, counted, and named in
+    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). revision: a commit on the
+    Hub. allow_outside: rows of a folder may name pictures outside it. Bad rows are left out, counted, and named in
     runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
     """
     if split not in (None, "train", "test"):
@@ -148,7 +149,7 @@ def load(
         )
         return [Sample(drawn=True, source=toy, **row) for row in rows]
     if name == "deepeyes":
-        rows = deepeyes(find_folder(root, DEEPEYES))
+        rows = deepeyes(find_folder(root, DEEPEYES, revision=revision))
     elif name == "seal":
         if root is None:
             raise ValueError(
@@ -270,8 +271,19 @@ def is_cached(repository: str, kind: str, file: str) -> bool:
     return isinstance(found, str)
 
 
-def find_folder(root: str | None, repository: str, only: list[str] | None = None) -> Path:
-    """The given folder, or the Hub's copy of the data set; only: patterns of the files that are needed."""
+USED = {}  # repositories of this process's data -> the commit that was used
+
+
+def find_folder(
+    root: str | None,
+    repository: str,
+    only: list[str] | None = None,
+    revision: str | None = None,
+) -> Path:
+    """The given folder, or the Hub's copy of the data set, whose commit is noted in `USED`.
+
+    only: patterns of the files that are needed. revision: the commit that is wanted, else the newest.
+    """
     if root is not None:
         if not Path(root).is_dir():
             raise ValueError(f"no such folder: {root}")
@@ -279,13 +291,16 @@ def find_folder(root: str | None, repository: str, only: list[str] | None = None
     if not is_cached(repository, "dataset", "README.md"):
         size = f" ({DEEPEYES_GB} GB)" if repository == DEEPEYES else ""
         print(f"fetching {repository}{size} into the Hub's cache", flush=True)
+    wanted = {"repo_type": "dataset", "allow_patterns": only, "revision": revision or None}
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=only))
+        folder = Path(snapshot_download(repository, **wanted))
     except Exception as error:
         raise ValueError(
             f"{repository} is not on this machine and can't be fetched here ({type(error).__name__}); "
             f"where there is a connection: hf download --repo-type dataset {repository}"
         ) from error
+    USED[repository] = folder.name
+    return folder
 
 
 def parquet(file: Path, columns: tuple[str, ...]):

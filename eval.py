@@ -31,7 +31,7 @@ from tqdm import tqdm
 import tools
 from benchmarks import BENCHMARKS, grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
-from data import Sample, load, opened, readable
+from data import USED, Sample, load, opened, readable
 from judge import Judge
 from knobs import (
     LIMITS,
@@ -163,6 +163,7 @@ class Evaluation:
     root: str = knob(
         "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
     )
+    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     arms: str = knob(",".join(ARMS), "which of these, separated by commas")
     split: Literal["test", "all"] = knob(
@@ -336,9 +337,11 @@ def find_questions(knobs: Knobs) -> list[Sample]:
         return readable([Sample("ask", picture, question, "", source="ask")])
     if knobs.data not in BENCHMARKS:
         split = None if knobs.split == "all" else "test"
-        settings = {"root": root, "allow_outside": knobs.allow_outside}
+        settings = {"root": root, "revision": knobs.revision}
+        settings["allow_outside"] = knobs.allow_outside
         return load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, **settings)
-    samples = pick_samples(load_benchmark(knobs.data, root), knobs.limit, knobs.seed)
+    questions = load_benchmark(knobs.data, root, knobs.revision)
+    samples = pick_samples(questions, knobs.limit, knobs.seed)
     if knobs.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
     if knobs.official_order:
@@ -390,6 +393,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
         (int(file.stat().st_mtime) for file in weights), default=knobs.model
     )
     protocol["revision"] = revision_of(source)
+    protocol["data_revision"] = ", ".join(USED.values())
     protocol["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     protocol["questions"] = len(samples)
     protocol["commit"] = commit()
@@ -642,6 +646,8 @@ def main(knobs: Knobs) -> None:
             "\n".join(row["turns"]) + f"\n\nanswer: {row['answer']} ({len(row['boxes'])} zooms)"
         )
     else:
+        if knobs.judge:  # what it should have graded, and could not
+            protocol["unjudged"] = sum(bool(record.get("unjudged")) for record in records)
         result = make_result(knobs.data, records, protocol)
         write_json(out / "eval.json", result)
         print(result_text(result))

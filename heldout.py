@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxes import iou
-from data import Sample, load, mix, readable
+from data import DEEPEYES, USED, Sample, load, mix, readable
 from knobs import read_json, write_json
 from runs import append_rows, keep_rows, read_rows
 from scores import (
@@ -30,10 +30,17 @@ KEPT = (
 
 
 def load_questions(knobs) -> tuple[list[Sample], list[Sample]]:
-    """The questions to train on, and the held-out ones. knobs: of train.py."""
-    place = {"root": knobs.root or None, "allow_outside": knobs.allow_outside}
+    """The questions to train on, and the held-out ones. knobs: of train.py; the data set's commit on the Hub
+    is noted in them."""
+    place = {
+        "root": knobs.root or None,
+        "revision": knobs.revision,
+        "allow_outside": knobs.allow_outside,
+    }
     limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
     samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, **place)
+    # A resume takes the same, whatever is the newest then
+    knobs.revision = USED.get(DEEPEYES, knobs.revision)
     if knobs.mix:
         samples = mix(samples, knobs.mix, knobs.seed)
     if len(samples) < knobs.prompts:
@@ -64,28 +71,38 @@ class HeldOut:
         return read_json(self.file)
 
     def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
-        """Scores by arm; each is stored at once, and not scored twice. when: "before" or "after" `steps`."""
+        """Scores by arm; each is stored at once, and not scored twice, unless a judge was away.
+
+        when: "before" or "after" `steps`.
+        """
         stored = self.stored()
         if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
             stored |= {"after": {}, "steps": steps}
+        unjudged = stored.setdefault("unjudged", {})
         for arm in possible_arms(self.samples, arms):
-            if arm not in stored.setdefault(when, {}):
-                print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
-                missed = self.judge.missed if self.judge else 0
-                records = answer_records(
-                    model,
-                    processor,
-                    self.samples,
-                    arm,
-                    judge=self.judge,
-                    **self.settings,
-                )
-                if self.judge and self.judge.missed > missed:
-                    number = self.judge.missed - missed
-                    print(f"  {number} answers were graded by the rules: the judge was away")
-                self.store_answers(when, arm, records)
-                stored[when][arm] = summarise_by_kind(records)
-                write_json(self.file, stored)
+            name = f"{when}: {arm}"
+            again = self.judge and unjudged.get(name)
+            if arm in stored.setdefault(when, {}) and not again:
+                continue
+            print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
+            missed = self.judge.missed if self.judge else 0
+            records = answer_records(
+                model,
+                processor,
+                self.samples,
+                arm,
+                judge=self.judge,
+                progress=True,
+                **self.settings,
+            )
+            unjudged.pop(name, None)
+            if self.judge and self.judge.missed > missed:
+                unjudged[name] = self.judge.missed - missed
+                count = unjudged[name]
+                print(f"  {count} answers were graded by the rules: the judge was away")
+            self.store_answers(when, arm, records)
+            stored[when][arm] = summarise_by_kind(records)
+            write_json(self.file, stored)
         return stored[when]
 
     def store_answers(self, when: str, arm: str, records: list[dict]) -> None:

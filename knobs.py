@@ -153,6 +153,27 @@ def check_at_least(least: float, knobs, names: str) -> None:
             fail(f"--{name} must be at least {least}")
 
 
+def settle_training(knobs, given: set[str], world: int):
+    """train.py's knobs in force: those of the run that goes on, or those given and the model's usual ones.
+
+    Ends the script where they don't fit one another. world: processes.
+    """
+    if knobs.resume and has_run(knobs.out):
+        knobs = resumed_knobs(knobs, given, may_change={"steps", "judge"})
+        check_training(knobs, world)
+        return knobs
+    if has_run(knobs.out):
+        fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
+    fill_limits(knobs, given)
+    fill_big(knobs, given)
+    if "micro_batch" not in given:  # the largest up to the default that divides a step
+        trajectories = knobs.prompts * knobs.group // world
+        sizes = range(1, knobs.micro_batch + 1)
+        knobs.micro_batch = max((n for n in sizes if trajectories % n == 0), default=1)
+    check_training(knobs, world)
+    return knobs
+
+
 def check_training(knobs, world: int) -> None:
     """End the script if train.py's knobs don't fit one another. world: processes."""
     check_at_least(

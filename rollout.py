@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 import controls
 import tools
 from boxes import Box
-from data import Sample, load
+from data import LARGE_PIXELS, Sample, load
 from fast.lanes import count_lanes, run_in_lanes
 from fast.lora import cast_lora, merged_lora
 from fast.slots import SlotEngine
@@ -151,6 +151,8 @@ class Episodes:
             self.rngs.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
             if self.begin_with_targets:
                 controls.show_targets(self, trajectory, view)
+        if original.width * original.height > LARGE_PIXELS:
+            view.original = None  # opened again for each crop: a batch of them would not fit
         return list(range(first, first + self.group))
 
     def fit(self, picture: Image.Image, pixels: int) -> tuple[int, int]:
@@ -222,6 +224,8 @@ class Episodes:
         """Carry out the last call of trajectory i; its crop as it is shown, replaced in a control arm."""
         view = self.views[i]
         trajectory = self.trajectories[i]
+        if view.original is None:
+            view = replace(view, original=trajectory.sample.open())
         call = tools.carry_out(view, trajectory.turns[-1])
         if call.error:
             return call
@@ -490,7 +494,8 @@ def rollout(
     check_arguments(tool, group, limits)
     settings = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
     openings = [[] for _ in samples]
-    bar = tqdm(total=len(samples) * group, unit="trajectory", disable=not progress)
+    hidden = None if progress else True  # None: on a terminal it is shown
+    bar = tqdm(total=len(samples) * group, unit="trajectory", disable=hidden, leave=False)
     with sampling_mode(model, seed), bar:
         if force_call:
             first_turn = Episodes(processor, replace(limits, max_turns=1), **settings)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from knobs import fail, strict, write_json, write_whole
 
+PROBES = 6  # questions whose answers are stored over and over
+
 
 def make_run_folder(wanted: str, usual: str, knobs: dict) -> Path:
     """Create the run folder and write its args.json. If `wanted` is empty it gets the usual name, with a
@@ -43,6 +45,15 @@ def is_shown(step: int, every: int) -> bool:
     while step >= 100 * every:
         every *= 2
     return step % every == 0
+
+
+def picture_bytes(knobs) -> int:
+    """What the pictures of a run's page take on the disk at most. knobs: of train.py."""
+    shown = sum(is_shown(step, knobs.show_every) for step in range(knobs.steps))
+    looks = 1 + PROBES
+    crops = (knobs.group + PROBES) * (knobs.max_turns - 1)
+    pixels = looks * knobs.look_pixels + crops * knobs.crop_pixels
+    return shown * pixels * 3  # a byte a colour, before PNG makes it smaller
 
 
 def append_rows(file: Path, *rows: dict) -> None:

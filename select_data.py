@@ -39,6 +39,7 @@ class Selection:
     data: str = knob("toy-mixture", "toy-mixture | toy | deepeyes | seal | a folder")
     model: str = knob("tiny", "whose skill decides what is hard")
     root: str = knob("", "folder of the deepeyes or seal files")
+    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     limit: int = knob(1000, "samples to score")
     seed: int = knob(0, "of samples and sampling")
@@ -70,7 +71,7 @@ class Knobs(Limits, Selection):
 
 # What the scores depend on: to change one of these takes another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "own", "judge", "chunk"]
-SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens"]
+SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision"]
 WRITTEN = (
     "args.json",
     "summary.json",
@@ -96,8 +97,9 @@ def read_knobs(argv: list[str]) -> Knobs:
         fail(f"nothing to rescore: {knobs.out} holds no args.json")
     if before and not knobs.dry_run:
         before.setdefault("max_turns", 4)  # folders from when it was fixed
+        before.setdefault("revision", "")
         for name in SCORED_BY + (["max_turns"] if knobs.own else []):
-            if knobs.rescore and name not in given:
+            if (knobs.rescore or name == "revision") and name not in given:
                 setattr(knobs, name, before[name])
             elif before[name] != getattr(knobs, name):
                 fail(f"{knobs.out} was scored with --{name} {before[name]}; give another --out")
@@ -352,7 +354,7 @@ def forget(out: Path) -> None:
 
 
 def main(knobs: Knobs) -> None:
-    from data import load
+    from data import DEEPEYES, USED, load
     from safe.lock import hold
 
     out = Path(f"{knobs.out}-dry" if knobs.dry_run else knobs.out)
@@ -375,8 +377,12 @@ def main(knobs: Knobs) -> None:
         limit=knobs.limit,
         seed=knobs.seed,
         root=knobs.root or None,
+        revision=knobs.revision,
         allow_outside=knobs.allow_outside,
     )
+    if DEEPEYES in USED:  # a rerun takes the same, whatever is the newest then
+        knobs.revision = USED[DEEPEYES]
+        write_json(out / "args.json", asdict(knobs))
     samples = [open_ended(sample) for sample in samples]
     if not knobs.rescore:
         score_all(samples, knobs, parts)

@@ -24,18 +24,7 @@ from typing import Literal
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import (
-    Limits,
-    check_training,
-    fail,
-    fill_big,
-    fill_limits,
-    has_run,
-    knob,
-    parse,
-    resumed_knobs,
-    rollout_limits,
-)
+from knobs import Limits, knob, parse, rollout_limits, settle_training
 
 
 @dataclass
@@ -43,6 +32,7 @@ class Training:
     model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
+    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     limit: int = knob(0, "questions to train on at most, 0 for all (a first run: 2000)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
@@ -101,25 +91,12 @@ class Knobs(Limits, Training):
 
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
-PROBES = 6  # questions whose answers are stored over and over
 
 
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs, before anything heavy is imported. Exits with 2 and one clear line."""
     knobs, given = parse(Knobs, argv, __doc__)
-    if knobs.resume and has_run(knobs.out):
-        knobs = resumed_knobs(knobs, given, may_change={"steps", "judge"})
-    else:
-        if has_run(knobs.out):
-            fail(f"{knobs.out} holds a run already; go on with --resume, or give another --out")
-        fill_limits(knobs, given)
-        fill_big(knobs, given)
-        if "micro_batch" not in given:  # the largest up to the default that divides a step
-            trajectories = knobs.prompts * knobs.group // WORLD
-            sizes = range(1, knobs.micro_batch + 1)
-            knobs.micro_batch = max((n for n in sizes if trajectories % n == 0), default=1)
-    check_training(knobs, WORLD)
-    return knobs
+    return settle_training(knobs, given, WORLD)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -216,7 +193,8 @@ class ZoomGRPOTrainer(SafeTrainer):
         if self._step % (micro_steps * self.num_iterations) == 0 or not self.micro_batches:
             self.micro_batches = []  # frees the features of the last pictures before the rollout
             rows = rows[:: self.knobs.group]  # TRL repeats each for its group
-            groups = self.sample_groups([self.readable_sample(row["index"]) for row in rows])
+            samples = [self.readable_sample(row["index"]) for row in rows]
+            groups = self.sample_groups(samples)
             self.micro_batches = split_groups(groups, self.args.per_device_train_batch_size)
         return self.micro_batches[self._step % micro_steps]
 
@@ -343,7 +321,8 @@ class ZoomGRPOTrainer(SafeTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of training
             return
-        own = self.stats | {"entropy": scores.mean(self.entropies)}
+        own = dict(self.stats)
+        own["entropy"] = scores.mean(self.entropies)
         own["logp_gap"] = max(self.gaps, default=0.0)
         own["asked_to_stop"] = REQUEST.number
         own["unjudged"] = float(self.judge.missed) if self.judge else None
@@ -408,23 +387,31 @@ def build_trainer(
     """The trainer, its TRL settings taken from the knobs; more: TRL settings that override these."""
     on_cpu = model.device.type == "cpu"
     settings = dict(
-        output_dir=str(run), max_steps=knobs.steps, save_steps=knobs.save_every, save_total_limit=2,
-        per_device_train_batch_size=knobs.micro_batch, num_generations=knobs.group,
+        output_dir=str(run), max_steps=knobs.steps, seed=knobs.seed,
+        save_steps=knobs.save_every, save_total_limit=2,
+        per_device_train_batch_size=knobs.micro_batch,
         gradient_accumulation_steps=knobs.prompts * knobs.group // knobs.micro_batch // WORLD,
+        num_generations=knobs.group, num_iterations=knobs.iterations,
         max_completion_length=knobs.max_tokens, temperature=knobs.temperature,
-        beta=knobs.beta, loss_type=knobs.loss_type, num_iterations=knobs.iterations,
-        epsilon_high=knobs.clip_high,
+        beta=knobs.beta, loss_type=knobs.loss_type, epsilon_high=knobs.clip_high,
         learning_rate=knobs.lr, lr_scheduler_type=knobs.lr_schedule, optim=knobs.optim,
-        weight_decay=0.01, max_grad_norm=1.0, seed=knobs.seed,
-        bf16=model.dtype == torch.bfloat16, use_cpu=on_cpu, gradient_checkpointing=not on_cpu,
+        weight_decay=0.01, max_grad_norm=1.0,
+        bf16=model.dtype == torch.bfloat16, use_cpu=on_cpu,
+        gradient_checkpointing=not on_cpu, ddp_find_unused_parameters=False,
         logging_steps=1, report_to="none", disable_tqdm=True,
-        ddp_find_unused_parameters=False, remove_unused_columns=False,
+        remove_unused_columns=False,
     )  # fmt: skip
+    rows = [{"prompt": "", "index": index} for index in range(len(samples))]
     return ZoomGRPOTrainer(
-        model=model, processing_class=processor, peft_config=lora_config(knobs.lora),
-        train_dataset=Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))]),
-        args=GRPOConfig(**settings | more), samples=samples, knobs=knobs, run=run,
-    )  # fmt: skip
+        model=model,
+        processing_class=processor,
+        peft_config=lora_config(knobs.lora),
+        train_dataset=Dataset.from_list(rows),
+        args=GRPOConfig(**settings | more),
+        samples=samples,
+        knobs=knobs,
+        run=run,
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -469,7 +456,7 @@ def main(knobs: Knobs) -> None:
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
     trainer.judge = judge
-    trainer.probes = questions[:PROBES] or readable(samples[:PROBES])
+    trainer.probes = questions[: runs.PROBES] or readable(samples[: runs.PROBES])
     trainer.rows = [row for row in rows if row["step"] <= done]
     trainer.norms = [row["grad_norm"] for row in trainer.rows if row["grad_norm"]]
     if done < knobs.steps:

@@ -28,15 +28,17 @@ PICTURE_COLUMNS = (
 )
 
 
-def load_benchmark(name: str, root: str | None = None) -> list[Sample]:
-    """All questions of a benchmark, from the folder `root` or the Hub; pictures are read when opened.
+def load_benchmark(
+    name: str, root: str | None = None, revision: str | None = None
+) -> list[Sample]:
+    """All questions of a benchmark, from the folder `root` or the Hub (revision: a commit there); pictures
+    are read when opened.
 
     Bad rows are left out and named in runs/bad-rows-NAME.jsonl. Raises ValueError for files that are missing.
     """
     benchmark = BENCHMARKS[name]
-    folder = find_folder(
-        root, benchmark.repository, only=[f"*{pattern}" for pattern in benchmark.files]
-    )
+    only = [f"*{pattern}" for pattern in benchmark.files]
+    folder = find_folder(root, benchmark.repository, only, revision)
     rows = (
         file_rows(folder, benchmark) if name == "vstar" else table_rows(folder, benchmark, name)
     )

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
-from runs import read_rows
+from runs import picture_bytes, read_rows
 from safe.checkpoints import (
     ASIDE,
     SaveFailed,
@@ -40,7 +40,7 @@ class LeaveOutBadUpdates(TrainerCallback):
 
 
 class SafeTrainer(SparingTrainer):
-    """It needs `run`, the run folder, set before it is used."""
+    """It needs `run`, the run folder, and `knobs`, of train.py, set before it is used."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -116,7 +116,7 @@ class SafeTrainer(SparingTrainer):
     def train_patiently(self, checkpoint: Path | None) -> None:
         """`train`, which finishes a step when asked to stop: see `REQUEST.number`."""
         trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
-        check_space(self.run, trained)
+        check_space(self.run, trained, picture_bytes(self.knobs))
         REQUEST.patient = True
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from functools import partial
 
 import datasets
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 import data
 import tools
 from data import Sample, load
+from heldout import load_questions
 from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
+from train import Knobs
 
 
 def test_the_toy_is_drawn_from_its_seed():
@@ -224,6 +227,28 @@ def test_deepeyes(tmp_path, monkeypatch):
     assert [s.id for s in picked] == [
         s.id for s in load("deepeyes", root=str(tmp_path), limit=3, seed=1)
     ]
+
+
+def test_a_commit_of_the_hub_is_taken_and_noted(tmp_path, monkeypatch):
+    """Two commits in a cache as the Hub's library lays it out, without a connection."""
+    place = tmp_path / "datasets--ChenShawn--DeepEyes-Datasets-47k"
+    commits = {"1" * 40: 5, "2" * 40: 7}
+    for commit, count in commits.items():
+        folder = place / "snapshots" / commit
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text("x")
+        write_parquet(folder / "data_0.1.2_visual_toolbox_v2.parquet", deepeyes_rows(count))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("2" * 40)
+    fetch = partial(data.snapshot_download, cache_dir=tmp_path, local_files_only=True)
+    monkeypatch.setattr(data, "snapshot_download", fetch)
+    assert len(load("deepeyes", revision="1" * 40)) == 5
+    assert data.USED == {data.DEEPEYES: "1" * 40}
+    assert len(load("deepeyes")) == 7
+    knobs = Knobs(data="deepeyes", prompts=2, eval_size=0)
+    load_questions(knobs)
+    assert knobs.revision == "2" * 40  # in args.json, so that a resume takes the same
+    data.USED.clear()
 
 
 def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):

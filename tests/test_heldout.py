@@ -1,6 +1,7 @@
 """What a run keeps of its held-out questions, and the statistics of before and after."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,3 +135,32 @@ def test_a_swap_is_summed_up():
     assert heldout.comparison_text(
         {"paired": {}, "after": {"swap": {"read": {"says_shown": 0.95}, "all": {"says_shown": 0.5}}}}
     ) == ("shown another tile's crop, it says that one's letter: 0.95")
+
+
+def test_what_a_judge_that_was_away_should_have_graded_is_asked_again(
+    held_out, policy, model, processor, capsys
+):
+    held_out.judge = Away()
+    held_out.samples = [replace(s, answer="It stands on the table.") for s in held_out.samples]
+    policy(lambda s: None, lambda s: "On the table, it stands.")
+    scores = held_out.score(model, processor, "before", ("off",))
+    assert scores["off"]["all"]["accuracy"] == 0.0
+    assert held_out.stored()["unjudged"] == {"before: off": 6}
+    held_out.judge.is_away = False
+    scores = held_out.score(model, processor, "before", ("off",))
+    assert scores["off"]["all"]["accuracy"] == 1.0 and held_out.stored()["unjudged"] == {}
+    capsys.readouterr()
+    held_out.score(model, processor, "before", ("off",))  # all is known
+    assert capsys.readouterr().out == ""
+    assert len(read_rows(held_out.answers)) == 6
+
+
+class Away:
+    """A judge that says yes, when it is there."""
+
+    is_away = True
+    missed = 0
+
+    def __call__(self, question, gold, answer):
+        self.missed += self.is_away
+        return not self.is_away

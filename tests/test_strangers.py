@@ -10,7 +10,7 @@ import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,9 +21,10 @@ import tools
 from answers import formula_value, same_formula
 from data import MOST_PIXELS, Sample, load, opened
 from judge import Judge
-from knobs import PRESETS, write_json
+from knobs import PRESETS, Limits, write_json
 from model import load_model, resolve
 from report import make_page
+from rollout import Episodes
 from runs import append_rows
 
 GOOD = {"image": "a.png", "question": "What letter is on the red tile?", "answer": "A"}
@@ -145,12 +146,32 @@ def test_pictures_that_are_refused(mine):
 
 
 def test_large_pictures_are_not_kept_by_a_batch(mine):
-    Image.new("L", (6000, 4000)).save(mine / "large.png")
+    Image.new("L", (9000, 6000)).save(mine / "large.png")
     large = Sample("s", str(mine / "large.png"), "?", "A")
     small = Sample("s", str(mine / "a.png"), "?", "A")
     assert opened(large).image == large.image  # a path still
     assert isinstance(opened(small).image, Image.Image)
     assert opened(Sample("s", str(mine / "none.png"), "?", "A")) is None
+
+
+def test_a_large_original_is_opened_for_each_crop(mine, processor):
+    """Between its crops a running trajectory holds none of its 54 megapixels; the crop is the same."""
+    tall = Image.linear_gradient("L").resize((9000, 6000))
+    tall.save(mine / "large.png")
+    limits = Limits(max_turns=3, max_tokens=900)
+    episodes = Episodes(processor, limits)
+    (i,) = episodes.begin(Sample("s", str(mine / "large.png"), "?", "A"), [])
+    assert episodes.views[i].original is None
+    turn = call(20, 20, 60, 60)
+    ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
+    observation = episodes.end_turn(i, ids, [0.0] * len(ids))
+    assert episodes.views[i].original is None
+    sx = 9000 / episodes.trajectories[i].images[0].width
+    sy = 6000 / episodes.trajectories[i].images[0].height
+    (box,) = episodes.trajectories[i].boxes
+    assert box == (int(20 * sx), int(20 * sy), -int(-60 * sx // 1), -int(-60 * sy // 1))
+    wanted = tools.resize(tall.convert("RGB").crop(box), observation.pictures[0].size)
+    assert observation.pictures[0].tobytes() == wanted.tobytes()
 
 
 def test_rows_stay_in_their_folder(mine):

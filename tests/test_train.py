@@ -29,6 +29,7 @@ from data import Sample, load
 from fast import packed, slots
 from model import load_model
 from reward import group_advantages
+from runs import picture_bytes
 from safe.checkpoints import newest_whole
 from toy.make_base import make_model
 
@@ -502,6 +503,9 @@ def test_the_main_job_in_small(tmp_path):
         and scores["after"]["off"]["all"]["tool_rate"] == 0
     )
     assert (out / "curves.png").stat().st_size > 10_000
+    drawn = sum(file.stat().st_size for file in (out / "pictures").iterdir())
+    knobs = json.loads((out / "args.json").read_text())
+    assert 0 < drawn <= picture_bytes(train.Knobs(**knobs))
     assert (
         len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3
         and "after: oracle" in result.stdout
