@@ -7,11 +7,12 @@ import zlib
 
 from PIL import Image
 
+import knobs
 import tools
 from boxes import Box
 from model import expand_pads
 
-ARMS = ("on", "off", "blank", "random", "swap", "oracle")  # of a rollout
+ARMS = tuple(arm for arm in knobs.ARMS if arm != "forced")  # of a rollout
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 GREY = (128, 128, 128)
 

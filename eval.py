@@ -10,13 +10,14 @@ there) and report.html. --data is one of the paper's benchmarks, from the Hub or
 set of train.py, of which the held-out part is asked.
 """
 
-import copy
 import gc
 import json
 import math
+import os
 import random
 import re
 import subprocess
+import sys
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -25,18 +26,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-import torch
-from tqdm import tqdm
-
-import tools
-from benchmarks import BENCHMARKS, grade, load_benchmark
-from benchmarks.looking import ASK_LETTER
-from data import USED, Sample, load, opened, readable
-from judge import Judge
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from knobs import (
+    ARMS,
+    BENCHMARKS,
+    EVAL_SEED,
     LIMITS,
     Limits,
     check_at_least,
+    check_data_name,
     fail,
     fill_limits,
     knob,
@@ -46,24 +44,7 @@ from knobs import (
     run_command,
     usual_limits,
     write_json,
-)  # fmt: skip
-from model import load_model, pixel_budgets, prepare_libraries, resolve
-from report import make_page
-from runs import append_rows, keep_rows, store_trajectory
-from safe.lock import hold
-from scores import (
-    ARMS,
-    EVAL_SEED,
-    answer_questions,
-    compare_arms,
-    cut_warning,
-    make_record,
-    mean,
-    paired_text,
-    possible_arms,
-    score_table,
-    summarise_by_kind,
-)  # fmt: skip
+)
 
 # Options that speak of others keep their places ("both of them", "none of the above", "B or C").
 POINTING = re.compile(
@@ -85,72 +66,6 @@ PAPER = {
 PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
-def own_scores(name: str, records: list[dict]) -> dict:
-    """The benchmark's own scores, means over the repeats."""
-    scores = []
-    for repeat in sorted({record["repeat"] for record in records}):
-        rows = [record for record in records if record["repeat"] == repeat]
-        scores.append(BENCHMARKS[name].scores(rows))
-    return {key: mean(each.get(key) for each in scores) for key in scores[0]}
-
-
-def make_result(name: str, records: list[dict], protocol: dict) -> dict:
-    """All there is to say about the records, as it goes to eval.json."""
-    by_arm = defaultdict(list)
-    for record in records:
-        by_arm[record["arm"]].append(record)
-    result = {"protocol": protocol}
-    result["arms"] = {arm: summarise_by_kind(rows) for arm, rows in by_arm.items()}
-    benchmark = BENCHMARKS.get(name)
-    if benchmark and benchmark.scores:
-        result["scores"] = {arm: own_scores(name, rows) for arm, rows in by_arm.items()}
-    one = "on" if "on" in by_arm else next(iter(by_arm))
-    result["paired"] = {}
-    for other in by_arm:
-        compared = compare_arms(records, one, other) if other != one else None
-        if compared:
-            result["paired"][f"{one} against {other}"] = compared
-    if benchmark:
-        result["note"] = benchmark.note
-        figures = dict(zip(("Qwen2.5-VL-7B", "DeepEyes-7B"), benchmark.published))
-        result["published, percent, not measured here"] = figures
-    return result
-
-
-def result_text(result: dict) -> str:
-    """The table, the paired answers, the benchmark's own scores, and the whole protocol."""
-    lines = [score_table(result["arms"])]
-    if cut := cut_warning(result["arms"]):
-        lines.append(cut)
-    for arm, scores in result.get("scores", {}).items():
-        lines.append(
-            f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
-        )
-    for arm, kinds in result["arms"].items():
-        overall = kinds["all"]
-        if "pass" in overall:
-            k = result["protocol"]["repeats"]
-            lines.append(
-                f"{arm}: avg@{k} {overall['accuracy']:.3f}, pass@{k} {overall['pass']:.3f}"
-            )
-    for pair, found in result["paired"].items():
-        one, other = pair.split(" against ")
-        lines.append(paired_text(one, other, found))
-    if result.get("note"):
-        lines.append("note: " + result["note"])
-    if published := result.get("published, percent, not measured here"):
-        figures = ", ".join(f"{model} {value}" for model, value in published.items())
-        lines.append("the paper's figures, not measured here: " + figures)
-    lines.append(
-        "protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
-    )
-    return "\n".join(lines)
-
-
-# --------------------------------------------------------------------------------------------------
-# The command.
-
-
 @dataclass
 class Evaluation:
     model: str = knob(
@@ -163,7 +78,9 @@ class Evaluation:
     root: str = knob(
         "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
     )
-    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
+    revision: str = knob(
+        "", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)"
+    )
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     arms: str = knob(",".join(ARMS), "which of these, separated by commas")
     split: Literal["test", "all"] = knob(
@@ -195,7 +112,8 @@ class Evaluation:
     ask: list[str] = field(
         default_factory=list,
         metadata={
-            "help": 'a picture and a question: answer it, and show how: --ask photo.jpg "What ...?"',
+            "help": 'a picture and questions: answer them, and show how: --ask photo.jpg "What ...?"; the '
+            "picture alone: questions are read line by line",
             "nargs": "*",
         },
     )
@@ -207,9 +125,23 @@ class Knobs(Limits, Evaluation):
     """The flags of this script."""
 
 
+def check_words(knobs: Knobs, given: set[str]) -> None:
+    """End the script for a name that there is not, or a flag that another one needs."""
+    if unknown := set(knobs.arms.split(",")) - set(ARMS):
+        fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
+    if knobs.ask and not Path(knobs.ask[0]).is_file():
+        fail(f"no such picture: {knobs.ask[0]}")
+    if not knobs.ask:
+        check_data_name(knobs.data, BENCHMARKS)
+    foreign = knobs.ask or knobs.data in BENCHMARKS
+    if foreign and "model" not in given:
+        fail("--model: which? The tiny model has seen nothing but the toy, no photograph")
+
+
 def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs."""
     knobs, given = parse(Knobs, argv, __doc__)
+    check_words(knobs, given)
     fill_limits(knobs, given)
     papers = PAPER if knobs.protocol == "paper" else {}
     for name, value in papers.items():
@@ -220,15 +152,13 @@ def read_knobs(argv: list[str]) -> Knobs:
         if "arms" not in given and not knobs.ask:
             fail("--prompt needs --arms: on if its words offer the zoom, off if they don't")
     is_benchmark = knobs.data in BENCHMARKS
-    reasoning = is_benchmark and BENCHMARKS[knobs.data].kind == "reasoning"
+    reasoning = BENCHMARKS.get(knobs.data) == "reasoning"
     if (
         reasoning and "max_turn_tokens" not in given
     ):  # a chain of thought that is cut counts as wrong
         knobs.max_turn_tokens = max(knobs.max_turn_tokens, THOUGHT_TOKENS)
     if reasoning and "max_tokens" not in given:
         knobs.max_tokens = max(knobs.max_tokens, knobs.max_turn_tokens)
-    if unknown := set(knobs.arms.split(",")) - set(ARMS):
-        fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
     check_at_least(
         1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
     )
@@ -238,10 +168,6 @@ def read_knobs(argv: list[str]) -> Knobs:
     usual_look = usual_limits("").look_pixels
     if "batch" not in given and knobs.look_pixels > usual_look:  # the cache grows with the look
         knobs.batch = max(2, knobs.batch * usual_look // knobs.look_pixels)
-    if knobs.ask and len(knobs.ask) != 2:
-        fail('--ask takes a picture and a question: --ask photo.jpg "What does the sign say?"')
-    if knobs.ask and not Path(knobs.ask[0]).is_file():
-        fail(f"no such picture: {knobs.ask[0]}")
     if is_benchmark and "limit" not in given:
         knobs.limit = 0
     if knobs.limit < 0 or (knobs.limit == 0 and not is_benchmark):
@@ -253,6 +179,39 @@ def read_knobs(argv: list[str]) -> Knobs:
     if reasoning and "arms" not in given:
         knobs.arms = "on,off" if knobs.zoom else "off"
     return knobs
+
+
+# --------------------------------------------------------------------------------------------------
+# The heavy imports come after the words are checked: a mistyped flag should not cost ten seconds.
+
+if __name__ == "__main__":
+    check_words(*parse(Knobs, sys.argv[1:], __doc__))
+
+import torch
+from tqdm import tqdm
+
+import tools
+from ask import ask
+from benchmarks import BENCHMARKS as RECORDS
+from benchmarks import grade, load_benchmark
+from benchmarks.looking import ASK_LETTER
+from data import USED, Sample, load, opened
+from judge import Judge
+from model import load_model, pixel_budgets, prepare_libraries, resolve
+from report import make_page
+from runs import append_rows, keep_rows, store_answer
+from safe.lock import hold
+from scores import (
+    answer_questions,
+    compare_arms,
+    cut_warning,
+    make_record,
+    mean,
+    paired_text,
+    possible_arms,
+    score_table,
+    summarise_by_kind,
+)
 
 
 def may_shuffle(sample: Sample) -> bool:
@@ -330,11 +289,8 @@ def load_questions(knobs: Knobs) -> list[Sample]:
 
 
 def find_questions(knobs: Knobs) -> list[Sample]:
-    """One's own question, a benchmark's, or those held out of a data set."""
+    """A benchmark's questions, or those held out of a data set."""
     root = knobs.root or None
-    if knobs.ask:
-        picture, question = knobs.ask
-        return readable([Sample("ask", picture, question, "", source="ask")])
     if knobs.data not in BENCHMARKS:
         split = None if knobs.split == "all" else "test"
         settings = {"root": root, "revision": knobs.revision}
@@ -375,7 +331,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     named += ["split"] if knobs.split == "all" else []
     named += ["protocol"] if knobs.protocol == "paper" else []
     named += ["prompt"] if knobs.prompt else []
-    named += ["quantize", "temperature", "zoom", "judge", "ask"]
+    named += ["quantize", "temperature", "zoom", "judge"]
     protocol = {name: getattr(knobs, name) for name in named}
     protocol["options"] = options_order(knobs, samples)
     protocol["engine"] = knobs.engine
@@ -421,7 +377,7 @@ def make_folder(knobs: Knobs, protocol: dict) -> Path:
         model = Path(knobs.model)
         is_checkpoint = model.name.startswith("checkpoint-")
         label = f"{model.parent.name}-{model.name}" if is_checkpoint else model.name
-        asked = "ask" if knobs.ask else Path(knobs.data).name.replace(":", "-")
+        asked = Path(knobs.data).name.replace(":", "-")
         usual = f"runs/eval-{label}-{asked}"
         out = Path(usual)
         number = 2
@@ -581,7 +537,8 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
             for trajectory, record in answers:
                 records.append(stored_form(record))
                 if trajectory.sample.id in on_page and job.repeat == 0:
-                    store_for_page(out, trajectory, record, processor.tokenizer)
+                    right = float(record["right"])
+                    store_answer(out, trajectory, right, job.arm, processor.tokenizer)
             right = [record["right"] for record in records if record["arm"] == job.arm]
             bar.update(len(job.samples))
             bar.set_postfix_str(f"{job.arm}: {fmean(right):.3f} right" if right else "")
@@ -611,26 +568,81 @@ def arms_to_ask(knobs: Knobs, samples: list[Sample]) -> str:
     return ",".join(arms)
 
 
-def store_for_page(out: Path, trajectory, record: dict, tokenizer) -> None:
-    """Store a trajectory for the page, its pictures at most 640 px wide."""
-    arm = record["arm"]
-    name = "".join(c if c.isalnum() else "-" for c in trajectory.sample.id)[-80:]
-    small = copy.copy(trajectory)
-    small.images = [picture.copy() for picture in trajectory.images]
-    for picture in small.images:
-        picture.thumbnail((640, 640))
-    pictures = [f"{name}-{arm}-{i}.png" for i in range(len(small.images))]
-    right = float(record["right"])
-    reward = {"accuracy": right, "format": 0.0, "tool": 0.0, "total": right}
-    more = {"step": 0, "probe": False, "arm": arm, "advantage": None, "reward": reward}
-    store_trajectory(out, small, pictures, tokenizer, **more)
+# --------------------------------------------------------------------------------------------------
+# Results.
+
+
+def own_scores(name: str, records: list[dict]) -> dict:
+    """The benchmark's own scores, means over the repeats."""
+    scores = []
+    for repeat in sorted({record["repeat"] for record in records}):
+        rows = [record for record in records if record["repeat"] == repeat]
+        scores.append(RECORDS[name].scores(rows))
+    return {key: mean(each.get(key) for each in scores) for key in scores[0]}
+
+
+def make_result(name: str, records: list[dict], protocol: dict) -> dict:
+    """All there is to say about the records, as it goes to eval.json."""
+    by_arm = defaultdict(list)
+    for record in records:
+        by_arm[record["arm"]].append(record)
+    result = {"protocol": protocol}
+    result["arms"] = {arm: summarise_by_kind(rows) for arm, rows in by_arm.items()}
+    benchmark = RECORDS.get(name)
+    if benchmark and benchmark.scores:
+        result["scores"] = {arm: own_scores(name, rows) for arm, rows in by_arm.items()}
+    one = "on" if "on" in by_arm else next(iter(by_arm))
+    result["paired"] = {}
+    for other in by_arm:
+        compared = compare_arms(records, one, other) if other != one else None
+        if compared:
+            result["paired"][f"{one} against {other}"] = compared
+    if benchmark:
+        result["note"] = benchmark.note
+        figures = dict(zip(("Qwen2.5-VL-7B", "DeepEyes-7B"), benchmark.published))
+        result["published, percent, not measured here"] = figures
+    return result
+
+
+def result_text(result: dict) -> str:
+    """The table, the paired answers, the benchmark's own scores, and the whole protocol."""
+    lines = [score_table(result["arms"])]
+    if cut := cut_warning(result["arms"]):
+        lines.append(cut)
+    for arm, scores in result.get("scores", {}).items():
+        lines.append(
+            f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
+        )
+    for arm, kinds in result["arms"].items():
+        overall = kinds["all"]
+        if "pass" in overall:
+            k = result["protocol"]["repeats"]
+            lines.append(
+                f"{arm}: avg@{k} {overall['accuracy']:.3f}, pass@{k} {overall['pass']:.3f}"
+            )
+    for pair, found in result["paired"].items():
+        one, other = pair.split(" against ")
+        lines.append(paired_text(one, other, found))
+    if result.get("note"):
+        lines.append("note: " + result["note"])
+    if published := result.get("published, percent, not measured here"):
+        figures = ", ".join(f"{model} {value}" for model, value in published.items())
+        lines.append("the paper's figures, not measured here: " + figures)
+    lines.append(
+        "protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
+    )
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+# The command.
 
 
 def main(knobs: Knobs) -> None:
-    samples = load_questions(knobs)
     if knobs.ask:
-        knobs.arms = "on"
-        knobs.data = "ask"
+        print(f"page:   {ask(knobs)}")
+        return
+    samples = load_questions(knobs)
     if not samples:
         raise ValueError(f"{knobs.data}: no question that can be asked")
     knobs.arms = arms_to_ask(knobs, samples)
@@ -640,18 +652,12 @@ def main(knobs: Knobs) -> None:
     records = answer_all(knobs, samples, out, protocol)
     if not records:
         raise ValueError("no question could be answered: not one of the pictures can be read")
-    if knobs.ask:
-        row = records[-1]
-        print(
-            "\n".join(row["turns"]) + f"\n\nanswer: {row['answer']} ({len(row['boxes'])} zooms)"
-        )
-    else:
-        if knobs.judge:  # what it should have graded, and could not
-            protocol["unjudged"] = sum(bool(record.get("unjudged")) for record in records)
-        result = make_result(knobs.data, records, protocol)
-        write_json(out / "eval.json", result)
-        print(result_text(result))
-        print(f"scores: {out / 'eval.json'}\nanswers: {out / 'records.jsonl'}")
+    if knobs.judge:  # what it should have graded, and could not
+        protocol["unjudged"] = sum(bool(record.get("unjudged")) for record in records)
+    result = make_result(knobs.data, records, protocol)
+    write_json(out / "eval.json", result)
+    print(result_text(result))
+    print(f"scores: {out / 'eval.json'}\nanswers: {out / 'records.jsonl'}")
     print(f"page:   {make_page(out)}")
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from boxes import iou
 from data import DEEPEYES, USED, Sample, load, mix, readable
-from knobs import read_json, write_json
+from knobs import EVAL_SEED, read_json, write_json
 from runs import append_rows, keep_rows, read_rows
 from scores import (
-    EVAL_SEED,
     answer_records,
     compare_arms,
     mean,

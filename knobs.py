@@ -10,8 +10,10 @@ import math
 import os
 import sys
 import tempfile
+import textwrap
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -33,41 +35,54 @@ def knob(default, text: str):
 class Limits:
     """What a trajectory may cost, and how trajectories are computed: the same flags for every command.
 
-    The defaults are those of the tiny model; a preset brings its own ("big": any real Qwen2.5-VL), a
-    checkpoint those of its run.
+    The defaults are those of the tiny model; a preset brings its own, a checkpoint those of its run.
     """
 
     look_pixels: int = knob(
         112 * 112,
-        "pixels (an area) of the first look; at full size zooming brings nothing new (big: 784000)",
+        "pixels (an area) of the first look; at full size zooming brings nothing new",
     )
-    crop_pixels: int = knob(
-        112 * 112, "pixels (an area) of each crop as it is shown (big: 313600)"
-    )
-    max_turns: int = knob(4, "model turns in a trajectory, so one zoom less than that (big: 5)")
-    max_turn_tokens: int = knob(48, "tokens the model may write in one turn (big: 384)")
-    max_tokens: int = knob(
-        320, "tokens of a whole completion, observations included (big: 2048)"
-    )
-    batch: int = knob(
-        256, "trajectories sampled at once; lower it where memory is short (big: 64)"
-    )
+    crop_pixels: int = knob(112 * 112, "pixels (an area) of each crop as it is shown")
+    max_turns: int = knob(4, "model turns in a trajectory, so one zoom less than that")
+    max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
+    max_tokens: int = knob(320, "tokens of a whole completion, observations included")
+    batch: int = knob(256, "trajectories sampled at once; lower it where memory is short")
     engine: Literal["slots", "generate"] = knob(
         "slots",
         "slots: a cache slot for each trajectory (fast); generate: turn by turn (plain)",
     )
-    threads: int = knob(
-        2, "CPU threads, and processes of a tiny model's rollout (big: 8, at most the cores)"
-    )
+    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
     quantize: Literal["", "4bit"] = knob("", "4bit: the language model's weights in NF4")
 
 
-# What train.py starts from with other models than the tiny one, where nothing else is given.
+# What train.py starts from with other models than the tiny one ("big"), where nothing else is given.
 BIG = {
     "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
     "save_every": 5, "eval_size": 200,
 }  # fmt: skip
 DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
+# Of eval.py, by their kind; benchmarks/ says what is in them.
+BENCHMARKS = {
+    "vstar": "looking",
+    "hrbench4k": "looking",
+    "hrbench8k": "looking",
+    "mme-realworld-lite": "looking",
+    "pope": "looking",
+    "refcoco": "grounding",
+    "refcoco+": "grounding",
+    "refcocog": "grounding",
+    "reasonseg": "grounding",
+    "mathvista": "reasoning",
+    "mathverse": "reasoning",
+    "mathvision": "reasoning",
+    "wemath": "reasoning",
+    "dynamath": "reasoning",
+    "logicvista": "reasoning",
+}
+# The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
+# that tells *where* it zooms apart from *whether*.
+ARMS = ("on", "off", "blank", "random", "swap", "oracle", "forced")
+EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 LIMITS = tuple(each.name for each in fields(Limits))
 
 
@@ -104,6 +119,18 @@ PRESETS = {
     "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit", batch=32)),
     "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit")),
 }
+
+
+BIG_MODEL = "qwen2.5-vl-3b"
+
+
+def big_values(kind) -> dict:
+    """The values from which a script's knobs start with a big model, where they are others than shown."""
+    usual = {each.name: each.default for each in fields(kind)}
+    values = asdict(PRESETS[BIG_MODEL].limits)
+    if "lr" in usual:
+        values |= BIG
+    return {name: value for name, value in values.items() if usual.get(name, value) != value}
 
 
 def usual_limits(model: str) -> Limits:
@@ -158,8 +185,10 @@ def settle_training(knobs, given: set[str], world: int):
 
     Ends the script where they don't fit one another. world: processes.
     """
+    if knobs.seeds:
+        check_seeds(knobs, given, world)
     if knobs.resume and has_run(knobs.out):
-        knobs = resumed_knobs(knobs, given, may_change={"steps", "judge"})
+        knobs = resumed_knobs(knobs, given, may_change={"steps", "judge", "report_to"})
         check_training(knobs, world)
         return knobs
     if has_run(knobs.out):
@@ -174,6 +203,21 @@ def settle_training(knobs, given: set[str], world: int):
     return knobs
 
 
+def check_seeds(knobs, given: set[str], world: int) -> None:
+    """End the script for --seeds that can't be run one after the other."""
+    if "seed" in given:
+        fail("--seed and --seeds: give one of them")
+    if world > 1:
+        fail("--seeds starts its runs itself: with torchrun loop over --seed")
+    if has_run(knobs.out):
+        fail(f"{knobs.out} is a run; with --seeds --out is what the runs' names begin with")
+    for word in knobs.seeds.split(","):
+        if not word.isdecimal() or int(word) >= 2**32:
+            fail(
+                f"--seeds are numbers with commas between them, such as 0,1,2, not {knobs.seeds}"
+            )
+
+
 def check_training(knobs, world: int) -> None:
     """End the script if train.py's knobs don't fit one another. world: processes."""
     check_at_least(
@@ -186,8 +230,10 @@ def check_training(knobs, world: int) -> None:
         0, knobs, "lr beta seed eval_size clip_high curiosity call_price price_from limit"
     )
     check_data_name(knobs.data)
-    if knobs.resume and not knobs.out:
+    if knobs.resume and not knobs.out and not knobs.seeds:
         fail("--resume goes on with the run in --out: give one")
+    if knobs.report_to != "none" and not find_spec(knobs.report_to):
+        fail(f"--report_to {knobs.report_to} needs a package: pip install {knobs.report_to}")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
     if knobs.prompts % world:
@@ -233,7 +279,11 @@ ELSEWHERE = {
     "lora_r": "lora",
     "kl_coef": "beta",
     "resume_from_checkpoint": "resume",
+    "wandb": "report_to",
+    "use_wandb": "report_to",
+    "num_samples": "limit",
 }
+GPU = "a GPU is chosen with CUDA_VISIBLE_DEVICES=1 in front of the command"
 
 
 def hint(unknown: list[str], known) -> str:
@@ -243,6 +293,8 @@ def hint(unknown: list[str], known) -> str:
         given = word.lstrip("-").split("=")[0].replace("-", "_")
         if not word.startswith("--") or not given:
             continue
+        if given in ("device", "gpu", "gpu_id", "gpus"):
+            return GPU
         meant = ELSEWHERE.get(given)
         close = [meant] if meant in names else get_close_matches(given, names, 1, 0.75)
         if close:
@@ -250,16 +302,32 @@ def hint(unknown: list[str], known) -> str:
     return "see --help"
 
 
-def check_data_name(name: str) -> None:
-    """End the script for a data set that there is not, before weights are fetched."""
-    if name.partition(":")[0] not in DATASETS and not Path(name).is_dir():
-        known = ", ".join(DATASETS)
-        fail(f"unknown data set {name!r}: neither one of {known} nor a folder")
+def check_data_name(name: str, benchmarks=()) -> None:
+    """End the script for a data set that there is not, before weights are fetched.
+
+    benchmarks: names that will do, too.
+    """
+    known = (*DATASETS, *benchmarks)
+    if name.partition(":")[0] in known or Path(name).is_dir():
+        return
+    if name in BENCHMARKS:
+        fail(f"{name} is a benchmark: eval.py --data {name} asks its questions")
+    close = get_close_matches(name, known, 1, 0.6)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    fail(f"unknown data set {name!r}: neither one of {', '.join(known)} nor a folder{meant}")
 
 
 def parse(kind, argv: list[str], doc: str):
     """Read the knobs of a dataclass; returns them, and the names of those that were given."""
-    parser = HfArgumentParser(kind, description=doc, formatter_class=Help, allow_abbrev=False)
+    big = big_values(kind)
+    note = f"big: of any model but the tiny one; here {BIG_MODEL}'s"
+    if "plan" in kind.__dataclass_fields__:
+        note += " (--plan prints what is in force)"
+    settings = {"description": doc, "formatter_class": Help, "allow_abbrev": False}
+    parser = HfArgumentParser(kind, epilog=note, **settings)
+    for action in parser._actions:
+        if action.dest in big:
+            action.help += f" (big: {big[action.dest]})"
     parser.error = fail  # one line, where argparse shows the usage of fifty knobs first
     # A file train.args beside train.py would be read as flags, silently
     knobs, unknown = parser.parse_args_into_dataclasses(
@@ -269,6 +337,15 @@ def parse(kind, argv: list[str], doc: str):
         fail(f"unrecognized arguments: {' '.join(unknown)} ({hint(unknown, fields(kind))})")
     flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
     return knobs, {flag.replace("-", "_") for flag in flags}
+
+
+def knobs_text(knobs) -> str:
+    """All knobs in force, as they would be typed."""
+    words = []
+    for name, value in asdict(knobs).items():
+        if value not in ("", False, []):
+            words.append(f"--{name} {value}")
+    return textwrap.fill("  ".join(words), 110, break_on_hyphens=False)
 
 
 def has_run(out: str) -> bool:
@@ -286,13 +363,13 @@ def resumed_knobs(knobs, given: set[str], may_change: set[str]):
     except ValueError as error:
         fail(str(error))
     check_stored(kind, stored, file)
-    stored.pop(
-        "judge", None
-    )  # counts only if it is given now: answers and a key would go there
+    # Counts only if it is given now: answers and a key would go there
+    stored.pop("judge", None)
+    stored = asdict(kind()) | stored  # a run of before may lack a knob
     differ = []
     for name in sorted(given - may_change - {"resume", "out"}):
-        if getattr(knobs, name) != stored.get(name):
-            differ.append(f"--{name} {stored.get(name)} (not {getattr(knobs, name)})")
+        if getattr(knobs, name) != stored[name]:
+            differ.append(f"--{name} {stored[name]} (not {getattr(knobs, name)})")
     if differ:
         fail(f"the run in {knobs.out} has {', '.join(differ)}: drop it, or give another --out")
     changed = {name: getattr(knobs, name) for name in may_change & given}

@@ -8,7 +8,6 @@ python report.py runs/one runs/other runs/third      # several: curves overlaid,
 import argparse
 import base64
 import io
-import json
 import re
 import secrets
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from itertools import combinations, cycle
 from pathlib import Path
 
 from boxes import iou
+from compare import same_but_seed, scores_text
 from knobs import Help, fail, read_json, write_whole
 from runs import read_rows
 
@@ -275,23 +275,6 @@ def series(run: Path) -> list[dict]:
     return rows
 
 
-def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
-    """Runs by what distinguishes them: those that differ only in seed and folder share a line."""
-    args = {run: read_json(run / "args.json") for run in runs}
-    differ = []
-    known = [set(own) for own in args.values() if own]
-    shared = set.intersection(*known) if known else set()  # runs of before may lack a knob
-    for key in sorted(shared - {"seed", "out", "threads", "resume"}):
-        values = {json.dumps(own[key]) for own in args.values() if own}
-        if len(values) > 1:
-            differ.append(key)
-    groups = defaultdict(list)
-    for run in runs:
-        label = ", ".join(f"{key} {args[run].get(key)}" for key in differ)
-        groups[label or run.name].append(run)
-    return groups
-
-
 def draw_line(axis, runs: list[Path], key: str, label: str, color: str) -> None:
     """A metric over the steps: one run as a thin and a smooth line, several as their mean and a band."""
     import numpy as np
@@ -448,6 +431,8 @@ def main() -> None:
             for name in ("metrics.jsonl", "eval.json", "trajectories.jsonl")
         ):
             fail(f"{run} holds no metrics.jsonl and no eval.json; give the folder of a run")
+    if len(arguments.runs) > 1:
+        print(scores_text(arguments.runs))
     page = make_page(arguments.runs, arguments.out)
     print(f"page:   {page}")
     if any((run / "metrics.jsonl").exists() for run in arguments.runs):

@@ -8,6 +8,7 @@ answers.jsonl        the answers that these are made of, a line for each questio
 checkpoint-*/        the LoRA adapter, and what a resume needs
 """
 
+import copy
 import json
 import re
 from dataclasses import asdict
@@ -18,18 +19,25 @@ from knobs import fail, strict, write_json, write_whole
 PROBES = 6  # questions whose answers are stored over and over
 
 
-def make_run_folder(wanted: str, usual: str, knobs: dict) -> Path:
-    """Create the run folder and write its args.json. If `wanted` is empty it gets the usual name, with a
-    number if that is taken."""
-    usual = usual.replace(":", "-")  # of a variant of the toy
-    run = Path(wanted or usual)
+def usual_name(knobs) -> str:
+    """The run folder where none is given: the model, the data, and the seed if it is not the usual one."""
+    name = f"{Path(knobs.model).name}-{Path(knobs.data).name}"
+    name = name.replace(":", "-")  # of a variant of the toy
+    return f"runs/{name}-seed{knobs.seed}" if knobs.seed else f"runs/{name}"
+
+
+def make_run_folder(knobs) -> Path:
+    """Create the run folder and write its args.json. knobs: of train.py; without `out` it gets the usual
+    name, with a number if that is taken."""
+    usual = usual_name(knobs)
+    run = Path(knobs.out or usual)
     number = 2
-    while not wanted and run.exists():
+    while not knobs.out and run.exists():
         run = Path(f"{usual}-{number}")
         number += 1
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "args.json", knobs | {"out": str(run), "resume": False})
+        write_json(run / "args.json", asdict(knobs) | {"out": str(run), "resume": False})
     except OSError as error:
         fail(f"can't write to the run folder {run}: {error.strerror}")
     return run
@@ -208,3 +216,16 @@ def store_group(
             reward=asdict(reward),
             advantage=None if probe else trajectory.advantage,
         )
+
+
+def store_answer(run: Path, trajectory, right: float | None, arm: str, tokenizer) -> None:
+    """Store an answer for the page of eval.py, its pictures at most 640 px wide. right: None if unknown."""
+    name = "".join(c if c.isalnum() else "-" for c in trajectory.sample.id)[-80:]
+    small = copy.copy(trajectory)
+    small.images = [picture.copy() for picture in trajectory.images]
+    for picture in small.images:
+        picture.thumbnail((640, 640))
+    pictures = [f"{name}-{arm}-{i}.png" for i in range(len(small.images))]
+    reward = {"accuracy": right, "format": 0.0, "tool": 0.0, "total": right}
+    more = {"step": 0, "probe": False, "arm": arm, "advantage": None, "reward": reward}
+    store_trajectory(run, small, pictures, tokenizer, **more)

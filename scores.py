@@ -13,10 +13,6 @@ from reward import WEIGHTS, is_correct
 from rollout import Trajectory, rollout
 from stats import mcnemar, wilson
 
-# The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
-# that tells *where* it zooms apart from *whether*.
-ARMS = (*controls.ARMS, "forced")
-EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
 CUT = ("length", "budget")  # stops for want of tokens
 MOST_CUT = 0.05  # a larger share of cut answers says more of the budget than of the model

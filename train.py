@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -24,7 +24,7 @@ from typing import Literal
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import Limits, knob, parse, rollout_limits, settle_training
+from knobs import Limits, knob, knobs_text, parse, rollout_limits, settle_training
 
 
 @dataclass
@@ -32,7 +32,9 @@ class Training:
     model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
-    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
+    revision: str = knob(
+        "", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)"
+    )
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     limit: int = knob(0, "questions to train on at most, 0 for all (a first run: 2000)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
@@ -73,15 +75,19 @@ class Training:
         "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
     )
     micro_batch: int = knob(
-        64, "trajectories per pass (default: what divides a step, up to 64)"
+        64, "trajectories per pass; less where a step's number is no multiple of it"
     )
     seed: int = knob(0, "of pictures, order and sampling")
+    seeds: str = knob("", "several runs, one after the other, and a page of all: 0,1,2")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
     save_every: int = knob(1, "steps between checkpoints; a kill loses at most this many")
     show_every: int = knob(10, "steps between groups that are stored with their pictures")
     out: str = knob("", "run folder (default runs/MODEL-DATA, numbered if taken)")
     resume: bool = knob(False, "go on with the run in --out, or begin it where there is none")
-    plan: bool = knob(False, "print the memory that these knobs need, and stop")
+    plan: bool = knob(False, "print all knobs, and the memory and time they need, and stop")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = knob(
+        "none", "a tracker that gets each step's row, too"
+    )
     merge: bool = knob(False, "at the end write base and adapter as one model, OUT/merged")
 
 
@@ -103,6 +109,10 @@ def read_knobs(argv: list[str]) -> Knobs:
 # The heavy imports come after the knobs are checked: a mistyped flag should not cost ten seconds.
 
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
+if KNOBS and KNOBS.seeds:
+    from safe.seeds import run_seeds
+
+    sys.exit(run_seeds(KNOBS, sys.argv))
 if KNOBS:
     os.environ.setdefault("OMP_NUM_THREADS", str(KNOBS.threads))
     # With no core to spare, threads that spin while they wait take the cores from one another.
@@ -126,14 +136,13 @@ import scores
 from data import Sample, opened, readable
 from fast.lora import master_lora
 from fast.packed import install_packed, store_per_token, stored_per_token
-from heldout import HeldOut, comparison_text, load_questions
+from heldout import HeldOut, load_questions
 from judge import Judge
-from model import load_model, lora_config, merge, pixel_budgets, prepare_libraries, resolve
+from model import load_model, lora_config, pixel_budgets, prepare_libraries, resolve
 from report import make_page, print_new_troubles
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
-from safe.checkpoints import newest_whole
-from safe.ends import last_line
+from safe.ends import finish, last_line
 from safe.lock import hold
 from safe.signals import REQUEST, Stopped
 from safe.trainer import SafeTrainer, where_to_go_on
@@ -181,7 +190,7 @@ class ZoomGRPOTrainer(SafeTrainer):
         self.gaps = []  # largest |trainer's - sampler's logprob| of each micro-batch
         self.entropies = []  # of each trained token
         self.update_began = time.time()
-        self.page_made = time.time()
+        self.page_made = 0.0
         self.known_troubles = set()
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
@@ -317,8 +326,7 @@ class ZoomGRPOTrainer(SafeTrainer):
     # ---- logging and checkpoints
 
     def log(self, logs: dict, start_time=None) -> None:
-        """One line per step, on the screen and in metrics.jsonl."""
-        super().log(logs, start_time)
+        """One line per step: on the screen, in metrics.jsonl, and for the tracker of --report_to."""
         if "loss" not in logs:  # the summary at the end of training
             return
         own = dict(self.stats)
@@ -332,6 +340,11 @@ class ZoomGRPOTrainer(SafeTrainer):
         # Whichever process has heard it, all stop
         REQUEST.number = max(part["asked_to_stop"] for part in parts)
         stop = [self.accelerator.is_main_process and self.write_row(logs, parts)]
+        known = (
+            {key: v for key, v in self.rows[-1].items() if v is not None} if self.rows else {}
+        )
+        super().log(logs | known, start_time)
+        self.state.log_history.clear()  # metrics.jsonl has it; every checkpoint would hold all of it
         broadcast_object_list(stop)  # all processes stop together, or the others wait for ever
         self.control.should_training_stop |= stop[0]
         self.control.should_save |= stop[0]
@@ -352,6 +365,9 @@ class ZoomGRPOTrainer(SafeTrainer):
         runs.append_rows(self.run / "metrics.jsonl", row)
         self.rows.append(row)
         print(runs.step_text(row, self.args.max_steps, self.rows), flush=True)
+        if time.time() - self.page_made > 60:  # drawing takes a second or two
+            make_page(self.run)
+            self.page_made = time.time()
         is_new = self.knobs.guard != "off" and print_new_troubles(
             self.rows, self.known_troubles
         )
@@ -359,7 +375,7 @@ class ZoomGRPOTrainer(SafeTrainer):
         return asked or (is_new and self.knobs.guard == "stop")
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
-        """Store a group, and the probe questions' answers at this step; refresh the page."""
+        """Store a group, and the probe questions' answers at this step."""
         step = self.state.global_step + 1
         processor = self.processing_class
         runs.store_group(self.run, step, group, rewards, processor.tokenizer)
@@ -369,9 +385,6 @@ class ZoomGRPOTrainer(SafeTrainer):
             answers = rollout(self.model, processor, self.probes, **settings)
             rewards = list(map(self.pay, answers))
             runs.store_group(self.run, step, answers, rewards, processor.tokenizer, probe=True)
-        if time.time() - self.page_made > 60 and step > 1:  # drawing takes a second or two
-            make_page(self.run)
-            self.page_made = time.time()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         """A checkpoint holds the adapter alone: it names its base, whose processor serves."""
@@ -398,7 +411,7 @@ def build_trainer(
         weight_decay=0.01, max_grad_norm=1.0,
         bf16=model.dtype == torch.bfloat16, use_cpu=on_cpu,
         gradient_checkpointing=not on_cpu, ddp_find_unused_parameters=False,
-        logging_steps=1, report_to="none", disable_tqdm=True,
+        logging_steps=1, report_to=knobs.report_to, disable_tqdm=True,
         remove_unused_columns=False,
     )  # fmt: skip
     rows = [{"prompt": "", "index": index} for index in range(len(samples))]
@@ -425,8 +438,7 @@ def main(knobs: Knobs) -> None:
     transformers.set_seed(knobs.seed)
     samples, questions = load_questions(knobs)
     if state.is_main_process:
-        usual = f"runs/{Path(knobs.model).name}-{Path(knobs.data).name}"
-        knobs.out = str(runs.make_run_folder(knobs.out, usual, asdict(knobs)))
+        knobs.out = str(runs.make_run_folder(knobs))
     (knobs.out,) = broadcast_object_list([knobs.out])
     run = Path(knobs.out)
     if state.is_main_process:
@@ -447,6 +459,7 @@ def main(knobs: Knobs) -> None:
             f"{knobs.model} on {knobs.data}: {len(samples)} questions, run {run}{going_on}",
             flush=True,
         )
+        print(f"page, from the first step on: {(run / 'report.html').resolve().as_uri()}")
         if questions:
             print("held-out questions before training", flush=True)
             before = held_out.score(model, processor, "before", ("on", "off", "forced"))
@@ -465,6 +478,8 @@ def main(knobs: Knobs) -> None:
     else:  # killed while it was being scored: TRL would train one step more
         trainer._load_from_checkpoint(str(checkpoint))
     if REQUEST.number:
+        if state.is_main_process:
+            make_page(run)
         raise Stopped(REQUEST.number)
     if state.is_main_process:
         finish(knobs, run, trainer, held_out, done)
@@ -474,28 +489,10 @@ def main(knobs: Knobs) -> None:
     state.destroy_process_group()
 
 
-def finish(knobs: Knobs, run: Path, trainer, held_out: HeldOut, steps: int) -> None:
-    """Scores with controls, curves, perhaps a merged checkpoint, and where it all is."""
-    if held_out.samples:
-        print("held-out questions after training, with controls", flush=True)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        after = held_out.score(model, trainer.processing_class, "after", scores.ARMS, steps)
-        rows = {f"before: {arm}": row for arm, row in held_out.stored()["before"].items()}
-        rows |= {f"after: {arm}": row for arm, row in after.items()}
-        print(scores.score_table(rows))
-        print(comparison_text(held_out.compare()))
-        print(f"scores: {held_out.file}")
-    checkpoint = newest_whole(run)
-    if knobs.merge:
-        merge(str(checkpoint), run / "merged")
-        print(f"merged: {run / 'merged'}")
-    page = make_page(run)
-    print(f"page:   {page}\ncurves: {page.with_name('curves.png')}\nmodel:  {checkpoint}")
-
-
 if __name__ == "__main__":
     with last_line(KNOBS):
         if KNOBS.plan:
+            print(knobs_text(KNOBS))
             print(plan.table(KNOBS))
             print(pace.time_here(KNOBS, WORLD))
             sys.exit()

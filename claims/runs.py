@@ -10,11 +10,11 @@ from boxes import iou
 from claims.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
 from claims.cold import make_cold_base
 from data import load
-from knobs import PRESETS, fail, rollout_limits
+from knobs import EVAL_SEED, PRESETS, fail, rollout_limits
 from model import load_model, pixel_budgets
 from runs import append_rows, read_rows
 from safe.checkpoints import newest_whole
-from scores import EVAL_SEED, answer_records
+from scores import answer_records
 from toy.make_base import measure_skills
 
 # Of metrics.jsonl, step by step

@@ -1,15 +1,42 @@
-"""How a training ends: in a line, whatever ends it, and with an exit code that says what it was."""
+"""How a training ends: with scores and where all is; or in a line, and an exit code that says what it was."""
 
 import errno
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import plan
-from knobs import fail
-from safe.checkpoints import SaveFailed
+import scores
+from heldout import comparison_text
+from knobs import ARMS, fail
+from model import merge
+from report import make_page
+from safe.checkpoints import SaveFailed, newest_whole
 from safe.memory import is_out_of_memory
 from safe.signals import Stopped
 from safe.trainer import NotFinite
+
+
+def finish(knobs, run: Path, trainer, held_out, steps: int) -> None:
+    """Scores with controls, curves, perhaps a merged checkpoint, and where it all is.
+
+    knobs: of train.py. held_out: a `HeldOut`. steps: done.
+    """
+    if held_out.samples:
+        print("held-out questions after training, with controls", flush=True)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        after = held_out.score(model, trainer.processing_class, "after", ARMS, steps)
+        rows = {f"before: {arm}": row for arm, row in held_out.stored()["before"].items()}
+        rows |= {f"after: {arm}": row for arm, row in after.items()}
+        print(scores.score_table(rows))
+        print(comparison_text(held_out.compare()))
+        print(f"scores: {held_out.file}")
+    checkpoint = newest_whole(run)
+    if knobs.merge:
+        merge(str(checkpoint), run / "merged")
+        print(f"merged: {run / 'merged'}")
+    page = make_page(run)
+    print(f"page:   {page}\ncurves: {page.with_name('curves.png')}\nmodel:  {checkpoint}")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import report
-from report import draw_curves, history, make_page, patterns, same_but_seed, spread_out
+from compare import same_but_seed
+from report import draw_curves, history, make_page, patterns, spread_out
 from rollout import rollout
 from runs import observed_texts
 

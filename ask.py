@@ -1,0 +1,82 @@
+"""Questions about a picture of one's own, answered one after the other: `eval.py --ask photo.jpg "What ...?"`.
+
+The picture alone: questions are read line by line, and the model is loaded once.
+"""
+
+import sys
+from pathlib import Path
+
+from data import Sample, check
+from knobs import fail, rollout_limits
+from model import load_model, pixel_budgets, prepare_libraries
+from report import make_page
+from runs import read_rows, store_answer
+from scores import answer_questions
+
+
+def ask(knobs) -> Path:
+    """Answer what is asked in the knobs of eval.py, print how, and write it to a page, which is returned."""
+    picture, *questions = knobs.ask
+    Sample("ask", picture, "?", "?").open()  # raises ValueError where it can't be read
+    prepare_libraries(knobs.threads)
+    model, processor = load_model(knobs.model, quantize=knobs.quantize or None)
+    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
+    out = Path(knobs.out or f"runs/ask-{Path(knobs.model).name}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"can't write to {out}: {error.strerror}")
+    settings = rollout_limits(knobs) | {"temperature": knobs.temperature}
+    asked = len(read_rows(out / "trajectories.jsonl"))
+    for number, question in enumerate(questions or lines_of_a_user(), asked + 1):
+        sample = Sample(f"ask-{number}", picture, question, "?", source="ask")
+        try:
+            check(sample)
+        except ValueError as error:
+            print(f"not asked: {error}")
+            continue
+        (trajectory,) = answer_questions(model, processor, [sample], "on", **settings)
+        print(answer_text(trajectory), flush=True)
+        store_answer(out, trajectory, None, "on", processor.tokenizer)
+        make_page(out)
+    return out / "report.html"
+
+
+def lines_of_a_user():
+    """Questions from the terminal, or from a pipe, until an empty line or the end."""
+    is_terminal = sys.stdin.isatty()
+    while True:
+        if is_terminal:
+            print("question (an empty line ends): ", end="", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def answer_text(trajectory) -> str:
+    """What was written, what came of each call, and the answer."""
+    lines = []
+    calls = iter(trajectory.calls)
+    for turn in trajectory.turns:
+        lines.append(turn.strip())
+        if call := next(calls, None):
+            lines.append(f"  -> refused: {call.error}" if call.error else shown_text(call))
+    lines.append(f"\nanswer: {trajectory.answer} ({len(trajectory.boxes)} zooms)")
+    if trajectory.stop not in ("answer", "no_call"):
+        lines.append(f"it ended for want of {ENDS[trajectory.stop]}")
+    return "\n".join(lines)
+
+
+ENDS = {
+    "turns": "turns: --max_turns",
+    "length": "tokens in a turn: --max_turn_tokens",
+    "budget": "tokens: --max_tokens",
+}
+
+
+def shown_text(call) -> str:
+    """What a call was answered with: the region of the picture, and the size at which it was shown."""
+    corners = ", ".join(f"{v:.0f}" for v in call.region)
+    width, height = call.picture.size
+    return f"  -> shown: ({corners}) of the picture, at {width} x {height} pixels"

@@ -1,0 +1,61 @@
+"""Several seeds of one run, one after the other, and a page that compares them: `train.py --seeds 0,1,2`.
+
+Each is a process of its own. The same command again goes on where it was stopped.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from compare import scores_text
+from report import make_page
+from runs import usual_name
+
+OWN = ("seeds", "out", "resume")  # flags that each run gets from here
+
+
+def run_seeds(knobs, argv: list[str]) -> int:
+    """Do or finish all runs; returns the exit code. argv: of train.py."""
+    begin = knobs.out or usual_name(knobs)
+    runs = []
+    for seed in knobs.seeds.split(","):
+        run = f"{begin}-seed{seed}"
+        runs.append(Path(run))
+        command = [sys.executable, argv[0], *without(argv[1:], OWN)]
+        command += ["--seed", seed, "--out", run, "--resume"]
+        print(f"\nseed {seed}: {run}", flush=True)
+        code = call(command)
+        if code:
+            print(f"stopped at seed {seed}; the same command goes on", flush=True)
+            return code
+    print("\n" + scores_text(runs))
+    page = make_page(runs, Path(f"{begin}-seeds.html"))
+    print(f"page:   {page}")
+    return 0
+
+
+def without(argv: list[str], names) -> list[str]:
+    """The words of a command line but for these flags and what follows them.
+
+    >>> without(["--lr", "1", "--out=x", "--seeds", "0,1", "--resume", "--plan"], OWN)
+    ['--lr', '1', '--plan']
+    """
+    kept = []
+    dropping = False
+    for word in argv:
+        if word.startswith("--"):
+            flag = word[2:].split("=")[0]
+            dropping = flag in names
+        if not dropping:
+            kept.append(word)
+    return kept
+
+
+def call(command: list[str]) -> int:
+    """Run a command to its end, and pass on what asks us to stop."""
+    child = subprocess.Popen(command)
+    # A terminal sends Ctrl-C to both; the run ends itself, and we with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+    return child.wait()
