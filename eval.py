@@ -601,7 +601,23 @@ def make_result(name: str, records: list[dict], protocol: dict) -> dict:
         result["note"] = benchmark.note
         figures = dict(zip(("Qwen2.5-VL-7B", "DeepEyes-7B"), benchmark.published))
         result["published, percent, not measured here"] = figures
+        result["unlike the paper"] = unlike_paper(protocol)
     return result
+
+
+def unlike_paper(protocol: dict) -> list[str]:
+    """In what a run differs from what the paper's figures were measured with: the model first.
+
+    >>> unlike_paper({"model": "tiny", "look_pixels": 16384 * 28 * 28, "max_turns": 4, "options": "none"})
+    ['model tiny', 'max_turns 4 (paper: 11)']
+    """
+    found = [f"model {protocol['model']}"]
+    for name, value in PAPER.items():
+        if protocol.get(name, value) != value:
+            found.append(f"{name} {protocol[name]} (paper: {value})")
+    if protocol["options"] == "shuffled by item":
+        found.append("options shuffled (paper: as the benchmark has them)")
+    return found
 
 
 def result_text(result: dict) -> str:
@@ -628,6 +644,7 @@ def result_text(result: dict) -> str:
     if published := result.get("published, percent, not measured here"):
         figures = ", ".join(f"{model} {value}" for model, value in published.items())
         lines.append("the paper's figures, not measured here: " + figures)
+        lines.append("this run is unlike theirs in: " + ", ".join(result["unlike the paper"]))
     lines.append(
         "protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
     )

@@ -344,8 +344,9 @@ def knobs_text(knobs) -> str:
     words = []
     for name, value in asdict(knobs).items():
         if value not in ("", False, []):
-            words.append(f"--{name} {value}")
-    return textwrap.fill("  ".join(words), 110, break_on_hyphens=False)
+            words.append(f"--{name}\N{NO-BREAK SPACE}{value}")
+    text = textwrap.fill("  ".join(words), 110, break_on_hyphens=False)
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def has_run(out: str) -> bool:

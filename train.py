@@ -362,6 +362,7 @@ class ZoomGRPOTrainer(SafeTrainer):
         row["logp_gap"] = max(part["logp_gap"] for part in parts)
         row |= self.number_stats(logs["grad_norm"])
         row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
+        asked = row.pop("asked_to_stop") > 0
         runs.append_rows(self.run / "metrics.jsonl", row)
         self.rows.append(row)
         print(runs.step_text(row, self.args.max_steps, self.rows), flush=True)
@@ -371,7 +372,6 @@ class ZoomGRPOTrainer(SafeTrainer):
         is_new = self.knobs.guard != "off" and print_new_troubles(
             self.rows, self.known_troubles
         )
-        asked = row.pop("asked_to_stop") > 0
         return asked or (is_new and self.knobs.guard == "stop")
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
@@ -434,9 +434,10 @@ def build_trainer(
 def main(knobs: Knobs) -> None:
     began = time.time()
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
-    prepare_libraries(knobs.threads)
     transformers.set_seed(knobs.seed)
     samples, questions = load_questions(knobs)
+    resolve(knobs.model)  # fetched here, where the Hub's progress bars are on
+    prepare_libraries(knobs.threads)
     if state.is_main_process:
         knobs.out = str(runs.make_run_folder(knobs))
     (knobs.out,) = broadcast_object_list([knobs.out])
@@ -496,5 +497,5 @@ if __name__ == "__main__":
             print(plan.table(KNOBS))
             print(pace.time_here(KNOBS, WORLD))
             sys.exit()
-        resolve(KNOBS.model)
+        resolve(KNOBS.model, weights=False)  # is there such a model? Before the data are fetched
         main(KNOBS)

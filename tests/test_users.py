@@ -1,0 +1,216 @@
+"""Where users stumbled: several seeds in a night, a typo, a name of another program, one picture of one's own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from test_safe import SMALL
+from test_train import build, metrics, random_turn  # noqa: F401
+from transformers import TrainerCallback
+
+import benchmarks
+import knobs
+import tools
+import train
+from ask import answer_text
+from compare import score_rows, scores_text
+from data import Sample, load
+from eval import unlike_paper
+from rollout import Trajectory
+
+NIGHT = ["--seeds", "0,1", "--steps", "2", *SMALL, "--eval_size", "4"]
+
+
+def run(script, *arguments, cwd=ROOT, **more):
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **more)
+
+
+def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
+    """Killed in the second run; the same command ends with both and one page."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, NIGHT), "--out", "night"]
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(
+            command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
+        second_run = tmp_path / "night-seed1" / "args.json"
+        for _ in range(1200):
+            if second_run.exists():
+                break
+            time.sleep(0.1)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert second_run.exists(), (tmp_path / "log").read_text()
+    done = run("train.py", *NIGHT, "--out", "night", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for seed in range(2):
+        folder = tmp_path / f"night-seed{seed}"
+        assert [row["step"] for row in metrics(folder)] == [1, 2]
+        assert json.loads((folder / "args.json").read_text())["seed"] == seed
+    assert "after: on" in done.stdout and "night-seeds.html" in done.stdout
+    page = (tmp_path / "night-seeds.html").read_text()
+    assert "night-seed0" in page and "night-seed1" in page
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--seeds", "0,1", "--seed", "1"], "give one of them"),
+        (["--seeds", "0;1"], "numbers with commas"),
+        (["--seeds", "-1"], "numbers with commas"),
+        (["--device", "cuda"], "CUDA_VISIBLE_DEVICES"),
+        (["--learning_rate", "1"], "did you mean --lr?"),
+        (["--output_dir=x"], "did you mean --out?"),
+        (["--max_steps", "3"], "did you mean --steps?"),
+        (["--epochs", "3"], "did you mean --steps?"),
+        (["--num_generations", "3"], "did you mean --group?"),
+        (["--batch_size", "3"], "did you mean --prompts?"),
+        (["--max_samples", "3"], "did you mean --limit?"),
+        (["--wandb"], "did you mean --report_to?"),
+        (["--report_to", "wandb"], "pip install wandb"),
+        (["--data", "deepeye"], "did you mean deepeyes?"),
+        (["--data", "vstar"], "eval.py --data vstar"),
+    ],
+)
+def test_what_was_meant_is_said_before_anything_is_loaded(argv, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.read_knobs(argv)
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and said in lines[0]
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "select_data.py"])
+def test_a_typo_costs_no_heavy_import(script):
+    code = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--typo"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["2", "False"], done.stderr
+
+
+def test_help_has_both_values_and_the_plan_all_knobs(tmp_path):
+    text = " ".join(run("train.py", "--help").stdout.split())
+    for name, value in knobs.big_values(train.Knobs).items():
+        usual = getattr(train.Knobs(), name)
+        assert f"(big: {value}) (default: {usual})" in text, name
+    plan = run("train.py", "--model", "qwen2.5-vl-7b", "--plan").stdout
+    for flag in ("--lr 2e-05", "--batch 32", "--quantize 4bit", "--crop_pixels 313600"):
+        assert flag in plan
+    assert "expected peak" in plan and "a step" in plan
+
+
+def test_names_that_are_known_before_anything_heavy_is_imported():
+    kinds = {name: benchmark.kind for name, benchmark in benchmarks.BENCHMARKS.items()}
+    assert kinds == knobs.BENCHMARKS
+
+
+def test_a_run_says_where_its_page_is_and_how_long_it_takes(tmp_path):
+    """The page stands there after the first step, and what a tracker gets is the step's whole row."""
+    done = run("train.py", "--out", "mine", "--steps", "2", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    address = (tmp_path / "mine" / "report.html").as_uri()
+    assert address in done.stdout.split("reward")[0] and "min left" in done.stdout
+
+
+def test_a_tracker_gets_the_whole_row(build, script, tmp_path):  # noqa: F811
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **more):
+            seen.append(dict(logs))
+
+    script(random_turn)
+    trainer = build(steps=2)
+    trainer.add_callback(Tracker())
+    trainer.train()
+    rows = metrics(tmp_path)
+    assert len(seen) == len(rows) == 2
+    for logs, row in zip(seen, rows):
+        known = {key: value for key, value in row.items() if value is not None}
+        assert known.items() <= logs.items() and "learning_rate" in logs
+    assert trainer.state.log_history == []  # it would be written with every checkpoint
+
+
+def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
+    for name, seed, bonus, right in (
+        ("a", 0, "none", 0.8),
+        ("b", 1, "none", 0.9),
+        ("c", 0, "x", 0.5),
+    ):
+        run_folder = tmp_path / name
+        run_folder.mkdir()
+        args = {"seed": seed, "bonus": bonus, "out": name}
+        (run_folder / "args.json").write_text(json.dumps(args))
+        summary = {"accuracy": right, "tool_rate": 1.0}
+        scores = {"after": {"on": {"all": summary, "read": summary}}, "before": {}}
+        (run_folder / "eval.json").write_text(json.dumps(scores))
+    folders = [tmp_path / name for name in "abc"]
+    first, second = score_rows(folders)
+    assert (first["group"], first["runs"], second["runs"]) == ("bonus none", 2, 1)
+    found = first["kinds"]["read"]
+    assert (found["low"], found["high"]) == (0.8, 0.9) and abs(found["mean"] - 0.85) < 1e-9
+    text = scores_text(folders)
+    assert "0.85 (0.80 to 0.90)" in text and text.count("after: on") == 2
+
+
+def test_the_papers_figures_come_with_what_differs():
+    protocol = {"model": "tiny", "look_pixels": 12544, "options": "shuffled by item"}
+    found = ", ".join(unlike_paper(protocol))
+    assert "model tiny" in found and "look_pixels 12544 (paper: 12845056)" in found
+    assert "options shuffled" in found
+
+
+# --------------------------------------------------------------------------------------------------
+# One picture.
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photo")
+    sample = next(s for s in load("toy", split="test", limit=20) if s.meta["kind"] == "read")
+    sample.open().save(folder / "photo.jpg")
+    return folder
+
+
+def test_asking_needs_a_model(photo):
+    done = run("eval.py", "--ask", "photo.jpg", "What?", cwd=photo)
+    assert done.returncode == 2 and "--model" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_questions_one_after_the_other(photo):
+    """Read line by line; a line that can't be asked costs itself alone; all stand on one page."""
+    lines = "What letter is on the red tile?\n<|image_pad|>\nWhat letter is on the blue tile?\n\nnever\n"
+    argv = ["--model", "tiny", "--ask", "photo.jpg", "--threads", "1"]
+    done = run("eval.py", *argv, cwd=photo, input=lines)
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+    assert (
+        done.stdout.count("answer:") == 2
+        and "not asked: the question holds special" in done.stdout
+    )
+    assert "right" not in done.stdout
+    page = (photo / "runs" / "ask-tiny" / "report.html").read_text()
+    assert "the red tile" in page and "the blue tile" in page and "never" not in page
+
+
+def test_a_refused_call_is_shown_with_its_reason(photo):
+    trajectory = Trajectory(Sample("1", b"", "?", "?"), [])
+    trajectory.turns = ["<tool_call>no</tool_call>", "<answer>A</answer>"]
+    trajectory.calls = [tools.Call(error="the tool call is not valid JSON.")]
+    trajectory.answer = "A"
+    trajectory.stop = "answer"
+    text = answer_text(trajectory)
+    assert (
+        "-> refused: the tool call is not valid JSON." in text and "answer: A (0 zooms)" in text
+    )
