@@ -6,6 +6,7 @@ The picture alone: questions are read line by line, and the model is loaded once
 import sys
 from pathlib import Path
 
+import tools
 from data import Sample, check
 from knobs import fail, rollout_limits
 from model import load_model, pixel_budgets, prepare_libraries
@@ -14,8 +15,11 @@ from runs import read_rows, store_answer
 from scores import answer_questions
 
 
-def ask(knobs) -> Path:
-    """Answer what is asked in the knobs of eval.py, print how, and write it to a page, which is returned."""
+def ask(knobs, wording: tuple[str, str] | None = None) -> Path:
+    """Answer what is asked in the knobs of eval.py, print how, and write it to a page, which is returned.
+
+    wording: of the prompt, for a model that was trained with other words.
+    """
     picture, *questions = knobs.ask
     Sample("ask", picture, "?", "?").open()  # raises ValueError where it can't be read
     prepare_libraries(knobs.threads)
@@ -29,13 +33,15 @@ def ask(knobs) -> Path:
     settings = rollout_limits(knobs) | {"temperature": knobs.temperature}
     asked = len(read_rows(out / "trajectories.jsonl"))
     for number, question in enumerate(questions or lines_of_a_user(), asked + 1):
-        sample = Sample(f"ask-{number}", picture, question, "?", source="ask")
+        sample = Sample(f"ask-{number}", picture, question, "?", source="ask", wording=wording)
         try:
             check(sample)
         except ValueError as error:
             print(f"not asked: {error}")
             continue
         (trajectory,) = answer_questions(model, processor, [sample], "on", **settings)
+        if wording:
+            trajectory.answer = trajectory.answer or last_message(trajectory)
         print(answer_text(trajectory), flush=True)
         store_answer(out, trajectory, None, "on", processor.tokenizer)
         make_page(out)
@@ -52,6 +58,19 @@ def lines_of_a_user():
         if not line:
             return
         yield line
+
+
+def last_message(trajectory) -> str | None:
+    """What a model said that was asked in other words than ours: in tags, in a box, or all after its thought.
+
+    None where it was cut, or ran out of turns.
+    """
+    if trajectory.stop != "no_call":
+        return None
+    said = trajectory.turns[-1].rpartition("</think>")[2].strip()
+    tagged = tools.find_answer(said)
+    boxed = tools.find_answer(said, boxed=True)
+    return tagged or boxed or said or None
 
 
 def answer_text(trajectory) -> str:

@@ -191,7 +191,7 @@ import torch
 from tqdm import tqdm
 
 import tools
-from ask import ask
+from ask import ask, last_message
 from benchmarks import BENCHMARKS as RECORDS
 from benchmarks import grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
@@ -465,19 +465,6 @@ def make_jobs(knobs: Knobs, samples: list[Sample], done: set) -> list[Job]:
     ]
 
 
-def last_message(trajectory) -> str | None:
-    """What a model said that was asked in other words than ours: in tags, in a box, or all after its thought.
-
-    None where it was cut, or ran out of turns.
-    """
-    if trajectory.stop != "no_call":
-        return None
-    said = trajectory.turns[-1].rpartition("</think>")[2].strip()
-    tagged = tools.find_answer(said)
-    boxed = tools.find_answer(said, boxed=True)
-    return tagged or boxed or said or None
-
-
 def answer_job(
     job: Job, samples: list[Sample], model, processor, knobs: Knobs, judge
 ) -> list[tuple]:
@@ -611,11 +598,11 @@ def unlike_paper(protocol: dict) -> list[str]:
     >>> unlike_paper({"model": "tiny", "look_pixels": 16384 * 28 * 28, "max_turns": 4, "options": "none"})
     ['model tiny', 'max_turns 4 (paper: 11)']
     """
-    found = [f"model {protocol['model']}"]
+    found = [f"model {protocol.get('model')}"]
     for name, value in PAPER.items():
         if protocol.get(name, value) != value:
             found.append(f"{name} {protocol[name]} (paper: {value})")
-    if protocol["options"] == "shuffled by item":
+    if protocol.get("options") == "shuffled by item":
         found.append("options shuffled (paper: as the benchmark has them)")
     return found
 
@@ -657,7 +644,8 @@ def result_text(result: dict) -> str:
 
 def main(knobs: Knobs) -> None:
     if knobs.ask:
-        print(f"page:   {ask(knobs)}")
+        wording = read_prompt(knobs.prompt) if knobs.prompt else None
+        print(f"page:   {ask(knobs, wording)}")
         return
     samples = load_questions(knobs)
     if not samples:

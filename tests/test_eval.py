@@ -486,7 +486,7 @@ def test_a_policy_that_always_says_a_is_exposed(tmp_path, monkeypatch):
         for end in ("jpg", "json"):
             copy = tmp_path / "direct_attributes" / f"sa_{i}.{end}"
             copy.write_bytes((tmp_path / "direct_attributes" / f"sa_0.{end}").read_bytes())
-    argv = ["--data", "vstar", "--root", str(tmp_path)]
+    argv = ["--model", "tiny", "--data", "vstar", "--root", str(tmp_path)]
     official, shuffled_ = (
         load_questions(read_knobs(argv + more)) for more in (["--official_order"], [])
     )
@@ -1074,6 +1074,8 @@ def test_a_benchmark_through_the_command(tmp_path):
     make_vstar(tmp_path / "vstar")
     (tmp_path / "vstar" / "direct_attributes" / "sa_3.jpg").write_bytes(b"not a picture")
     argv = [
+        "--model",
+        "tiny",
         "--data",
         "vstar",
         "--root",
@@ -1095,6 +1097,7 @@ def test_a_benchmark_through_the_command(tmp_path):
         "12 questions here, 191 in the public copy",
         "DeepEyes-7B 90.1",
         "not measured here",
+        "unlike theirs in: model tiny, look_pixels 12544 (paper: 12845056)",
         "avg@2",
     ):
         assert said in done.stdout, said
@@ -1104,7 +1107,7 @@ def test_a_benchmark_through_the_command(tmp_path):
 def test_the_papers_protocol(tmp_path):
     """Its pixels, turns, tokens and order; what is given by hand wins; the question as in the file."""
     make_vstar(tmp_path)
-    argv = ["--data", "vstar", "--root", str(tmp_path)]
+    argv = ["--model", "tiny", "--data", "vstar", "--root", str(tmp_path)]
     knobs = read_knobs([*argv, "--protocol", "paper", "--max_turns", "6"])
     assert knobs.look_pixels == knobs.crop_pixels == 16384 * 28 * 28
     assert (knobs.max_turns, knobs.max_turn_tokens, knobs.temperature) == (6, 10240, 0)
@@ -1159,7 +1162,9 @@ def test_another_models_words(processor, tmp_path):
     file = tmp_path / "words.txt"
     file.write_text("You look closely.\n\n# Tools\n{...}\n---\nQuestion: {question}\nLook, then answer.\n")
     PICTURE.save(tmp_path / "a.png")
-    argv = ["--ask", str(tmp_path / "a.png"), "What is it?", "--prompt", str(file)]
+    row = {"image": "a.png", "question": "What is it?", "answer": "red"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    argv = ["--data", str(tmp_path), "--split", "all", "--arms", "on", "--prompt", str(file)]
     (sample,) = load_questions(read_knobs(argv))
     limits = Limits(112 * 112, 112 * 112, max_turns=3, max_turn_tokens=200, max_tokens=999)
     episodes = Episodes(processor, limits, seed=0)
@@ -1173,7 +1178,7 @@ def test_another_models_words(processor, tmp_path):
     crop = decode(episodes.end_turn(i, ids, [0.0] * len(ids)).ids)
     assert "<|vision_end|>\nLook, then answer.</tool_response>" in crop
     protocols = []
-    for each in (argv, argv[:3]):
+    for each in (argv, argv[:-2]):
         knobs = read_knobs(each)
         protocols.append(eval.make_protocol(knobs, load_questions(knobs)))
     assert protocols[0]["prompts"] != protocols[1]["prompts"]
@@ -1182,7 +1187,8 @@ def test_another_models_words(processor, tmp_path):
 def test_asking_about_a_picture_of_ones_own(tmp_path):
     PICTURE.save(tmp_path / "photo.jpg")
     done = command(
-        "--ask", "photo.jpg", "What letter is on the red tile?", "--threads", "1", cwd=tmp_path
+        "--model", "tiny", "--ask", "photo.jpg", "What letter is on the red tile?", "--threads", "1",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "answer:" in done.stdout
@@ -1194,7 +1200,7 @@ def test_asking_about_a_picture_of_ones_own(tmp_path):
     "argv, said",
     [
         (["--ask", "nowhere.jpg", "What?"], "no such picture"),
-        (["--ask", "one"], "takes a picture and a question"),
+        (["--ask", "a.png", "What?"], "--model: which?"),
         (["--arms", "on,sideways"], "unknown arm sideways"),
         (["--repeats", "2", "--temperature", "0"], "greedy"),
         (["--limit", "0"], "--limit"),
@@ -1205,7 +1211,8 @@ def test_asking_about_a_picture_of_ones_own(tmp_path):
         (["--lim", "5"], "unrecognized arguments"),
         (["--look_pixels", "5"], "look_pixels must be between"),
         (["--data", "DATA", "--arms", "oracle"], "no arm is left"),
-        (["--data", "vstar", "--root", "/nowhere"], "no such folder"),
+        (["--data", "vstar", "--root", "/nowhere"], "--model: which?"),
+        (["--data", "vstar", "--root", "/nowhere", "--model", "tiny"], "no such folder"),
         (["--prompt", "/nowhere.txt"], "--prompt /nowhere.txt: can't be read"),
         (["--prompt", "DATA/rows.jsonl", "--arms", "on"], "must hold {question} once"),
         (["--prompt", "DATA/special.txt", "--arms", "on"], "no special tokens"),
@@ -1225,9 +1232,9 @@ def test_mistakes_are_one_line(argv, said, tmp_path):
 
 
 def test_reasoning_is_asked_without_the_zoom_by_default():
-    assert read_knobs(["--data", "mathvista"]).arms == "off"
-    assert read_knobs(["--data", "mathvista", "--zoom"]).arms == "on,off"
-    assert read_knobs(["--data", "vstar"]).limit == 0 and math.isclose(
+    assert read_knobs(["--model", "tiny", "--data", "mathvista"]).arms == "off"
+    assert read_knobs(["--model", "tiny", "--data", "mathvista", "--zoom"]).arms == "on,off"
+    assert read_knobs(["--model", "tiny", "--data", "vstar"]).limit == 0 and math.isclose(
         read_knobs([]).temperature, 0
     )
 
