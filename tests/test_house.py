@@ -50,6 +50,7 @@ ORDER = [
     "benchmarks.reasoning",
     "benchmarks.record",
     "report",
+    "story",
     "pace",
     "switches",
     "safe.ends",
@@ -95,7 +96,7 @@ def test_docstring_examples(name):
 
 
 def test_pure_functions_have_examples():
-    names = "tools reward answers report scores model fast.packed data select_data eval controls train"
+    names = "tools reward answers report story scores model fast.packed data select_data eval controls train"
     names = [*names.split(), "benchmarks.record", "benchmarks.grounding"]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30
