@@ -220,9 +220,8 @@ def asked(args: dict, stored: dict) -> str:
     if not knobs.get("data"):
         return ""
     text = f"{knobs.get('model')} on {knobs['data']}"
-    if "group" in args:
-        steps = f"{args['steps']} steps of {args['prompts']} questions"
-        text += f", {steps} with {args['group']} tries each"
+    if {"steps", "prompts", "group"} <= args.keys():
+        text += f", {args['steps']} steps of {args['prompts']} questions with {args['group']} tries each"
     tables = stored.get("arms") or stored.get("after") or stored.get("before") or {}
     for kinds in tables.values():
         if n := kinds["all"].get("n"):
