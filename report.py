@@ -313,7 +313,7 @@ def draw_line(axis, runs: list[Path], key: str, label: str, color: str) -> None:
     values = np.array(values, dtype=float)  # (runs, steps)
     if len(runs) == 1:
         raw = np.array([row.get(key) for row in rows[0]], dtype=float)  # None becomes nan
-        axis.plot(steps, raw, color=color, alpha=0.25, linewidth=1)
+        axis.plot(steps, raw, ".-", color=color, alpha=0.25, linewidth=1, markersize=2)
     else:
         axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
     axis.plot(steps, values.mean(0), color=color, label=label)

@@ -33,6 +33,7 @@ LOOKS = {
     "no": ", as good: it does not look",
     "unclear": ": too few questions to say whether it looks",
 }
+WITHOUT = {"off": ", no zoom on offer", "blank": ", every crop blank"}
 BLIND = "It zooms, but does not look"
 # What each arm is, beside its scores.
 ARM_WORDS = {
@@ -106,28 +107,32 @@ def sentence_of_arms(stored: dict) -> tuple[str, str]:
         return f"Asked with {words}", f"right {percent(only['accuracy'])} %{bounds(only)}"
     on = arms["on"]
     off = arms.get("off")
+    paired = stored.get("paired", {})
     numbers = f"right {percent(on['accuracy'])} %{bounds(on)}"
     if off is None:
         lead = "Asked with the zoom on offer"
     else:
-        paired = stored.get("paired", {}).get("on against off", {})
-        lead = OFFER[compare(on, off, paired.get("p"))]
+        lead = OFFER[compare(on, off, paired.get("on against off", {}).get("p"))]
         numbers += f" with it, {percent(off['accuracy'])} % without"
     if on["tool_rate"] < HARDLY:
         lead = "It does not zoom"
     numbers += f", zooms {percent(on['tool_rate'])} %"
-    return with_blank(lead, numbers, on, arms.get("blank"))
+    p = paired.get("on against blank", {}).get("p")
+    return with_blank(lead, numbers, on, arms.get("blank"), p)
 
 
-def with_blank(lead: str, numbers: str, on: dict, blank: dict | None) -> tuple[str, str]:
-    """A sentence, and what blank crops say about it: does it use what they show?"""
+def with_blank(
+    lead: str, numbers: str, on: dict, blank: dict | None, p: float | None = None
+) -> tuple[str, str]:
+    """A sentence, and what blank crops say about it: does it use what they show? p: of the paired test, where
+    that is known."""
     if blank is None or on["tool_rate"] < HARDLY:
         return lead, numbers
     looks = "unclear"
     if on["accuracy"] - blank["accuracy"] <= ALIKE:
         looks = "no"
         lead = BLIND
-    elif compare(on, blank) == "better":
+    elif compare(on, blank, p) == "better":
         looks = "yes"
     share = percent(blank["accuracy"])
     return lead, f"{numbers}, with the crop blanked {share} %{LOOKS[looks]}"
@@ -222,6 +227,7 @@ def asked(args: dict, stored: dict) -> str:
     text = f"{knobs.get('model')} on {knobs['data']}"
     if {"steps", "prompts", "group"} <= args.keys():
         text += f", {args['steps']} steps of {args['prompts']} questions with {args['group']} tries each"
+        text += WITHOUT.get(args.get("tool"), "")
     tables = stored.get("arms") or stored.get("after") or stored.get("before") or {}
     for kinds in tables.values():
         if n := kinds["all"].get("n"):
@@ -270,15 +276,15 @@ def without_thin_means(row: dict, trajectories: int) -> dict:
 
 
 def smooth(values: list[float | None], window: int = RECENT) -> list[float]:
-    """Trailing mean over the last `window` steps; steps without a value take no part.
+    """Trailing mean over the last `window` steps; steps without a value take no part, and get none.
 
-    >>> smooth([1.0, None, 3.0], window=2)
-    [1.0, 1.0, 3.0]
+    >>> smooth([1.0, None, 3.0, 5.0], window=3)
+    [1.0, nan, 2.0, 4.0]
     """
     result = []
-    for i in range(len(values)):
+    for i, value in enumerate(values):
         recent = [v for v in values[max(0, i + 1 - window) : i + 1] if v is not None]
-        result.append(sum(recent) / len(recent) if recent else float("nan"))
+        result.append(float("nan") if value is None else fmean(recent))
     return result
 
 
