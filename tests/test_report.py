@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import pytest
+from browser import CHROMIUM
 from PIL import Image
 
 import report
@@ -17,8 +18,6 @@ from report import draw_curves, history, make_page, patterns, same_but_seed, spr
 from rollout import rollout
 from runs import observed_texts
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
 LETTERS = "ACHX"
 
