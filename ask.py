@@ -4,6 +4,7 @@ The picture alone: questions are read line by line, and the model is loaded once
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import tools
@@ -39,6 +40,7 @@ def ask(knobs, wording: tuple[str, str] | None = None) -> Path:
         except ValueError as error:
             print(f"not asked: {error}")
             continue
+        sample = replace(sample, answer="")  # nobody knows it
         (trajectory,) = answer_questions(model, processor, [sample], "on", **settings)
         if wording:
             trajectory.answer = trajectory.answer or last_message(trajectory)

@@ -18,6 +18,19 @@ from boxes import iou
 from compare import same_but_seed, scores_text
 from knobs import Help, fail, read_json, write_whole
 from runs import read_rows
+from story import (
+    ARM_WORDS,
+    LEAST,
+    asked,
+    asked_again,
+    box_clouds,
+    health_word,
+    reach,
+    sentence,
+    small_curves,
+    smooth,
+    without_thin_means,
+)
 
 PICTURE_BYTES = 9_000_000  # of all pictures in a page; they are made smaller until they fit
 SIDES = (640, 448, 320, 224, 160, 112, 80)  # px
@@ -142,12 +155,19 @@ def history(rows: list[dict]) -> list[dict]:
 STATED = re.compile(r"(?:answer is|it is|it's|=)\s*\**([A-Za-z0-9]+)")
 
 
-def patterns(row: dict) -> list[str]:
-    """The paper's thinking patterns, by rules on the record of a trajectory.
+PATTERNS = {
+    "search": "a box apart from the one before, which touched no target",
+    "comparison": "boxes on different targets",
+    "confirmation": "a box over an earlier one",
+    "correction": "an answer stated before a crop is not the final one",
+}
 
-    search: a box apart from the one before, which touched no target. comparison: boxes on different targets.
-    confirmation: a box over an earlier one (IoU above 0.5). correction: an answer stated before a crop (after
-    "answer is", "it is" or "=") is not the final one, though of its kind, with one target at most.
+
+def patterns(row: dict) -> list[str]:
+    """The paper's thinking patterns (see `PATTERNS`), by rules on the record of a trajectory.
+
+    Over an earlier box: an IoU above 0.5. An answer is stated after "answer is", "it is" or "="; the final
+    one must be of its kind, with one target at most.
 
     >>> patterns({"boxes": [[0, 0, 9, 9], [50, 50, 60, 60]], "targets": [[50, 50, 60, 60]], "turns": []})
     ['search']
@@ -252,22 +272,12 @@ def encode(files: list[Path]) -> dict[str, str]:
 # Curves.
 
 
-def smooth(values: list[float | None], window: int = 5) -> list[float]:
-    """Trailing mean over the last `window` steps; steps without a value take no part.
-
-    >>> smooth([1.0, None, 3.0], window=2)
-    [1.0, 1.0, 3.0]
-    """
-    result = []
-    for i in range(len(values)):
-        recent = [v for v in values[max(0, i + 1 - window) : i + 1] if v is not None]
-        result.append(sum(recent) / len(recent) if recent else float("nan"))
-    return result
-
-
 def series(run: Path) -> list[dict]:
-    """A run's metrics, with what is computed from them."""
+    """A run's metrics without means over very few trajectories, and with what is computed from the rest."""
     rows = read_rows(run / "metrics.jsonl")
+    args = read_json(run / "args.json")
+    if "prompts" in args and "group" in args:
+        rows = [without_thin_means(row, args["prompts"] * args["group"]) for row in rows]
     for row in rows:
         zoom = row.get("acc_zoom")
         none = row.get("acc_no_zoom")
@@ -286,7 +296,7 @@ def draw_line(axis, runs: list[Path], key: str, label: str, color: str) -> None:
     values = np.array(values, dtype=float)  # (runs, steps)
     if len(runs) == 1:
         raw = np.array([row.get(key) for row in rows[0]], dtype=float)  # None becomes nan
-        axis.plot(steps, raw, color=color, alpha=0.25, linewidth=1)
+        axis.plot(steps, raw, ".-", color=color, alpha=0.25, linewidth=1, markersize=2)
     else:
         axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
     axis.plot(steps, values.mean(0), color=color, label=label)
@@ -320,7 +330,11 @@ def draw_curves(runs, out: Path | None = None) -> Path:
     axes.flat[-1].axis("off")
     bands = max(map(len, groups.values())) > 1
     seeds = "bands from the lowest to the highest seed" if bands else "thin lines are steps"
-    figure.suptitle(f"{' | '.join(groups)[:110]}: means over 5 steps; {seeds}", fontsize=11)
+    figure.suptitle(
+        f"{' | '.join(groups)[:110]}: means over 5 steps; {seeds}; without points of fewer than {LEAST}"
+        " trajectories",
+        fontsize=11,
+    )
     figure.savefig(out, dpi=80)
     plt.close(figure)
     return out
@@ -363,9 +377,59 @@ def stored_scores(labels: dict[Path, str]) -> tuple[dict, dict]:
     return scores, details
 
 
+def tell(run: Path, label: str) -> dict:
+    """What a run has to tell: its sentence, its health, and with what they were got."""
+    args = read_json(run / "args.json")
+    stored = read_json(run / "eval.json")
+    rows = series(run)
+    troubles = history(rows)
+    last = rows[-1] if rows else {}
+    knobs = shareable(args)
+    return {
+        "label": label,
+        "sentence": sentence(args, rows, stored),
+        "asked": asked(knobs, stored | {"protocol": shareable(stored.get("protocol", {}))}),
+        "args": knobs,
+        "trained": (run / "metrics.jsonl").exists(),
+        "health": health_word(troubles, last.get("step")),
+        "troubles": troubles,
+        "first_step": rows[0]["step"] if rows else None,
+        "last": last,
+        "curves": small_curves(rows),
+    }
+
+
+def shown_rows(run: Path) -> list[dict]:
+    """The stored trajectories that go into the page: groups newest first, probe questions oldest first."""
+    rows = spread_out(read_rows(run / "trajectories.jsonl"), GROUPS)
+    for row in rows:
+        row["patterns"] = patterns(row)
+        row["turns"] = [
+            turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]
+        ]
+        # Bare file names: no path may lead out of the folder.
+        row["pictures"] = [Path(name).name for name in row["pictures"]]
+    return sorted(rows, key=lambda row: row["step"] if row.get("probe") else -row["step"])
+
+
+def count_patterns(rows: list[dict]) -> dict:
+    """How often each pattern was found, over all and by step; those that never were are left out."""
+    by_step = defaultdict(Counter)
+    for row in rows:
+        by_step[row["step"]].update(row["patterns"])
+        by_step[row["step"]]["trajectories"] += 1
+    total = sum(by_step.values(), Counter())
+    return {
+        "total": total,
+        "steps": sorted(by_step.items()),
+        "found": [name for name in PATTERNS if total[name]],
+        "never": [name for name in PATTERNS if not total[name]],
+    }
+
+
 def make_page(runs, out: Path | None = None) -> Path:
-    """Write `report.html` of a run, or `compare.html` beside several: curves, health and scores of all,
-    patterns and trajectories of the first."""
+    """Write `report.html` of a run, or `compare.html` beside several: sentence, curves, health and scores of
+    all, patterns and trajectories of the first."""
     from jinja2 import Environment, FileSystemLoader
 
     runs = [runs] if isinstance(runs, Path) else runs
@@ -375,40 +439,32 @@ def make_page(runs, out: Path | None = None) -> Path:
     trained = [each for each in runs if (each / "metrics.jsonl").exists()]
     curves = draw_curves(trained, curves_beside(out)) if trained else None
     labels = dict(zip(runs, labels_of(runs)))
-    metrics = series(run)
-    troubles = []
-    for each in trained:
-        for trouble in history(series(each)):
-            name = trouble["name"] if alone else f"{labels[each]}: {trouble['name']}"
-            troubles.append(trouble | {"name": name})
-    shown = spread_out(read_rows(run / "trajectories.jsonl"), GROUPS)
-    for row in shown:
-        row["patterns"] = patterns(row)
-        row["turns"] = [
-            turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]
-        ]
-        # Bare file names: no path may lead out of the folder.
-        row["pictures"] = [Path(name).name for name in row["pictures"]]
+    shown = shown_rows(run)
     names = sorted({name for row in shown for name in row["pictures"]})
-    counted = defaultdict(Counter)
-    for row in shown:
-        counted[row["step"]].update(row["patterns"])
-        counted[row["step"]]["trajectories"] += 1
     scores, details = stored_scores(labels)
+    clouds = box_clouds(shown) if trained else []
+    again = asked_again(shown)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("report.jinja").render(
+    environment.trim_blocks = True
+    environment.lstrip_blocks = True
+    page = environment.get_template("page/report.jinja").render(
         title=", ".join(labels.values()),
-        args=shareable(read_json(run / "args.json")),
+        alone=alone,
+        stories=[tell(each, label) for each, label in labels.items()],
         nonce=secrets.token_hex(16),
-        troubles=troubles,
-        last=metrics[-1] if metrics else {},
         panels=PANELS,
         curves=curves and data_url(curves.read_bytes(), "png"),
-        patterns={step: dict(count) for step, count in sorted(counted.items())},
+        clouds=clouds,
+        reach=reach(clouds),
+        again=again,
+        patterns=count_patterns(shown),
+        pattern_words=PATTERNS,
         scores=scores,
         details=details,
+        arm_words=ARM_WORDS,
         data={
             "trajectories": shown,
+            "again": again["ids"],
             "pictures": encode([run / "pictures" / name for name in names]),
         },
     )

@@ -54,6 +54,7 @@ ORDER = [
     "safe.seeds",
     "report",
     "compare",
+    "story",
     "pace",
     "switches",
     "plan",
@@ -98,7 +99,7 @@ def test_docstring_examples(name):
 
 
 def test_pure_functions_have_examples():
-    names = "tools reward answers report scores model fast.packed data select_data eval controls train"
+    names = "tools reward answers report story scores model fast.packed data select_data eval controls train"
     names = [*names.split(), "benchmarks.record", "benchmarks.grounding"]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30

@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import time
+from functools import partial
 
 import pytest
+from browser import CHROMIUM
 from PIL import Image
 
 import report
@@ -17,8 +19,6 @@ from report import draw_curves, history, make_page, patterns, spread_out
 from rollout import rollout
 from runs import observed_texts
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
 LETTERS = "ACHX"
 
@@ -44,36 +44,36 @@ def trajectory(
     }  # fmt: skip
 
 
+def write_run(folder, rows, name="run", seed=0, steps=12, **args):
+    """A run's folder: healthy steps of random numbers, these trajectories with their pictures, its knobs."""
+    run = folder / name
+    (run / "pictures").mkdir(parents=True)
+    rng = random.Random(seed)
+    with (run / "metrics.jsonl").open("w") as file:
+        for step in range(1, steps + 1):
+            keys = {key: rng.random() for panel in report.PANELS.values() for key in panel[0]}
+            healthy = {
+                "tool_rate": 0.9,
+                "repeats": 0.0,
+                "blind_luck": None,
+                "dead_groups": 0.1,
+                "entropy": 0.3,
+            }
+            healthy |= {"garbage": 0.0, "logp_gap": 1e-5, "step": step}
+            file.write(json.dumps(keys | healthy) + "\n")
+    (run / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        for picture in row["pictures"]:
+            Image.new("RGB", (112, 112), (rng.randrange(255), 90, 90)).save(run / picture)
+    (run / "args.json").write_text(
+        json.dumps({"model": "tiny", "data": "toy", "seed": seed, "out": name} | args)
+    )
+    return run
+
+
 @pytest.fixture
 def make_run(tmp_path):
-    def make(rows, name="run", seed=0, steps=12, **args):
-        run = tmp_path / name
-        (run / "pictures").mkdir(parents=True)
-        rng = random.Random(seed)
-        with (run / "metrics.jsonl").open("w") as file:
-            for step in range(1, steps + 1):
-                keys = {
-                    key: rng.random() for panel in report.PANELS.values() for key in panel[0]
-                }
-                healthy = {
-                    "tool_rate": 0.9,
-                    "repeats": 0.0,
-                    "blind_luck": None,
-                    "dead_groups": 0.1,
-                    "entropy": 0.3,
-                }
-                healthy |= {"garbage": 0.0, "logp_gap": 1e-5, "step": step}
-                file.write(json.dumps(keys | healthy) + "\n")
-        (run / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for row in rows:
-            for picture in row["pictures"]:
-                Image.new("RGB", (112, 112), (rng.randrange(255), 90, 90)).save(run / picture)
-        (run / "args.json").write_text(
-            json.dumps({"model": "tiny", "data": "toy", "seed": seed, "out": name} | args)
-        )
-        return run
-
-    return make
+    return partial(write_run, tmp_path)
 
 
 def test_patterns():
@@ -176,10 +176,12 @@ result.step = choose("step", "2"); choose("step", "");
 result.kind = choose("kind", "glance"); choose("kind", "");
 result.error = choose("error", "yes"); choose("error", "");
 result.least = choose("least", "1.5"); choose("least", "");
-result.before = byId("probe-view").textContent;
-byId("when").value = 1;
-byId("when").dispatchEvent(new Event("input"));
-result.after = byId("probe-view").textContent; result.cards = seen();
+const slide = (place) => {
+  byId("when").value = place;
+  byId("when").dispatchEvent(new Event("input"));
+  return byId("probe-view").lastChild.textContent;
+};
+result.before = slide(0); result.after = slide(1); result.cards = seen();
 if (!byId("more").hidden) byId("more").click();
 result.more = seen(); result.text = document.querySelector("#groups .turn").textContent;
 result.requests = performance.getEntriesByType("resource").map((e) => e.name);
@@ -232,6 +234,7 @@ def test_in_a_browser(make_run, tmp_path):
     assert result["error"].startswith("250 of") and result["least"].startswith("1000 of")
     assert (
         "step 1" in result["before"]
+        and "step 10" not in result["before"]
         and "step 10" in result["after"]
         and result["before"] != result["after"]
     )
@@ -264,7 +267,7 @@ def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
     const note = (name, value) => document.body.setAttribute("data-" + name, value);
     addEventListener("error", (e) => note("bad", e.message));
     note("seen", [...document.querySelectorAll("#groups .card > strong")].map((e) => e.textContent));
-    note("hidden", byId("probe").offsetParent === null);
+    note("hidden", byId("probe") === null && byId("when") === null);
     </script>"""
     tested = tmp_path / "tested.html"
     tested.write_text(with_probe(page, ask))
@@ -283,7 +286,9 @@ def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
         and 'data-seen="on,off,blank"' in dom
         and 'data-hidden="true"' in dom
     )
-    assert "Run health" not in dom and "0.500 (1.00)" in dom and "<title>run</title>" in dom
+    assert 'id="health"' not in dom and 'id="curves"' not in dom and "<title>run</title>" in dom
+    scores = re.search(r">on<small>.*?</tr>", dom, re.S)[0]
+    assert "<td>0.500</td>" in scores and "<td>1.00</td>" in scores
 
 
 def test_the_command(make_run):

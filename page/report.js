@@ -1,0 +1,211 @@
+"use strict";
+const { trajectories, again, pictures } = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+// Text of a model goes into the page as text alone; characters that steer the display are spelled out.
+const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
+const spelled = (c) => "\u27e6U+" + c.charCodeAt(0).toString(16).padStart(4, "0") + "\u27e7";
+const plain = (text) => String(text ?? "").replace(STEERING, spelled);
+
+function node(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+function shape(tag, attributes, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+const number = (value) => (value === null || value === undefined ? "-" : value.toFixed(2).replace("-", "\u2212"));
+const unique = (values) => [...new Set(values)].filter((value) => value !== undefined && value !== null);
+const isRight = (row) => row.reward.accuracy > 0;
+
+// ---------------------------------------------------------------------------------------------------
+// A trajectory.
+
+function look(row) {
+  const [width, height] = row.size, scale = Math.max(width, height) / 100;
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  svg.append(shape("title", {}, `${row.boxes.length} boxes, ${row.targets.length} targets (dashed)`));
+  const frame = ([x1, y1, x2, y2], more) => shape("rect", {
+    x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "none", "stroke-width": scale, ...more,
+  });
+  for (const box of row.targets) {
+    svg.append(frame(box, { stroke: "#0009" }));
+    svg.append(frame(box, { stroke: "#fff", "stroke-dasharray": `${3 * scale} ${2 * scale}` }));
+  }
+  row.boxes.forEach((box, i) => {
+    const place = { x: box[0] + scale, y: box[1] + 7 * scale };
+    svg.append(frame(box, { stroke: "#f0f" }));
+    svg.append(shape("text", { ...place, fill: "#f0f", "font-size": 7 * scale, "font-weight": "bold" }, i + 1));
+  });
+  const image = node("img", { alt: "the first look" });
+  if (pictures[row.pictures[0]]) image.src = pictures[row.pictures[0]];
+  return node("div", { class: "look" }, image, svg);
+}
+function picture(row, i) {
+  const source = pictures[row.pictures[i]];
+  return source ? node("img", { src: source, alt: `crop ${i}` }) : "";
+}
+// What it wrote, and what it was given in between.
+function transcript(row) {
+  const parts = [];
+  let crop = 0;
+  row.turns.forEach((turn, i) => {
+    parts.push(node("div", { class: "turn", dir: "auto" }, plain(turn)));
+    const seen = (row.observations || [])[i];
+    if (seen === undefined) return;
+    const element = node("div", { class: "seen", title: "given, not trained on" });
+    if (seen.includes("[crop]")) {
+      crop += 1;
+      element.append(picture(row, crop), `crop ${crop} + format reminder`);
+    } else {
+      element.classList.add("error");
+      element.append(plain((seen.match(/Error: [^<]*/) || [seen])[0]));
+    }
+    parts.push(element);
+  });
+  return parts;
+}
+function terms({ reward, advantage }) {
+  const each = ["accuracy", "format", "tool"].map((term) => `${term} ${number(reward[term])}`).join(", ");
+  const more = advantage == null ? "" : `; advantage ${number(advantage)}`;
+  return node("p", { class: "terms" }, `reward ${number(reward.total)}: ${each}${more}`);
+}
+function card(row) {
+  const answer = node("strong", { dir: "auto" }, plain(row.answer ?? "none"));
+  const parts = [look(row), ...transcript(row), node("p", {}, "answer: ", answer, ` (${row.stop})`)];
+  if (row.arm) parts.unshift(node("strong", {}, plain(row.arm)));
+  else parts.push(terms(row));
+  for (const name of row.patterns) parts.push(node("span", { class: "tag" }, name), " ");
+  const verdict = !row.gold ? "" : isRight(row) ? " right" : " wrong";
+  return node("article", { class: "card" + verdict }, ...parts);
+}
+function group(rows) {
+  const row = rows[0], head = node("div", { class: "head" });
+  head.append(
+    node("strong", {}, row.arm ? plain(row.id) : `step ${row.step}`),
+    node("span", { dir: "auto" }, plain(row.question)),
+    node("span", { class: "quiet" }, row.gold ? "gold: " + plain(row.gold) : ""),
+  );
+  const box = { class: "members", tabindex: "0", role: "group", "aria-label": "members of the group" };
+  return node("div", { class: "group" }, head, node("div", box, ...rows.map(card)));
+}
+
+// ---------------------------------------------------------------------------------------------------
+// One question at the first stored step, and at the step of the slider.
+
+const PLAYED = 5000; // ms for all steps
+const probes = trajectories.filter((row) => row.probe);
+let asked = []; // the rows of the chosen question, oldest first
+let playing = 0; // the timer
+
+function end(row, name) {
+  const tone = isRight(row) ? "good" : "bad", word = isRight(row) ? "\u2713 right" : "\u2717 wrong";
+  const crops = row.boxes.map((_, i) => picture(row, i + 1));
+  if (!crops.length) crops.push(node("div", { class: "none quiet" }, "no zoom"));
+  const said = node("p", { dir: "auto" }, node("strong", { class: tone }, word), ": ");
+  said.append(node("strong", {}, plain(row.answer ?? "no answer")));
+  if (row.gold) said.append(node("span", { class: "quiet" }, ` (it is ${plain(row.gold)})`));
+  return node("article", { class: "end " + tone },
+    node("p", {}, node("strong", {}, name), ` step ${row.step}`),
+    look(row), node("div", { class: "crops" }, ...crops), said,
+    node("details", {}, node("summary", { class: "quiet" }, "what it wrote"), ...transcript(row)));
+}
+// A bar for each step: high where the answer was right.
+function drawStrip(at) {
+  const strip = byId("strip");
+  strip.setAttribute("viewBox", `0 0 ${asked.length} 1`);
+  strip.setAttribute("aria-label", `right at ${asked.filter(isRight).length} of ${asked.length} stored steps`);
+  strip.replaceChildren(...asked.map((row, i) => {
+    const height = isRight(row) ? 1 : 0.3, colour = isRight(row) ? "var(--good)" : "var(--bad)";
+    return shape("rect", { x: i + 0.08, y: 1 - height, width: 0.84, height, fill: colour, opacity: i === at ? 1 : 0.4 });
+  }));
+}
+function showStep() {
+  const at = Math.min(Number(byId("when").value), asked.length - 1), row = asked[at];
+  byId("probe-step").textContent = row.step;
+  const name = at === asked.length - 1 ? "last" : "then";
+  const now = asked.length > 1 ? [end(row, name)] : [];
+  const view = byId("probe-view"), open = [...view.querySelectorAll("details")].map((element) => element.open);
+  view.replaceChildren(end(asked[0], "first"), ...now);
+  view.querySelectorAll("details").forEach((element, i) => { element.open = open[i] ?? false; });
+  drawStrip(at);
+}
+function showQuestion() {
+  stop();
+  asked = probes.filter((row) => row.id === byId("probe").value);
+  byId("through").hidden = asked.length < 2;
+  byId("when").max = asked.length - 1;
+  byId("when").value = asked.length - 1;
+  showStep();
+}
+function stop() {
+  clearInterval(playing);
+  playing = 0;
+  byId("play").textContent = "\u25b6\ufe0e Play";
+}
+function advance() {
+  byId("when").value = Number(byId("when").value) + 1;
+  showStep();
+  if (Number(byId("when").value) >= asked.length - 1) stop();
+}
+function play() {
+  if (playing) return stop();
+  if (Number(byId("when").value) >= asked.length - 1) byId("when").value = 0;
+  showStep();
+  byId("play").textContent = "\u23f8\ufe0e Pause";
+  playing = setInterval(advance, Math.max(120, PLAYED / asked.length));
+}
+if (again.length) {
+  for (const id of again) {
+    byId("probe").append(node("option", { value: id }, plain(probes.find((row) => row.id === id).question)));
+  }
+  byId("probe").addEventListener("input", showQuestion);
+  byId("when").addEventListener("input", () => { stop(); showStep(); });
+  byId("play").addEventListener("click", play);
+  showQuestion();
+}
+
+// ---------------------------------------------------------------------------------------------------
+// All groups, and the choice among them.
+
+const PAGE = 12;
+const normal = trajectories.filter((row) => !row.probe);
+const form = byId("filters");
+for (const step of unique(normal.map((row) => row.step))) form.elements.step.append(node("option", {}, String(step)));
+for (const kind of unique(normal.map((row) => (row.meta || {}).kind)).sort()) {
+  form.elements.kind.append(node("option", {}, plain(kind)));
+}
+let found = [], shown = 0;
+function wanted(row) {
+  const f = Object.fromEntries(new FormData(form)), yes = (value, is) => value === "" || (value === "yes") === is;
+  return (f.step === "" || String(row.step) === f.step) && (f.kind === "" || plain((row.meta || {}).kind) === f.kind)
+    && (f.right === "" || (f.right === "right") === isRight(row)) && yes(f.zoomed, row.boxes.length > 0)
+    && yes(f.error, row.errors.length > 0) && (f.pattern === "" || row.patterns.includes(f.pattern))
+    && (f.least === "" || row.reward.total >= Number(f.least)) && (f.most === "" || row.reward.total <= Number(f.most));
+}
+function more() {
+  byId("groups").append(...found.slice(shown, shown + PAGE).map(group));
+  shown = Math.min(shown + PAGE, found.length);
+  byId("more").hidden = shown >= found.length;
+}
+function filter() {
+  const groups = new Map(), rows = normal.filter(wanted);
+  for (const row of rows) {
+    const key = row.step + " " + row.id;
+    groups.set(key, [...(groups.get(key) || []), row]);
+  }
+  found = [...groups.values()];
+  shown = 0;
+  byId("groups").replaceChildren();
+  byId("count").textContent = `${rows.length} of ${normal.length} trajectories in ${found.length} groups`;
+  more();
+}
+form.addEventListener("input", filter);
+form.addEventListener("reset", () => setTimeout(filter));
+form.addEventListener("submit", (event) => event.preventDefault());
+byId("more").addEventListener("click", more);
+filter();
