@@ -7,8 +7,9 @@ from statistics import fmean
 
 from knobs import read_json
 
-# Knobs in which the runs of a group may differ, too
-OF_THE_MACHINE = {"seed", "seeds", "out", "threads", "resume", "plan", "report_to"}
+# Knobs in which the runs of a group may differ: they change nothing in what is learned.
+NO_MATTER = {"seed", "seeds", "out", "threads", "resume", "plan", "report_to"}
+NO_MATTER |= {"eval_size", "save_every", "show_every", "guard", "merge"}
 
 
 def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
@@ -17,7 +18,7 @@ def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
     differ = []
     known = [set(own) for own in args.values() if own]
     shared = set.intersection(*known) if known else set()  # runs of before may lack a knob
-    for key in sorted(shared - OF_THE_MACHINE):
+    for key in sorted(shared - NO_MATTER):
         values = {json.dumps(own[key]) for own in args.values() if own}
         if len(values) > 1:
             differ.append(key)

@@ -15,7 +15,7 @@ from itertools import combinations, cycle
 from pathlib import Path
 
 from boxes import iou
-from compare import same_but_seed, scores_text
+from compare import cell, same_but_seed, score_rows, scores_text
 from knobs import Help, fail, read_json, write_whole
 from runs import read_rows
 from story import (
@@ -427,9 +427,9 @@ def count_patterns(rows: list[dict]) -> dict:
     }
 
 
-def make_page(runs, out: Path | None = None) -> Path:
+def make_page(runs, out: Path | None = None, draw: bool = True) -> Path:
     """Write `report.html` of a run, or `compare.html` beside several: sentence, curves, health and scores of
-    all, patterns and trajectories of the first."""
+    all, patterns and trajectories of the first. draw: curves.png, too, which takes a second or two."""
     from jinja2 import Environment, FileSystemLoader
 
     runs = [runs] if isinstance(runs, Path) else runs
@@ -437,19 +437,22 @@ def make_page(runs, out: Path | None = None) -> Path:
     alone = len(runs) == 1
     out = out or (run / "report.html" if alone else run.parent / "compare.html")
     trained = [each for each in runs if (each / "metrics.jsonl").exists()]
-    curves = draw_curves(trained, curves_beside(out)) if trained else None
+    curves = draw_curves(trained, curves_beside(out)) if trained and draw else None
     labels = dict(zip(runs, labels_of(runs)))
     shown = shown_rows(run)
     names = sorted({name for row in shown for name in row["pictures"]})
     scores, details = stored_scores(labels)
+    rows = score_rows(runs)
+    kinds = sorted(set().union(*(row["kinds"] for row in rows)))
     clouds = box_clouds(shown) if trained else []
     again = asked_again(shown)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     environment.trim_blocks = True
     environment.lstrip_blocks = True
     page = environment.get_template("page/report.jinja").render(
-        title=", ".join(labels.values()),
+        title=", ".join(labels.values()) if len(runs) < 6 else f"{len(runs)} runs",
         alone=alone,
+        trained=bool(trained),
         stories=[tell(each, label) for each, label in labels.items()],
         nonce=secrets.token_hex(16),
         panels=PANELS,
@@ -461,6 +464,8 @@ def make_page(runs, out: Path | None = None) -> Path:
         pattern_words=PATTERNS,
         scores=scores,
         details=details,
+        beside={"rows": rows, "kinds": kinds},
+        cell=cell,
         arm_words=ARM_WORDS,
         data={
             "trajectories": shown,

@@ -366,8 +366,8 @@ class ZoomGRPOTrainer(SafeTrainer):
         runs.append_rows(self.run / "metrics.jsonl", row)
         self.rows.append(row)
         print(runs.step_text(row, self.args.max_steps, self.rows), flush=True)
-        if time.time() - self.page_made > 60:  # drawing takes a second or two
-            make_page(self.run)
+        if time.time() - self.page_made > 60:
+            make_page(self.run, draw=self.page_made > 0)  # the first one at once
             self.page_made = time.time()
         is_new = self.knobs.guard != "off" and print_new_troubles(
             self.rows, self.known_troubles
