@@ -197,7 +197,7 @@ from benchmarks import grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
 from data import USED, Sample, load, opened
 from judge import Judge
-from model import load_model, pixel_budgets, prepare_libraries, resolve
+from model import family_named, load_model, pixel_budgets, prepare_libraries, resolve
 from report import make_page
 from runs import append_rows, keep_rows, store_answer
 from safe.lock import hold
@@ -342,6 +342,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
         + tools.observation()
     )
     prompts += "".join(samples[0].wording or ())
+    prompts = tools.in_frame(prompts, family_named(knobs.model).frame)
     protocol["prompts"] = f"{zlib.crc32(prompts.encode()):08x}"
     source = Path(resolve(knobs.model))
     weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []

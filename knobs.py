@@ -118,6 +118,9 @@ PRESETS = {
     "qwen2.5-vl-3b": Preset("Qwen/Qwen2.5-VL-3B-Instruct", big_limits()),
     "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit", batch=32)),
     "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit")),
+    "qwen3-vl-2b": Preset("Qwen/Qwen3-VL-2B-Instruct", big_limits(batch=32)),
+    "qwen3-vl-4b": Preset("Qwen/Qwen3-VL-4B-Instruct", big_limits(batch=16)),
+    "qwen3-vl-8b": Preset("Qwen/Qwen3-VL-8B-Instruct", big_limits("4bit", batch=16)),
 }
 
 

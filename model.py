@@ -1,4 +1,5 @@
-"""Names -> (model, processor): the embedded tiny model, Qwen2.5-VL from the Hub, folders, checkpoints.
+"""Names -> (model, processor): the embedded tiny model, Qwen2.5-VL and Qwen3-VL from the Hub, folders,
+checkpoints.
 
 python model.py runs/mine/checkpoint-80 --out merged      # base and adapter as one plain checkpoint
 """
@@ -8,8 +9,6 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,12 +20,12 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from families import FAMILIES, QWEN2_5_VL, Family, family_of_preset
 from knobs import PRESETS
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
 
@@ -34,110 +33,36 @@ from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
 # nearly every call here has a new shape.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
-# width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision tower
-SHAPES = {
-    "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, 151936, True, 3420),
-    "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, 152064, False, 3420),
-    "qwen2.5-vl-32b": (5120, 27648, 64, 40, 8, 152064, False, 3456),
-}
 # The language model's projections only: the vision MLP has gate/up/down_proj of its own, which stay frozen.
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 QUANTIZED = ("4bit",)
 
 
-def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
-    """Qwen2.5-VL's positions (3, len(ids)) of tokens that start at `start`, and the position after them.
-
-    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
-    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
-    rows, columns) of each picture's patches, four to a token.
-
-    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
-    (tensor([[3, 4, 4, 6],
-            [3, 4, 4, 6],
-            [3, 4, 5, 6]]), 7)
-    """
-    parts = []
-    done = 0  # tokens
-    for _, rows, columns in grids:
-        rows = rows // 2
-        columns = columns // 2
-        first = ids.index(pad, done)
-        parts.append(torch.arange(start, start + first - done).expand(3, -1))
-        start += first - done
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
-        start += max(rows, columns)
-        done = first + rows * columns
-    end = start + len(ids) - done
-    parts.append(torch.arange(start, end).expand(3, -1))
-    return torch.cat(parts, 1), end
-
-
-@dataclass(frozen=True)
-class Family:
-    """The facts in which model families differ. A second family is a second record."""
-
-    model_type: str  # in config.json
-    model_class: type
-    config_class: type
-    patch: int  # pixels; two by two patches make a visual token
-    frame: tuple[int, int] | None  # of the boxes in calls; None: the shown picture, in pixels
-    positions: (
-        Callable  # (ids, pad, grids, start) -> positions (3, len(ids)), and the one after them
-    )
-
-    @property
-    def token_side(self) -> int:
-        """Side in pixels of the square that a visual token covers."""
-        return 2 * self.patch
-
-    def grid(self, picture: Image.Image) -> tuple[int, int, int]:
-        """A shown picture's grid of patches (time, rows, columns).
-
-        >>> QWEN2_5_VL.grid(Image.new("RGB", (140, 112)))
-        (1, 8, 10)
-        """
-        return 1, picture.height // self.patch, picture.width // self.patch
-
-    def tokens(self, picture: Image.Image) -> int:
-        """How many visual tokens a shown picture has.
-
-        >>> QWEN2_5_VL.tokens(Image.new("RGB", (140, 112)))
-        20
-        """
-        return (picture.height // self.token_side) * (picture.width // self.token_side)
-
-
-QWEN2_5_VL = Family(
-    model_type="qwen2_5_vl",
-    model_class=Qwen2_5_VLForConditionalGeneration,
-    config_class=Qwen2_5_VLConfig,
-    patch=14,
-    frame=None,
-    positions=mrope,
-)
-FAMILIES = {family.model_type: family for family in (QWEN2_5_VL,)}
-
-
-def family_of(model) -> Family:
-    return FAMILIES[model.config.model_type]
-
-
 class ZoomProcessor(Qwen2_5_VLProcessor):
-    """Qwen2_5_VLProcessor without its video processor, which can't be built without torchvision.
+    """Qwen2_5_VLProcessor without its video processor, which can't be built without torchvision. Families
+    differ in their videos, so that it serves them all.
 
     ProcessorMixin reads its parts from the signature of __init__, so leaving `video_processor` out is enough.
     """
 
-    family = QWEN2_5_VL
-
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template=None,
+        model_type: str = QWEN2_5_VL.model_type,
+        **kwargs,
+    ):
+        self.model_type = model_type
         self.image_token = "<|image_pad|>"
         self.video_token = "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
 
 
 def resolve(name: str, weights: bool = True) -> Path:
@@ -220,13 +145,29 @@ def family_in(path: Path) -> Family:
     return FAMILIES[model_type]
 
 
-def load_processor(path: str | Path) -> ZoomProcessor:
+def family_named(name: str) -> Family:
+    """The family of a preset, a folder, a Hub name or a LoRA checkpoint, by its small files. Raises
+    ValueError."""
+    if family := family_of_preset(name):
+        return family
+    path = resolve(name, weights=False)
+    if (path / "adapter_config.json").exists():
+        return family_named(base_of(path))
+    return family_in(path)
+
+
+def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
     """The processor of a Hub-style folder, always with the PIL backend: torchvision's gives other pixel
-    values."""
+    values. family: of a preset that has only its tokenizer from this folder."""
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
-    images = Qwen2VLImageProcessorPil.from_pretrained(path)
-    return ZoomProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+    if family:
+        images = Qwen2VLImageProcessorPil(**family.pictures)
+    else:
+        family = family_in(path)
+        images = Qwen2VLImageProcessorPil.from_pretrained(path)
+    template = tokenizer.chat_template
+    return ZoomProcessor(images, tokenizer, template, model_type=family.model_type)
 
 
 def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
@@ -256,31 +197,19 @@ def pixel_budgets(
     return look_pixels or most, crop_pixels or most
 
 
-def config_of(name: str, layers: int = 0) -> Qwen2_5_VLConfig:
+def config_of(name: str, layers: int = 0):
     """A model's configuration; that of a preset needs no download. layers: cut both towers to this many."""
-    if name in SHAPES:
-        width, mlp, depth, heads, key_heads, vocabulary, tied, vision_mlp = SHAPES[name]
-        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-        text = dict(
-            vocab_size=vocabulary, hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth,
-            num_attention_heads=heads, num_key_value_heads=key_heads, rope_parameters=rope, rms_norm_eps=1e-6,
-            max_position_embeddings=128000, tie_word_embeddings=tied, eos_token_id=151645,
-        )  # fmt: skip
-        vision = dict(
-            depth=32, hidden_size=1280, intermediate_size=vision_mlp, num_heads=16, out_hidden_size=width,
-            fullatt_block_indexes=[7, 15, 23, 31], window_size=112,
-        )  # fmt: skip
-        config = Qwen2_5_VLConfig(
-            text_config=text, vision_config=vision, tie_word_embeddings=tied
-        )
+    family = family_of_preset(name)
+    if family:
+        config = family.make_config(family.shapes[name])
     else:
         path = resolve(name, weights=False)
-        config = family_in(path).config_class.from_pretrained(path)
+        family = family_in(path)
+        config = family.config_class.from_pretrained(path)
     if layers:
         config.text_config.num_hidden_layers = layers
-        config.text_config.layer_types = config.text_config.layer_types[:layers]
         config.vision_config.depth = layers
-        config.vision_config.fullatt_block_indexes = [layers - 1]
+        family.cut(config, layers)
     return config
 
 
@@ -306,19 +235,21 @@ def load_model(
     if quantize and quantize not in QUANTIZED:
         raise ValueError(f"quantize must be one of {', '.join(QUANTIZED)}, not {quantize!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    borrowed = random_weights and name in SHAPES  # the tiny model's tokenizer
-    path = resolve("tiny" if borrowed else name)
+    # A preset with random weights has the tiny model's tokenizer.
+    borrows = family_of_preset(name) if random_weights else None
+    path = resolve("tiny" if borrows else name)
     adapter = path if (path / "adapter_config.json").exists() else None
     if adapter:  # checkpoints keep the base's name, so that a moved folder still works
         name = base_of(adapter)
         path = resolve(name)
         print(f"{adapter} stands on {name}: {path}", flush=True)
-    is_tiny = not borrowed and path == Path(PRESETS["tiny"].place)
+    is_tiny = not borrows and path == Path(PRESETS["tiny"].place)
     dtype = dtype or usual_dtype(is_tiny, device)
+    processor = load_processor(path, borrows)
     if random_weights:
         adapter = None
         config = config_of(name, layers)
-        model = make_random(config, dtype, device, quantize, load_processor(path))
+        model = make_random(config, dtype, device, quantize, processor)
     else:
         model = from_folder(path, dtype, device, quantize)
     model.name_or_path = lasting_name(name, path)
@@ -327,7 +258,7 @@ def load_model(
         model = PeftModel.from_pretrained(model, adapter)
     elif lora:
         model = add_lora(model, lora)
-    return model.eval(), load_processor(path)
+    return model.eval(), processor
 
 
 def base_of(adapter: Path) -> str:
@@ -414,24 +345,66 @@ def unfold_patches(embed) -> None:
 
     def forward(patches):  # (patches, channels * time * rows * columns) -> (patches, width)
         kernel = embed.proj.weight
-        return torch.nn.functional.linear(patches.to(kernel.dtype), kernel.flatten(1))
+        matrix = kernel.flatten(1)
+        return torch.nn.functional.linear(patches.to(kernel.dtype), matrix, embed.proj.bias)
 
     embed.forward = forward
 
 
 def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
-    """What the vision tower makes of each picture: features (visual tokens, width).
+    """What the vision tower makes of each picture: features (visual tokens, width * levels), see `Family`.
 
     Raises ValueError for a picture that the image processor has resized: its pads would not match.
     """
     if not pictures:
         return []
+    family = processor.family
     pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
     grids = list(map(tuple, pixels["image_grid_thw"].tolist()))
     for picture, grid in zip(pictures, grids):
-        if grid != processor.family.grid(picture):
+        if grid != family.grid(picture):
             raise ValueError(f"a picture of {picture.size} pixels was shown at {grid} patches")
-    return list(model.get_image_features(**pixels, return_dict=True).pooler_output)
+    return family.features(model.get_image_features(**pixels, return_dict=True))
+
+
+def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:
+    """The language model's inputs for tokens `ids` (R, L), with the features of their pictures, in order.
+
+    The first level takes the place of the pads. Deeper ones go along, for Hugging Face's model to add to what
+    its first layers have made of the pads.
+    """
+    embeds = model.get_input_embeddings()(ids)  # (R, L, width)
+    if not features:
+        return {"inputs_embeds": embeds}
+    is_pad = ids == model.config.image_token_id
+    features = torch.cat(features).to(embeds.device, embeds.dtype)
+    first, *deeper = features.split(embeds.shape[-1], -1)  # (pads, width) each
+    inputs = {"inputs_embeds": embeds.masked_scatter(is_pad[..., None], first)}
+    if deeper:
+        inputs["visual_pos_masks"] = is_pad
+        inputs["deepstack_visual_embeds"] = deeper
+    return inputs
+
+
+def picture_inputs(model, processor, ids, pictures, features: list[torch.Tensor]) -> dict:
+    """What Hugging Face's whole model takes beside tokens `ids` (R, L), in place of pixels.
+
+    pictures: all that have pads in ids, row by row. features: of those that are not in the cache yet.
+    """
+    grids = list(map(processor.family.grid, pictures))
+    inputs = {
+        "image_grid_thw": torch.tensor(grids, device=model.device),
+        "mm_token_type_ids": (ids == processor.image_token_id).int(),
+        "mm_encoder_outputs": {},
+    }
+    if features:
+        width = model.config.get_text_config().hidden_size
+        levels = zip(*(each.split(width, -1) for each in features))
+        first, *deeper = map(list, levels)
+        inputs["mm_encoder_outputs"]["image"] = BaseModelOutputWithDeepstackFeatures(
+            pooler_output=first, deepstack_features=deeper
+        )
+    return inputs
 
 
 def prepare_libraries(threads: int) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from model import FAMILIES, config_of
+from families import FAMILIES
+from model import config_of
 from plan import sizes
 
 # Times the floor, rollout and update: on a CPU measured at the 3B's widths; on a GPU by nobody yet.
@@ -82,7 +83,7 @@ def usual_work(knobs, config, world: int = 1) -> Work:
     """What a step with these knobs (of train.py) usually computes, in one process."""
     tiny = knobs.model == "tiny"
     written, crops, spread = TINY_LENGTHS if tiny else BIG_LENGTHS
-    area = FAMILIES[config.model_type].token_side ** 2
+    area = FAMILIES[config.model_type].token_area
     looks = knobs.prompts // world
     trajectories = looks * knobs.group
     all_crops = trajectories * min(crops, knobs.max_turns - 1)

@@ -1,36 +1,34 @@
 """The memory plan of a training run, before anything is loaded: what each part takes, and whether it fits."""
 
 import os
+import re
 
 import torch
 
+from families import FAMILIES, head_size
 from fast.packed import LOGITS
 from fast.slots import MASK, PREFILL_TOKENS
-from model import FAMILIES, config_of
+from model import LORA_TARGETS, config_of
 
 GB = 2**30
 CONTEXT = 0.6  # GB: CUDA itself, and the allocator's fragmentation
 
 
 def sizes(config) -> dict[str, int]:
-    """Numbers of parameters: matrices that can be quantised, embeddings, vision tower, LoRA of rank 1."""
-    text = config.text_config
-    vision = config.vision_config
-    width = text.hidden_size
-    mlp = text.intermediate_size
-    key_width = text.num_key_value_heads * width // text.num_attention_heads
-    outs = [width, key_width, key_width, width, mlp, mlp, width]  # q k v o gate up down
-    ins = [width, width, width, width, width, width, mlp]
-    w = vision.hidden_size
-    merged = w * vision.spatial_merge_size**2
-    block = 4 * w * w + 3 * w * vision.intermediate_size
-    patches = w * 3 * vision.temporal_patch_size * vision.patch_size**2
-    return {
-        "matrices": text.num_hidden_layers * sum(i * o for i, o in zip(ins, outs)),
-        "embeddings": text.vocab_size * width * (1 if config.tie_word_embeddings else 2),
-        "vision": vision.depth * block + merged * merged + merged * width + patches,
-        "lora": text.num_hidden_layers * sum(i + o for i, o in zip(ins, outs)),
-    }
+    """Numbers of parameters: matrices that can be quantised, embeddings (with norms and biases), vision
+    tower, LoRA of rank 1. Counted on a model that takes no memory."""
+    with torch.device("meta"):
+        model = FAMILIES[config.model_type].model_class(config)
+    matrices = 0
+    lora = 0
+    for name, module in model.named_modules():
+        if re.fullmatch(LORA_TARGETS, name):
+            matrices += module.weight.numel()
+            lora += module.in_features + module.out_features
+    vision = sum(weight.numel() for weight in model.model.visual.parameters())
+    whole = sum(weight.numel() for weight in model.parameters())  # tied ones count once
+    embeddings = whole - matrices - vision
+    return {"matrices": matrices, "embeddings": embeddings, "vision": vision, "lora": lora}
 
 
 def memory(knobs, config, world: int = 1) -> dict[str, float]:
@@ -41,9 +39,10 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
     text = config.text_config
     layers = text.num_hidden_layers
     count = sizes(config)
-    area = FAMILIES[config.model_type].token_side ** 2  # pixels of a visual token
+    family = FAMILIES[config.model_type]
+    area = family.token_area
     width = text.hidden_size
-    key_width = text.num_key_value_heads * width // text.num_attention_heads
+    key_width = text.num_key_value_heads * head_size(text)
     size = 4 if knobs.model == "tiny" else 2
     checkpointed = torch.cuda.is_available() or knobs.model != "tiny"
     # NF4, double quantised: 4.13 bits.
@@ -53,29 +52,44 @@ def memory(knobs, config, world: int = 1) -> dict[str, float]:
 
     look = knobs.look_pixels // area
     prompt = look + 500  # the tool prompt and a question
-    crops = (knobs.max_turns - 1) * knobs.crop_pixels // area
-    crops = knobs.group * min(crops, knobs.max_tokens)  # tokens of a group
-    prompts = knobs.prompts // world
+    crops = crop_tokens(knobs, area)
     slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
     prefill = min(slots // knobs.group * prompt, PREFILL_TOKENS)
     mask = min(MASK, PREFILL_TOKENS * (prompt + knobs.max_tokens))
     completions = knobs.micro_batch * knobs.max_tokens
-    # Tokens of a packed micro-batch.
-    row = -(-knobs.micro_batch // knobs.group) * prompt + completions
+    # Prompts and tokens of a packed micro-batch.
+    heads = -(-knobs.micro_batch // knobs.group)
+    row = heads * prompt + completions
     cache = slots * (prompt + knobs.max_tokens) * 2 * key_width * layers
-    features = prompts * (look + crops) * width * size
+    # Of one visual token; a pass has them as they come from the tower, and side by side.
+    feature = 2 * family.count_levels(config) * width * size
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
         "rollout: keys and values": cache * size,
-        "rollout: features of pictures": features,
+        "rollout: features of pictures": prefill * feature,
         "rollout: prefill": prefill_bytes(config, prefill, size) + slots * text.vocab_size * 12,
         "rollout: masks": mask * (size + 1),
-        "update: features of pictures": features,
+        "update: features of pictures": (heads * look + knobs.micro_batch * crops) * feature,
         "update: activations": activations(config, row, completions, size, checkpointed),
     }
     return {name: value / GB for name, value in parts.items()}
+
+
+def crop_tokens(knobs, area: int) -> int:
+    """Visual tokens of a trajectory's crops, at most."""
+    return min((knobs.max_turns - 1) * knobs.crop_pixels // area, knobs.max_tokens)
+
+
+def waiting_features(knobs, config, world: int = 1) -> float:
+    """GB of the machine's memory for the features of a step's pictures, which wait there for the update."""
+    family = FAMILIES[config.model_type]
+    size = 4 if knobs.model == "tiny" else 2
+    look = knobs.look_pixels // family.token_area
+    crops = knobs.group * crop_tokens(knobs, family.token_area)
+    numbers = family.count_levels(config) * config.text_config.hidden_size
+    return knobs.prompts // world * (look + crops) * numbers * size / GB
 
 
 def prefill_bytes(config, tokens: int, size: int) -> float:
@@ -90,7 +104,7 @@ def activations(config, tokens: int, scored: int, size: int, checkpointed: bool)
     text = config.text_config
     width = text.hidden_size
     depth = text.num_hidden_layers
-    key_width = text.num_key_value_heads * width // text.num_attention_heads
+    key_width = text.num_key_value_heads * head_size(text)
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
     inside = tokens * (10 * width + 4 * key_width + 6 * text.intermediate_size) * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
@@ -115,7 +129,9 @@ LOWER = {
 
 def table(knobs) -> str:
     """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
-    parts = memory(knobs, config_of(knobs.model), int(os.environ.get("WORLD_SIZE", 1)))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    config = config_of(knobs.model)
+    parts = memory(knobs, config, world)
     lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
     most = peak(parts) + CONTEXT
     lines.append(f"{'expected peak':<30}{most:>8.2f} GB   (rollout and update take turns)")
@@ -130,6 +146,8 @@ def table(knobs) -> str:
             answer = "yes" if fits else "no"
             answers.append(f"{card} GB: {answer}")
         lines.append(f"no GPU in sight; would it fit?  {', '.join(answers)}")
+    waiting = waiting_features(knobs, config, world)
+    lines.append(f"features of pictures, in the machine's own memory: {waiting:.2f} GB at most")
     lines.append(advice(knobs))
     return "\n".join(lines)
 

@@ -23,7 +23,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import controls
 import tools
@@ -33,7 +32,7 @@ from fast.lanes import count_lanes, run_in_lanes
 from fast.lora import cast_lora, merged_lora
 from fast.slots import SlotEngine
 from knobs import Limits, rollout_limits, run_command
-from model import expand_pads, load_model, pixel_budgets, see
+from model import expand_pads, load_model, picture_inputs, pixel_budgets, see
 from reward import score
 from show import Knobs, print_group, read_knobs
 
@@ -62,6 +61,7 @@ class Trajectory:
     calls: list[tools.Call] = field(default_factory=list)
     # What the vision tower makes of `images`, if kept for the update.
     features: list[torch.Tensor] = field(default_factory=list)
+    frame: tuple[int, int] | None = None  # (width, height) of the frame of the model's boxes
     advantage: float = 0.0  # within its group; set by train.py
     old_logprobs: torch.Tensor | None = None  # of the policy before the update; set by train.py
     base_logprobs: torch.Tensor | None = None  # of the model before training; set by train.py
@@ -140,11 +140,13 @@ class Episodes:
         prompt = tools.prompt(
             sample.text(), tool=offered, boxed=not sample.tool, wording=sample.wording
         )
+        prompt = tools.in_frame(prompt, view.frame)
         ids = expand_pads(self.processor, prompt, [look])
         first = len(self.trajectories)
         for member in range(self.group):
             # Lists of its own for every member: siblings share nothing that can change.
             trajectory = Trajectory(sample, list(ids), images=[look])
+            trajectory.frame = view.frame
             trajectory.append_unsampled(opening)
             self.trajectories.append(trajectory)
             self.views.append(view)
@@ -162,6 +164,8 @@ class Episodes:
     def keep_features(self, numbers: list[int], features: list[torch.Tensor]) -> None:
         """Note the features of the next pictures of these trajectories, which share them."""
         if self.with_features:
+            # Out of the card's memory: until the update they are many, and of no use there.
+            features = [each.cpu() for each in features]
             for i in numbers:
                 self.trajectories[i].features += features
 
@@ -343,10 +347,6 @@ class GenerateEngine:
             self.episodes.keep_features([i], [next(unclaimed) for _ in own])
         return features
 
-    def grids(self, pictures: list[Image.Image]) -> torch.Tensor:
-        grids = list(map(self.processor.family.grid, pictures))
-        return torch.tensor(grids, device=self.model.device)
-
     def prefill(self, live: list[int]):
         """Run each sample's prompt and picture once, and copy the cache to its group. The last token is left
         out: `generate` wants at least one new token to start from."""
@@ -366,10 +366,8 @@ class GenerateEngine:
             attention_mask=mask[:, :-1],
             past_key_values=cache,
             use_cache=True,
-            mm_token_type_ids=(known == self.processor.image_token_id).int(),
-            image_grid_thw=self.grids(pictures),
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
             logits_to_keep=1,
+            **picture_inputs(self.model, self.processor, known, pictures, features),
         )
         cache.batch_repeat_interleave(group)
         ids = ids.repeat_interleave(group, 0)  # (S * G, P)
@@ -398,17 +396,13 @@ class GenerateEngine:
             repetition_penalty=1.0,
             return_dict_in_generate=True,
         )
-        seen = {"image": BaseModelOutputWithPooling(pooler_output=features)} if features else {}
-        is_pad = ids == self.processor.image_token_id
         out = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
             generation_config=config,
             logits_processor=LogitsProcessorList([tape]),
-            mm_token_type_ids=is_pad.int(),
-            image_grid_thw=self.grids(pictures),
-            mm_encoder_outputs=seen,
+            **picture_inputs(self.model, self.processor, ids, pictures, features),
         )
         new = out.sequences[:, ids.shape[1] :]  # (R, n)
         logprobs = tape.logprobs(out.sequences).tolist()

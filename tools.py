@@ -21,6 +21,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from answers import last_boxed
 from boxes import Box
 
+# How boxes are asked for: in pixels, or as families do whose boxes are in the frame `RELATIVE`.
+BOX = "[x1, y1, x2, y2] in pixels of the picture"
+RELATIVE = (1000, 1000)
+RELATIVE_BOX = "[x1, y1, x2, y2], each from 0 to 1000 relative to the picture's width or height"
 TOOL = "image_zoom_in_tool"
 SCHEMA = {
     "type": "function",
@@ -33,7 +37,7 @@ SCHEMA = {
             "properties": {
                 "bbox_2d": {
                     "type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4,
-                    "description": "The region as [x1, y1, x2, y2] in pixels of the picture: "
+                    "description": f"The region as {BOX}: "
                     "(x1, y1) is its top-left corner, (x2, y2) its bottom-right corner.",
                 },
                 "label": {"type": "string", "description": "What the region shows (optional)."},
@@ -64,11 +68,9 @@ TOOL_SUFFIX = (
     f"\nThink first, call **{TOOL}** if needed, then answer. Use strictly this format: "
     "<think>...</think> <tool_call>...</tool_call> (if a tool is needed) <answer>...</answer>"
 )
-PLAIN_SUFFIX = "\nThink first, then answer. Use strictly this format: <think>...</think> <answer>...</answer>"
-BOXED_SUFFIX = (
-    "\nThink first, then answer. Use strictly this format: "
-    "<think>...</think> and then the final answer in \\boxed{}."
-)
+WITHOUT_TOOL = "\nThink first, then answer. Use strictly this format: <think>...</think> "
+PLAIN_SUFFIX = WITHOUT_TOOL + "<answer>...</answer>"
+BOXED_SUFFIX = WITHOUT_TOOL + "and then the final answer in \\boxed{}."
 # Written for the model to force a call: all of it up to the numbers of the box.
 CALL_OPENING = f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['
 
@@ -137,9 +139,8 @@ def find_call(text: str) -> str | None:
     >>> find_call("<tool_call>a</tool_call> no, <tool_call>b</tool_call>")
     'b'
     """
-    end = text.rfind(
-        "</tool_call>"
-    )  # two scans, no regex: model text must not cost quadratic time
+    # Two scans, no regex: model text must not cost quadratic time.
+    end = text.rfind("</tool_call>")
     start = text.rfind("<tool_call>", 0, max(end, 0))
     return None if start < 0 else text[start + len("<tool_call>") : end]
 
@@ -174,7 +175,22 @@ def _reject_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
 
+def in_frame(text: str, frame: tuple[int, int]) -> str:
+    """A prompt that asks for boxes in this frame.
+
+    >>> in_frame(f"Where? As {BOX}.", RELATIVE)
+    "Where? As [x1, y1, x2, y2], each from 0 to 1000 relative to the picture's width or height."
+    """
+    return text.replace(BOX, RELATIVE_BOX) if frame == RELATIVE else text
+
+
+def unit(frame: tuple[int, int] | None) -> str:
+    return "thousandths of the picture" if frame == RELATIVE else "pixels"
+
+
 def size_note(frame: tuple[int, int] | None) -> str:
+    if frame == RELATIVE:
+        return " Coordinates run from 0 to 1000: any picture counts as 1000 x 1000."
     return f" The picture is {frame[0]} x {frame[1]} pixels." if frame else ""
 
 
@@ -196,15 +212,12 @@ def read_call(text: str, frame: tuple[int, int] | None = None) -> tuple[str, dic
         call = json.loads(inside, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         raise ZoomError(f"the tool call is not valid JSON.{size}") from None
-    if (
-        not isinstance(call, dict)
-        or "name" not in call
-        or not isinstance(call.get("arguments"), dict)
-    ):
+    arguments = call.get("arguments") if isinstance(call, dict) else None
+    if not isinstance(arguments, dict) or "name" not in call:
         raise ZoomError(f'a tool call must be a JSON object with "name" and "arguments".{size}')
     if call["name"] not in tuple(TOOLS):  # not `in TOOLS`: what the model wrote may be a list
         raise ZoomError(f"unknown tool name; the only tool is {TOOL}.{size}")
-    return call["name"], call["arguments"]
+    return call["name"], arguments
 
 
 def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
@@ -229,7 +242,8 @@ def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
     if any(isinstance(v, float) and not math.isfinite(v) for v in box):
         raise ZoomError(f'every number of "bbox_2d" must be finite.{size}')
     if any(abs(v) > MAX_NUMBER for v in box):
-        raise ZoomError(f'the numbers of "bbox_2d" are far too large to be pixels.{size}')
+        far = f"far too large to be {unit(frame)}"
+        raise ZoomError(f'the numbers of "bbox_2d" are {far}.{size}')
     return tuple(float(v) for v in box)
 
 
@@ -343,12 +357,12 @@ class View:
         bottom = min(self.original.height, math.ceil(bottom - 1e-6))
         short, long = sorted((right - left, bottom - top))
         if short < MIN_SIDE:
-            scale = min(
-                self.frame[0] / self.original.width, self.frame[1] / self.original.height
-            )
-            least = math.ceil(MIN_SIDE * scale)
+            # Equal but for rounding, unless the frame has another shape than the picture.
+            scales = [new / old for new, old in zip(self.frame, self.original.size)]
+            scale = max(scales) if self.frame == RELATIVE else min(scales)
+            least = f"{math.ceil(MIN_SIDE * scale)} {unit(self.frame)}"
             raise ZoomError(
-                f"the box is too thin: every side needs at least about {least} pixels.{size}"
+                f"the box is too thin: every side needs at least about {least}.{size}"
             )
         if long > MAX_ASPECT * short:
             raise ZoomError(

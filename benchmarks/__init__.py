@@ -158,7 +158,8 @@ def grade_box(trajectory) -> dict:
     if not trajectory.images:
         return {"right": False, "box_iou": 0.0, "said": None}
     sample = trajectory.sample
-    box = answer_box(trajectory.answer, trajectory.images[0].size, sample.open().size)
+    frame = trajectory.frame or trajectory.images[0].size
+    box = answer_box(trajectory.answer, frame, sample.open().size)
     overlap = iou(box, sample.boxes[0]) if box else 0.0
     return {"right": overlap >= 0.5, "box_iou": overlap, "said": box}
 

@@ -8,8 +8,9 @@ import numpy as np
 from benchmarks.record import Benchmark, accuracy, make_question, split_by
 from boxes import Box
 from data import Sample
+from tools import BOX
 
-LOCATE = 'Where is "{}"? Give its bounding box as [x1, y1, x2, y2] in pixels of the picture.'
+LOCATE = 'Where is "{}"? Give its bounding box as ' + BOX + "."
 NUMBER = r"(?<![\w.])(-?\d{1,6}(?:\.\d{1,6})?)(?![\w.]*\d)"
 
 

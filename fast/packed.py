@@ -16,7 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from model import family_of
+from families import family_of
+from model import language_inputs
 
 LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
 
@@ -25,7 +26,8 @@ LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens wo
 class Layout:
     """Where the tokens of S prompts and B completions stand in the one row of N tokens.
 
-    It takes the place of the attention mask: the model hands it to `shared_prompt_attention` unseen.
+    It goes along with the model's inputs, as `layout`, and reaches `shared_prompt_attention` unseen: all the
+    layers on the way pass on what they do not know.
     """
 
     prompts: torch.Tensor  # (S, P) places in the row, padded right with place 0
@@ -36,13 +38,21 @@ class Layout:
     mask: torch.Tensor  # (B, 1, T, P + T) bool: what a completion's tokens see
 
 
-def shared_prompt_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Attention over a `Layout`; anything else goes to the usual one. q, k, v: (1, heads, N, head size)."""
-    if not isinstance(attention_mask, Layout):
+def shared_prompt_attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    layout: Layout | None = None,
+    **kwargs,
+):
+    """Attention over a `Layout`; without one it is the usual one. q, k, v: (1, heads, N, head size)."""
+    if layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-    layout = attention_mask
     repeat = module.num_key_value_groups
     row = torch.cat([query, key, value], 1)[0]
     row = row.transpose(0, 1)  # (N, all heads, head size)
@@ -153,18 +163,14 @@ def packed_positions(family, groups, pad_id: int) -> torch.Tensor:
     return torch.cat(prompts + completions, 1)
 
 
-def packed_embeds(model, row: torch.Tensor, groups) -> torch.Tensor:  # (N,) -> (N, H)
-    """The embeddings of the row's tokens, and the features of the pictures in place of their pads."""
+def packed_features(groups) -> list[torch.Tensor]:
+    """The features of all pictures in the order of their pads: those of the prompts come first."""
     looks = [group[0].features[0] for group in groups]
     crops = []
     for group in groups:
         for trajectory in group:
             crops += trajectory.features[1:]
-    embeds = model.get_input_embeddings()(row)
-    features = torch.cat(looks + crops)
-    features = features.to(embeds.device, embeds.dtype)
-    is_pad = row == model.config.image_token_id
-    return embeds.masked_scatter(is_pad[:, None], features)
+    return looks + crops
 
 
 def predicting_places(layout: Layout) -> torch.Tensor:  # (B, T)
@@ -182,8 +188,9 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     """Logprobs, entropies and mask (B, T) of the completions. The mask is true for what the policy sampled;
     logprobs and entropies of all the rest are zero.
 
-    model: the bare Qwen2.5-VL, its language model set to "shared_prompt". groups: lists of trajectories that
-    share a prompt, with the features of their pictures. B counts their members, T is the longest completion.
+    model: without PEFT around it, its language model set to "shared_prompt". groups: lists of trajectories
+    that share a prompt, with the features of their pictures. B counts their members, T is the longest
+    completion.
     """
     device = model.device
     members = [trajectory for group in groups for trajectory in group]
@@ -199,9 +206,9 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     positions = packed_positions(family, groups, pad_id)  # (3, N)
     layout = make_layout(prompt_lengths, completion_lengths, owner, device)
     output = model.model.language_model(
-        inputs_embeds=packed_embeds(model, row, groups)[None],
+        **language_inputs(model, row[None], packed_features(groups)),
         position_ids=positions[:, None].to(device),
-        attention_mask={"full_attention": layout},
+        layout=layout,
         use_cache=False,
     )
     hidden = output.last_hidden_state[0]  # (N, H)

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from data import Sample
+from families import family_of, head_size
 from fast.graph import capture_graph
-from model import family_of, see
+from model import language_inputs, see
 
 PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
 MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
@@ -45,16 +46,12 @@ class SlotCache:
     """
 
     def __init__(self, config, slots: int, device, dtype):
-        head_size = (
-            getattr(config, "head_dim", None)
-            or config.hidden_size // config.num_attention_heads
-        )
         # No length at first: `reserve` makes room.
         shape = (
             slots,
             config.num_key_value_heads,
             0,
-            head_size,
+            head_size(config),
         )
         layers = range(config.num_hidden_layers)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
@@ -101,8 +98,13 @@ class SlotCache:
         seen = buffer[rows]
         return seen[:, :, : self.end]
 
-    def get_seq_length(self, *args) -> int:
-        return 0  # asked for where positions are not given; they always are
+    # What Hugging Face asks where no mask is given: a pass from the slots' beginning, so that it needs none.
+
+    def get_query_offset(self, *args) -> int:
+        return 0
+
+    def get_mask_sizes(self, *args) -> tuple[int, int]:
+        return self.end, 0
 
     def copy(self, source: int, target, length: int) -> None:
         """Copy the first tokens of a slot to another, or to a slice of others."""
@@ -122,7 +124,8 @@ class SlotEngine:
         self.size = max(slots, episodes.group)
         self.device = model.device
         self.family = family_of(model)
-        self.use_graphs = SlotEngine.use_graphs and self.device.type == "cuda"
+        on_gpu = self.device.type == "cuda"
+        self.use_graphs = SlotEngine.use_graphs and on_gpu
         self.graph = None
         self.graph_room = 0
         self.live: list[Slot] = []
@@ -151,7 +154,8 @@ class SlotEngine:
             self.advance(torch.isin(tokens, self.end_ids).tolist())
             waiting = [row for row, slot in enumerate(self.live) if slot.waits]
             steps = steps + 1 if waiting else 0
-            if waiting and (steps >= PATIENCE or len(waiting) >= CROWD * len(self.live)):
+            crowd = CROWD * len(self.live)
+            if waiting and (steps >= PATIENCE or len(waiting) >= crowd):
                 self.end_turns(waiting)
                 steps = 0
         return self.episodes.trajectories
@@ -253,9 +257,9 @@ class SlotEngine:
         self, end: int, tokens, lengths, positions
     ) -> torch.Tensor:  # tokens, lengths, positions (R,) -> (R, V)
         embeds = self.model.get_input_embeddings()(tokens[:, None])
-        hidden = self.forward(
-            None, embeds, lengths[:, None], end, positions.expand(3, -1)[..., None]
-        )
+        inputs = {"inputs_embeds": embeds}
+        positions = positions.expand(3, -1)[..., None]
+        hidden = self.forward(None, inputs, lengths[:, None], end, positions)
         return self.model.lm_head(hidden[:, 0]).float()
 
     def replay_step(
@@ -347,42 +351,41 @@ class SlotEngine:
             ids[i, :length] = torch.tensor(chunk)
             positions[:, i, :length] = own
         ids = ids.to(self.device)
-        embed = self.model.get_input_embeddings()
-        embeds = embed(ids)
-        if features:
-            embeds = embeds.masked_scatter(
-                (ids == pad)[..., None], torch.cat(features).to(embeds.dtype)
-            )
+        inputs = language_inputs(self.model, ids, features)
         starts = self.to_device([slot.length for slot in slots])
-        places = starts[:, None] + torch.arange(longest, device=self.device)  # (R, L)
+        steps = torch.arange(longest, device=self.device)
+        places = starts[:, None] + steps  # (R, L)
         end = max(slot.length for slot in slots) + longest
         where = torch.tensor(rows, device=self.device)
         # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
         positions = positions.to(self.device)
-        hidden = self.forward(where, embeds, places, end, positions)
+        hidden = self.forward(where, inputs, places, end, positions)
         lengths = list(map(len, chunks))
         lengths = torch.tensor(lengths, device=self.device)
         last = hidden[torch.arange(len(rows)), lengths - 1]  # (R, H)
-        self.logits[where] = self.model.lm_head(last).float()
+        logits = self.model.lm_head(last)
+        self.logits[where] = logits.float()
         for slot, chunk in zip(slots, chunks):
             slot.length += len(chunk)
 
-    def forward(self, rows, embeds, places, end: int, positions) -> torch.Tensor:
-        """The language model over embeddings (R, L, H) at places (R, L) of these slots: (R, L, H)."""
+    def forward(self, rows, inputs: dict, places, end: int, positions) -> torch.Tensor:
+        """The language model over inputs (R, L) at places (R, L) of these slots: (R, L, H)."""
+        embeds = inputs["inputs_embeds"]  # (R, L, H)
         length = embeds.shape[1]
         if end == length > 1:  # from the slots' beginning: causal, and no mask is needed
             mask = None
         else:
             end = -(-end // ALIGNED) * ALIGNED
-            ahead = torch.arange(end, device=self.device) > places[:, None, :, None]
+            steps = torch.arange(end, device=self.device)
+            ahead = steps > places[:, None, :, None]
             mask = embeds.new_zeros(ahead.shape)  # (R, 1, L, end)
             mask.masked_fill_(ahead, -torch.inf)
         self.cache.reserve(end)
         self.cache.aim(rows, places, end)
         output = self.model.model.language_model(
-            inputs_embeds=embeds,
+            **inputs,
             position_ids=positions,
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
         )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -13,25 +14,80 @@ sys.path.insert(0, str(ROOT))
 
 import pytest
 import torch
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import rollout
+import tools
 from data import Sample
+from families import QWEN2_5_VL, QWEN3_VL
 from fast.slots import SlotEngine
+from model import ZoomProcessor
 from toy.make_base import make_model, make_processor
 from toy.world import random_scene, render
 
 torch.set_num_threads(1)
 
+LOOK_SIDE = 112  # pixels of the look in whose frame the scripted boxes are written
+# A test with this mark runs for both families; without it, for Qwen2.5-VL.
+both_families = pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+
 
 @pytest.fixture(scope="session")
-def processor():
-    return make_processor()
+def family(request):
+    """The name of the family that `processor` and `model` are of."""
+    return getattr(request, "param", QWEN2_5_VL.model_type)
+
+
+def make_tiny_processor(family: str) -> ZoomProcessor:
+    """The tiny base's tokenizer, and pictures as the family wants them: small ones allowed."""
+    processor = make_processor()
+    if family == QWEN3_VL.model_type:
+        sizes = {"min_pixels": 64 * 64, "max_pixels": 1280 * 32 * 32}
+        images = Qwen2VLImageProcessorPil(**QWEN3_VL.pictures | sizes)
+        processor = ZoomProcessor(images, processor.tokenizer, model_type=family)
+    return processor
+
+
+def make_tiny_model(family: str, tokenizer):
+    """A random tiny model. Qwen3-VL's has a head size apart from its width, and three levels of DeepStack on
+    four layers; its weights are enlarged as those of the tiny base are, so that every part counts."""
+    if family == QWEN2_5_VL.model_type:
+        return make_model(tokenizer)
+    ids = tokenizer.convert_tokens_to_ids
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 4, 4]}
+    config = Qwen3VLConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4096,
+            rope_parameters=rope | {"mrope_interleaved": True}, pad_token_id=ids("<|endoftext|>"),
+            tie_word_embeddings=True,
+        ),
+        vision_config=dict(
+            depth=4, hidden_size=64, intermediate_size=96, num_heads=2, patch_size=16, out_hidden_size=64,
+            num_position_embeddings=16, deepstack_visual_indexes=[0, 1, 2],
+        ),
+        image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = Qwen3VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(4)
+    return model
 
 
 @pytest.fixture(scope="session")
-def model(processor):
+def processor(family):
+    return make_tiny_processor(family)
+
+
+@pytest.fixture(scope="session")
+def model(family, processor):
     torch.manual_seed(0)
-    return make_model(processor.tokenizer).eval()
+    return make_tiny_model(family, processor.tokenizer).eval()
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +120,18 @@ def call(*box, name="image_zoom_in_tool") -> str:
     )
 
 
+def in_own_frame(turn: str, frame) -> str:
+    """A scripted turn whose boxes are written in the frame of the look, in the frame of the family."""
+    if frame != tools.RELATIVE:
+        return turn
+
+    def scaled(match):
+        numbers = [round(float(v) * 1000 / LOOK_SIDE) for v in match[1].split(",")]
+        return f'"bbox_2d": [{",".join(map(str, numbers))}]'
+
+    return re.sub(r'"bbox_2d": \[([\d.,]+)\]', scaled, turn)
+
+
 @pytest.fixture
 def script(monkeypatch, processor):
     """script(turns): replaces the sampling of both engines by what `turns(rng)` returns for each row's next
@@ -77,6 +145,7 @@ def script(monkeypatch, processor):
     def to_ids(turn):
         if isinstance(turn, list):
             return turn
+        turn = in_own_frame(turn, processor.family.frame)
         turn += "" if turn.endswith("</tool_call>") else "<|im_end|>"
         return processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
 

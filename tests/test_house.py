@@ -77,6 +77,7 @@ ORDER = [
     "fast.graph",
     "fast",
     "model",
+    "families",
     "tools",
     "answers",
     "safe.formulas",
@@ -99,8 +100,8 @@ def test_docstring_examples(name):
 
 
 def test_pure_functions_have_examples():
-    names = "tools reward answers report story scores model fast.packed data select_data eval controls train"
-    names = [*names.split(), "benchmarks.record", "benchmarks.grounding"]
+    names = "tools reward answers report story scores families fast.packed data select_data eval controls"
+    names = [*names.split(), "train", "benchmarks.record", "benchmarks.grounding"]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, call
+from conftest import ROOT, both_families, call
 from PIL import Image, ImageChops
 
 import controls
@@ -73,12 +73,20 @@ def random_turn(rng: random.Random) -> str:
     )
 
 
+PLAYED = {}  # by engine and family: tests read the same episodes
+
+
 @pytest.fixture
-def episodes(rollout, model, processor, samples, script):
-    script(random_turn)
-    return rollout(model, processor, samples, group=8, max_turns=4, seed=3, **LIMITS)
+def episodes(request, family, rollout, model, processor, samples, script):
+    key = (request.node.callspec.params["rollout"], family)
+    if key not in PLAYED:
+        script(random_turn)
+        limits = {"group": 8, "max_turns": 4, "seed": 3} | LIMITS
+        PLAYED[key] = rollout(model, processor, samples, **limits)
+    return PLAYED[key]
 
 
+@both_families
 def test_episodes_cover_what_they_should(episodes):
     """The scripted episodes hold every case the exactness tests are about."""
     assert {0, 1, 2, 3} <= {len(t.boxes) for t in episodes}
@@ -86,6 +94,7 @@ def test_episodes_cover_what_they_should(episodes):
     assert any(t.errors and t.boxes for t in episodes)
 
 
+@both_families
 def test_cached_logprobs_equal_a_full_forward(model, processor, episodes):
     for trajectory in episodes:
         mask = torch.tensor(trajectory.sampled).bool()
@@ -96,6 +105,7 @@ def test_cached_logprobs_equal_a_full_forward(model, processor, episodes):
         assert gap.abs().max() < 1e-4
 
 
+@both_families
 def test_free_sampling_logprobs_equal_a_full_forward(rollout, model, processor, samples):
     """No script: real sampling at a temperature, and a Hub-like generation config that must not leak in."""
     model.generation_config.repetition_penalty, model.generation_config.top_k = 1.5, 3
@@ -116,6 +126,7 @@ def test_free_sampling_logprobs_equal_a_full_forward(rollout, model, processor, 
         assert len(set(ids)) > min(10, len(ids) // 2)
 
 
+@both_families
 def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
     """Temperature 0, batched and cached, picks the tokens that a forward per token would pick."""
     for trajectory in rollout(
@@ -138,6 +149,7 @@ def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
         )
 
 
+@both_families
 def test_masks_pictures_and_pads_agree(processor, episodes):
     pad = processor.image_token_id
     for t in episodes:
@@ -156,21 +168,23 @@ def test_masks_pictures_and_pads_agree(processor, episodes):
         assert written == "".join(t.turns)  # the mask covers exactly what the model wrote
 
 
-def test_crops_come_from_ones_own_original(episodes):
+@both_families
+def test_crops_come_from_ones_own_original(processor, episodes):
     """Also after siblings have finished: each crop equals the one cut by hand from the sample's own
     picture."""
+    least = processor.image_processor.size["shortest_edge"]
     for t in episodes:
         original = t.sample.open()
         for box, crop in zip(t.boxes, t.images[1:]):
             by_hand = original.crop(tuple(int(v) for v in box))
-            by_hand = by_hand.resize(
-                tools.fit(by_hand.size, CROP), Image.Resampling.BICUBIC, reducing_gap=3.0
-            )
+            size = tools.fit(by_hand.size, CROP, least, processor.family.token_side)
+            by_hand = by_hand.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
             assert (
                 crop.size == by_hand.size and not ImageChops.difference(crop, by_hand).getbbox()
             )
 
 
+@both_families
 def test_siblings_share_no_list(episodes):
     lists = [
         id(x)
@@ -181,6 +195,7 @@ def test_siblings_share_no_list(episodes):
     assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
 
 
+@both_families
 def test_batching_does_not_change_an_episode(rollout, model, processor, samples, script):
     script(lambda rng: call(10, 10, 60, 60))
     together = rollout(model, processor, samples, group=2, max_turns=3, **LIMITS)
@@ -207,6 +222,7 @@ def test_a_turn_ends_right_after_a_call(rollout, model, processor, samples, scri
     assert t.turns[0] == text and len(t.boxes) == 1
 
 
+@both_families
 @pytest.mark.parametrize("short", [1, 10, 25])
 def test_an_observation_that_does_not_fit_is_dropped_whole(
     rollout, model, processor, samples, script, short
@@ -234,6 +250,7 @@ def test_a_turn_that_runs_on_is_cut(rollout, model, processor, samples, script):
     assert (t.stop, len(t.completion_ids), t.answer) == ("length", 7, None)
 
 
+@both_families
 def test_banned_ids_are_never_sampled(rollout, model, processor, samples):
     """Even from a model that would write nothing but vision tokens."""
     banned = processor.tokenizer.convert_tokens_to_ids(list(tools.BANNED))
@@ -377,13 +394,17 @@ def test_slots_draw_from_the_policy(model, processor):
     assert ((shares - wanted).abs() <= 4.5 * spread).all(), shares
 
 
+@both_families
 def test_features_are_what_the_tower_sees(rollout, model, processor, samples, script):
     script(random_turn)
     for t in rollout(model, processor, samples, group=3, seed=3, keep_features=True, **LIMITS):
         for picture, features in zip(t.images, t.features, strict=True):
             assert (see(model, processor, [picture])[0] - features).abs().max() < 1e-5
+            numbers = processor.family.count_levels(model.config) * model.lm_head.in_features
+            assert features.shape == (processor.family.tokens(picture), numbers)
 
 
+@both_families
 def test_lanes_do_what_one_process_does(model, processor, samples):
     """The same greedy trajectories for any number of processes, in order, with the samples themselves."""
     threads = torch.get_num_threads()
@@ -489,6 +510,7 @@ def recorded(step, given):
     return replay
 
 
+@both_families
 def test_recorded_steps_change_nothing(model, processor, samples, script, monkeypatch):
     """The decode step over all slots and all their room, as a GPU replays it: the same trajectories, though
     slots are free, filled again, and grow."""
@@ -575,13 +597,14 @@ def seen_masks(model, monkeypatch) -> list:
     plain = language.forward
 
     def forward(*args, attention_mask, **kwargs):
-        masks.append(attention_mask["full_attention"])
+        masks.append(attention_mask)
         return plain(*args, attention_mask=attention_mask, **kwargs)
 
     monkeypatch.setattr(language, "forward", forward)
     return masks
 
 
+@both_families
 def test_no_mask_is_larger_than_asked(model, processor, samples, script, monkeypatch):
     """The first look needs none at all (it can have 16,384 tokens); others are cut, to the same answers."""
     script(lambda rng: call(5, 5, 100, 100))
@@ -610,6 +633,7 @@ def test_records_made_by_hand_read_like_played_ones(samples):
     assert Trajectory(samples[0], [1]).boxes == []
 
 
+@both_families
 def test_merged_lora_leaves_no_trace(model, processor, samples):
     """While sampling, the layers of LoRA are gone; afterwards all weights and modules are as they were."""
     lora = add_lora(copy.deepcopy(model), 4)
@@ -644,6 +668,7 @@ def test_the_command_prints_a_trajectory():
     assert len(advantages) == 8 and abs(sum(advantages)) < 0.05 and "<- this one" in done.stdout
 
 
+@both_families
 def test_a_bfloat16_model_samples_with_what_autocast_trains(model, processor):
     """The LoRA of the sampler is the trainer's, rounded as autocast rounds it; afterwards it is as it was."""
     lora = add_lora(copy.deepcopy(model).bfloat16(), 4)
