@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from model import load_model
 from toy import make_base
@@ -12,7 +14,7 @@ STEPS = 300
 LR = 3e-4
 
 
-def make_cold_base(folder: Path) -> Path:
+def make_cold_base(folder: Path, steps: int = STEPS) -> Path:
     """Teach the tiny base, in 300 more supervised steps, to call with boxes that lie anywhere at all.
 
     All its other lessons go on, grounding among them. Returns the folder.
@@ -20,14 +22,19 @@ def make_cold_base(folder: Path) -> Path:
     if (folder / "model.safetensors").exists():
         return folder
     torch.manual_seed(0)
+    torch.set_num_threads(2)
     model, processor = load_model("tiny", device="cpu")
     model.train()
+    # As the base was made: sdpa's backward is twice as slow on a CPU
+    model.model.language_model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98))
     usual = make_base.loose_box
     make_base.loose_box = box_anywhere
     try:
-        start = make_base.STEPS - STEPS  # the last lessons once more, but for the boxes
-        for parts in make_base.Lessons(processor, start, make_base.STEPS, seed=1):
+        start = make_base.STEPS - steps  # the last lessons once more, but for the boxes
+        lessons = make_base.Lessons(processor, start, make_base.STEPS, seed=1)
+        ahead = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=4)
+        for parts in tqdm(ahead, desc="a cold base"):
             total = sum(part["weights"][:, 1:].sum() for part in parts)
             for part in parts:
                 loss, _, _ = make_base.loss_and_hits(model, part)

@@ -1,6 +1,7 @@
 """The table of several seeds against means by hand, and the study: claims judged on planted answers."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import claims.cold
 import claims.runs
 from claims import verdicts
 from claims.arms import SIZES, Arm, ask, of_size
 from claims.seeds import table
 from claims.stored import Stored
 from claims.verdicts import FORCED, MIXED, ON, SAMPLED
+from model import load_model
 from stats import holm, permutation_p
+from toy import make_base
 
 
 def answers(seed: int) -> list[dict]:
@@ -239,3 +243,22 @@ def test_the_exact_p_against_every_order(values):
 def test_holm_against_the_textbook():
     """Holm 1979: sort, multiply by what is left, never fall."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
+    """A step of it, from the base's last lessons; made once."""
+    usual = make_base.loose_box
+    folder = claims.cold.make_cold_base(tmp_path / "cold", steps=1)
+    assert make_base.loose_box is usual
+    model, _ = load_model(str(folder))
+    base, _ = load_model("tiny")
+    moved = [
+        (one - other).abs().max().item()
+        for one, other in zip(model.parameters(), base.parameters())
+    ]
+    assert 0 < max(moved) < 0.1
+    assert claims.cold.make_cold_base(tmp_path / "cold", steps=10**9) == folder
+    rng = random.Random(0)
+    boxes = [claims.cold.box_anywhere(rng, None) for _ in range(200)]
+    assert min(box[0] for box in boxes) < 10 and max(box[2] for box in boxes) > 100
+    assert all(0 <= x1 < x2 <= 112 and 0 <= y1 < y2 <= 112 for x1, y1, x2, y2 in boxes)
