@@ -79,6 +79,31 @@ def count_boxed(turns: list[str]) -> int:
     return after_thought.count("\\boxed{")
 
 
+def find_answer(text: str, boxed: bool = False) -> str | None:
+    """The text of the last non-empty `<answer>...</answer>` of a turn; with boxed: of the last `\\boxed{...}`
+    after its thought.
+
+    text must be the model's own words: observations repeat the format line, whose literal
+    `<answer>...</answer>` is no answer.
+
+    >>> find_answer("<answer>A</answer> no, <answer> B </answer><answer></answer>")
+    'B'
+    >>> find_answer(r"<think>\\boxed{3}?</think> so it is \\boxed{\\frac{1}{2}}", boxed=True)
+    '\\\\frac{1}{2}'
+    """
+    if boxed:
+        return last_boxed(text.rpartition("</think>")[2])
+    end = text.rfind("</answer>")
+    while end >= 0:
+        start = text.rfind("<answer>", 0, end)
+        if start < 0:
+            break
+        if answer := text[start + len("<answer>") : end].strip():
+            return answer
+        end = text.rfind("</answer>", 0, start)
+    return None
+
+
 def last_boxed(text: str) -> str | None:
     """What stands in the last `\\boxed{...}`, whose braces nest; None where it is missing, empty or open.
 

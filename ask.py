@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import tools
+from answers import find_answer
 from data import Sample, check
 from knobs import fail, rollout_limits
 from model import load_model, pixel_budgets, prepare_libraries
@@ -70,8 +70,8 @@ def last_message(trajectory) -> str | None:
     if trajectory.stop != "no_call":
         return None
     said = trajectory.turns[-1].rpartition("</think>")[2].strip()
-    tagged = tools.find_answer(said)
-    boxed = tools.find_answer(said, boxed=True)
+    tagged = find_answer(said)
+    boxed = find_answer(said, boxed=True)
     return tagged or boxed or said or None
 
 
@@ -83,7 +83,7 @@ def answer_text(trajectory) -> str:
         lines.append(turn.strip())
         if call := next(calls, None):
             lines.append(f"  -> refused: {call.error}" if call.error else shown_text(call))
-    lines.append(f"\nanswer: {trajectory.answer} ({len(trajectory.boxes)} zooms)")
+    lines.append(f"\nanswer: {trajectory.answer} ({trajectory.delivered} pictures looked at)")
     if trajectory.stop not in ("answer", "no_call"):
         lines.append(f"it ended for want of {ENDS[trajectory.stop]}")
     return "\n".join(lines)
@@ -98,6 +98,9 @@ ENDS = {
 
 def shown_text(call) -> str:
     """What a call was answered with: the region of the picture, and the size at which it was shown."""
-    corners = ", ".join(f"{v:.0f}" for v in call.region)
     width, height = call.picture.size
-    return f"  -> shown: ({corners}) of the picture, at {width} x {height} pixels"
+    what = f"what {call.name} makes of the picture"
+    if call.region:
+        corners = ", ".join(f"{v:.0f}" for v in call.region)
+        what = f"({corners}) of the picture"
+    return f"  -> shown: {what}, at {width} x {height} pixels"

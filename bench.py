@@ -33,6 +33,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
+import controls
 import rollout
 import tools
 import train
@@ -431,7 +432,7 @@ def compare(knobs: Knobs, run: Path) -> dict:
     """All arms in turn, several times."""
     arms = Arms(knobs, run)
     work = [("rollout", "trl", arms.roll_stock)]
-    work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in rollout.ENGINES]
+    work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in controls.ENGINES]
     work += [("update", "trl", arms.update_stock), ("update", "ours", arms.update_ours)]
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
     # Repeat 0 warms up and counts tokens, in one process, where the hooks see them all.
@@ -531,7 +532,7 @@ def main() -> None:
     trl = rollouts["trl"]["seconds"]
     head = {
         "rollout_vs_trl": {
-            engine: trl / rollouts[engine]["seconds"] for engine in rollout.ENGINES
+            engine: trl / rollouts[engine]["seconds"] for engine in controls.ENGINES
         },
         "update_vs_trl": updates["trl"]["seconds"] / updates["ours"]["seconds"],
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {knobs.threads} threads",

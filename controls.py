@@ -10,11 +10,24 @@ from PIL import Image
 import knobs
 import tools
 from boxes import Box
+from knobs import Limits
 from model import expand_pads
 
 ARMS = tuple(arm for arm in knobs.ARMS if arm != "forced")  # of a rollout
+ENGINES = ("generate", "slots")
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 GREY = (128, 128, 128)
+
+
+def check_arguments(tool: str, group: int, limits: Limits) -> None:
+    """Raise ValueError for what can't be rolled out."""
+    if tool not in ARMS:
+        raise ValueError(f"tool must be one of {', '.join(ARMS)}, not {tool!r}")
+    if limits.engine not in ENGINES:
+        raise ValueError(f"engine must be generate or slots, not {limits.engine!r}")
+    counts = [group, limits.max_turns, limits.max_turn_tokens, limits.max_tokens]
+    if min(*counts, limits.batch, limits.threads) < 1:
+        raise ValueError("group, batch, threads and all maxima must be at least 1")
 
 
 def around(original: Image.Image, target: Box) -> Box:

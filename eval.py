@@ -190,6 +190,7 @@ if __name__ == "__main__":
 import torch
 from tqdm import tqdm
 
+import toolbox
 import tools
 from ask import ask, last_message
 from benchmarks import BENCHMARKS as RECORDS
@@ -325,21 +326,23 @@ def revision_of(source: Path) -> str:
 
 def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     """All that a number depends on; runs of one protocol share a folder, and go on where they stopped."""
-    limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize")]
+    limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize", "tools")]
     named = ["model", "data", "root", "arms", "seed", "repeats", *limits]
     # Named only where they are used.
     named += ["split"] if knobs.split == "all" else []
     named += ["protocol"] if knobs.protocol == "paper" else []
     named += ["prompt"] if knobs.prompt else []
+    named += ["tools"] if knobs.tools != "zoom" else []
     named += ["quantize", "temperature", "zoom", "judge"]
     protocol = {name: getattr(knobs, name) for name in named}
     protocol["options"] = options_order(knobs, samples)
     protocol["engine"] = knobs.engine
+    schemas = [tool.schema for tool in toolbox.named(knobs.tools)]
     prompts = (
-        tools.prompt("")
+        tools.prompt("", schemas=schemas)
         + tools.prompt("", tool=False)
         + tools.prompt("", tool=False, boxed=True)
-        + tools.observation()
+        + tools.observation(schemas=schemas)
     )
     prompts += "".join(samples[0].wording or ())
     prompts = tools.in_frame(prompts, family_named(knobs.model).frame)

@@ -53,6 +53,7 @@ class Limits:
     )
     threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
     quantize: Literal["", "4bit"] = knob("", "4bit: the language model's weights in NF4")
+    tools: str = knob("zoom", "on offer: zoom, or zoom,rotate (see toolbox.py)")
 
 
 # What train.py starts from with other models than the tiny one ("big"), where nothing else is given.

@@ -43,7 +43,7 @@ def score(trajectory, *, bonus: str = "conditional", call_price=0.05, judge=None
         raise ValueError(f"bonus must be one of {', '.join(BONUSES)}, not {bonus!r}")
     sample = trajectory.sample
     right = is_correct(trajectory.answer, sample, judge)
-    crops = len(trajectory.boxes)  # that came back, not calls that were written
+    crops = trajectory.delivered  # that came back, not calls that were written
     earned = right if bonus == "conditional" else bonus == "unconditional"
     accuracy = float(right)
     format = 0.0 if well_formed(trajectory) else -1.0

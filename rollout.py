@@ -15,7 +15,6 @@ the sampler's logprobs come from the same weights that train.
 """
 
 import random
-from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from typing import NamedTuple
 
@@ -25,23 +24,23 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 import controls
+import toolbox
 import tools
+from answers import find_answer
 from boxes import Box
 from data import LARGE_PIXELS, Sample, load
 from fast.lanes import count_lanes, run_in_lanes
-from fast.lora import cast_lora, merged_lora
+from fast.lora import sampling_mode
 from fast.slots import SlotEngine
 from knobs import Limits, rollout_limits, run_command
 from model import expand_pads, load_model, picture_inputs, pixel_budgets, see
 from reward import score
 from show import Knobs, print_group, read_knobs
 
-ENGINES = ("generate", "slots")
-
 
 @dataclass
 class Trajectory:
-    """One finished episode. `len(images) == 1 + len(boxes)`, always."""
+    """One finished episode. `len(images) == 1 + delivered`, always: with the zoom alone, 1 + len(boxes)."""
 
     sample: Sample
     prompt_ids: list[int]
@@ -54,7 +53,7 @@ class Trajectory:
     # As shown: the first look, then each delivered crop.
     images: list[Image.Image] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
-    boxes: InitVar[list[Box] | None] = None  # of calls that got a crop, ORIGINAL pixels
+    boxes: InitVar[list[Box] | None] = None  # of zooms that got a crop, ORIGINAL pixels
     errors: InitVar[list[str] | None] = None  # what refused calls were told
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
@@ -71,6 +70,11 @@ class Trajectory:
         if (boxes or errors) and (boxes, errors) != (self.boxes, self.errors):
             self.calls = controls.calls_by_hand(boxes or [], errors or [])
 
+    @property
+    def delivered(self) -> int:
+        """How many calls came back with a picture, of whatever tool."""
+        return sum(not call.error for call in self.calls)
+
     def append_unsampled(self, ids: list[int]) -> None:
         """Append tokens that the model has not sampled: nothing of them is trained on."""
         self.completion_ids += ids
@@ -79,7 +83,7 @@ class Trajectory:
 
 
 # After the class, in whose body they would be the defaults of the arguments of the same name.
-Trajectory.boxes = property(lambda self: [call.region for call in self.calls if not call.error])
+Trajectory.boxes = property(lambda self: [call.region for call in self.calls if call.region])
 Trajectory.errors = property(lambda self: [call.error for call in self.calls if call.error])
 
 
@@ -112,6 +116,8 @@ class Episodes:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.limits = limits
+        self.offered = toolbox.named(limits.tools)
+        self.schemas = [each.schema for each in self.offered]
         self.group = group
         self.tool = tool
         self.seed = seed
@@ -138,7 +144,11 @@ class Episodes:
         look = view.look()
         offered = sample.tool and self.tool != "off"
         prompt = tools.prompt(
-            sample.text(), tool=offered, boxed=not sample.tool, wording=sample.wording
+            sample.text(),
+            tool=offered,
+            boxed=not sample.tool,
+            wording=sample.wording,
+            schemas=self.schemas,
         )
         prompt = tools.in_frame(prompt, view.frame)
         ids = expand_pads(self.processor, prompt, [look])
@@ -187,7 +197,7 @@ class Episodes:
             return self.finish(i)
         call = self.carry_out(i)
         pictures = [] if call.error else [call.picture]
-        text = tools.observation(call.error, trajectory.sample.wording)
+        text = tools.observation(call.error, trajectory.sample.wording, self.schemas)
         ids = expand_pads(self.processor, text, pictures)
         # A turn that stopped at </tool_call> is closed for the model.
         if tokens[-1] != self.im_end:
@@ -215,7 +225,7 @@ class Episodes:
         """Set the answer; why the episode ends here, or "" to carry out its call. In the paper's order."""
         text = trajectory.turns[-1]
         offered = trajectory.sample.tool and self.tool != "off"
-        trajectory.answer = tools.find_answer(text, boxed=not trajectory.sample.tool)
+        trajectory.answer = find_answer(text, boxed=not trajectory.sample.tool)
         if trajectory.answer is not None:
             return "answer"  # an answer wins over a call in the same turn
         if not tokens or tokens[-1] not in self.end_ids:
@@ -230,10 +240,10 @@ class Episodes:
         trajectory = self.trajectories[i]
         if view.original is None:
             view = replace(view, original=trajectory.sample.open())
-        call = tools.carry_out(view, trajectory.turns[-1])
+        call = tools.carry_out(view, trajectory.turns[-1], self.offered)
         if call.error:
             return call
-        if self.tool in ("random", "swap", "oracle"):
+        if call.region and self.tool in ("random", "swap", "oracle"):
             region = controls.replaced_region(self.tool, view, trajectory, call, self.rngs[i])
             call.picture = view.original.crop(region)
         size = self.fit(call.picture, self.limits.crop_pixels)
@@ -267,7 +277,8 @@ class SamplingTape(LogitsProcessor):
         self.taken = []  # a (R,) tensor for each token
 
     def take(self, token_ids: torch.Tensor) -> None:  # (R,)
-        self.taken.append(self.last.gather(1, token_ids[:, None])[:, 0])
+        taken = self.last.gather(1, token_ids[:, None])
+        self.taken.append(taken[:, 0])
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         # Only now do we know what was sampled from the scores of the last call.
@@ -313,8 +324,8 @@ class GenerateEngine:
             ids, mask, cache, turns = self.write_turns(live, ids, mask, cache, features)
             going = []  # rows
             observations = []
-            for row, (i, (tokens, logprobs)) in enumerate(zip(live, turns)):
-                observation = self.episodes.end_turn(i, tokens, logprobs)
+            for row, (i, turn) in enumerate(zip(live, turns)):
+                observation = self.episodes.end_turn(i, *turn)
                 if observation is not None:
                     going.append(row)
                     observations.append(observation)
@@ -332,8 +343,12 @@ class GenerateEngine:
         """Ids and mask (R, longest), padded on the left: the last column of a batch that goes on must be real
         in every row."""
         longest = max(map(len, rows))
-        ids = [[self.episodes.pad_id] * (longest - len(row)) + row for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        ids = []
+        mask = []
+        for row in rows:
+            missing = longest - len(row)
+            ids.append([self.episodes.pad_id] * missing + row)
+            mask.append([0] * missing + [1] * len(row))
         device = self.model.device
         ids = torch.tensor(ids, device=device)
         mask = torch.tensor(mask, device=device)
@@ -422,23 +437,6 @@ class GenerateEngine:
 # Entry point.
 
 
-@contextmanager
-def sampling_mode(model, seed: int | None):
-    """Eval mode (checkpointing in train mode drops the cache), no gradients, LoRA folded in, and a random
-    state of its own if seeded."""
-    was_training = model.training
-    devices = [model.device] if model.device.type == "cuda" else []
-    model.eval()
-    try:
-        random_state = torch.random.fork_rng(devices, enabled=seed is not None)
-        with torch.no_grad(), merged_lora(model), cast_lora(model), random_state:
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
-    finally:
-        model.train(was_training)
-
-
 def rollout(
     model,
     processor,
@@ -456,6 +454,7 @@ def rollout(
     crop_pixels: int | None = None,
     batch: int = 256,
     threads: int = 1,
+    tools: str = "zoom",
     progress: bool = False,
     force_call: bool = False,
     begin_with_targets: bool = False,
@@ -465,27 +464,19 @@ def rollout(
 
     tool: "on", "off" (no tool on offer), or a control, in which the crop is replaced: "blank" (grey),
     "random" (a region of the same size anywhere), "swap" (another thing of the sort), "oracle" (the
-    target). max_turns: model turns, so at most max_turns - 1 zooms. max_tokens: completion tokens, the
-    model's and the observations'. temperature: 0 is greedy. engine: "generate" or "slots". look_pixels,
-    crop_pixels: pixel budgets of the first look and of each crop (None: the processor's own). batch:
-    trajectories at once. threads: a tiny model's samples are shared among this many CPU processes.
-    force_call: after its first (greedy) thought open a call for the model; the box is its own.
-    begin_with_targets: begin with calls on the sample's target boxes and their crops, as if the model had
-    made them. keep_features: trajectories keep what the vision tower made of their pictures. Raises
-    ValueError for a bad knob, and for a sample whose picture can't be read.
+    target). tools: what is on offer, by the names in toolbox.py. max_turns: model turns, so at most one
+    zoom less. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is greedy.
+    engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of each
+    crop (None: the processor's own). batch: trajectories at once. threads: a tiny model's samples are
+    shared among this many CPU processes. force_call: after its first (greedy) thought open a call for the
+    model; the box is its own. begin_with_targets: begin with calls on the sample's targets and their crops,
+    as if the model had made them. keep_features: trajectories keep what the vision tower made of their
+    pictures. Raises ValueError for a bad knob, and for a sample whose picture can't be read.
     """
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
-    limits = Limits(
-        look_pixels=look_pixels,
-        crop_pixels=crop_pixels,
-        max_turns=max_turns,
-        max_turn_tokens=max_turn_tokens,
-        max_tokens=max_tokens,
-        batch=batch,
-        engine=engine,
-        threads=threads,
-    )
-    check_arguments(tool, group, limits)
+    limits = Limits(look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens)
+    limits = replace(limits, batch=batch, engine=engine, threads=threads, tools=tools)
+    controls.check_arguments(tool, group, limits)
     settings = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
     openings = [[] for _ in samples]
     hidden = None if progress else True  # None: on a terminal it is shown
@@ -500,17 +491,6 @@ def rollout(
         return run_episodes(model, episodes, samples, openings, temperature)
 
 
-def check_arguments(tool: str, group: int, limits: Limits) -> None:
-    """Raise ValueError for what can't be rolled out."""
-    if tool not in controls.ARMS:
-        raise ValueError(f"tool must be one of {', '.join(controls.ARMS)}, not {tool!r}")
-    if limits.engine not in ENGINES:
-        raise ValueError(f"engine must be generate or slots, not {limits.engine!r}")
-    counts = [group, limits.max_turns, limits.max_turn_tokens, limits.max_tokens]
-    if min(*counts, limits.batch, limits.threads) < 1:
-        raise ValueError("group, batch, threads and all maxima must be at least 1")
-
-
 def run_episodes(
     model, episodes: Episodes, samples, openings, temperature: float
 ) -> list[Trajectory]:
@@ -521,7 +501,8 @@ def run_episodes(
         batch = min(limits.batch, len(samples) * episodes.group)
         return GenerateEngine(base, episodes, temperature, batch).run(samples, openings)
     lanes = count_lanes(limits.threads, base, samples, limits.batch // episodes.group)
-    slots = min(limits.batch // lanes, -(-len(samples) // lanes) * episodes.group)
+    most = -(-len(samples) // lanes) * episodes.group  # that a lane will have
+    slots = min(limits.batch // lanes, most)
     engine = SlotEngine(base, episodes, temperature, slots)
     return run_in_lanes(engine, samples, openings, lanes)
 
@@ -534,7 +515,8 @@ def main(knobs: Knobs) -> None:
     torch.set_num_threads(knobs.threads)
     model, processor = load_model(knobs.model, quantize=knobs.quantize)
     questions = load("toy", split="test", limit=100 * (knobs.number + 1))
-    sample = [each for each in questions if each.meta["kind"] == knobs.kind][knobs.number]
+    of_kind = [each for each in questions if each.meta["kind"] == knobs.kind]
+    sample = of_kind[knobs.number]
     settings = {
         "group": knobs.group,
         "temperature": knobs.temperature,

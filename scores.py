@@ -12,6 +12,7 @@ from data import Sample
 from reward import WEIGHTS, is_correct
 from rollout import Trajectory, rollout
 from stats import mcnemar, wilson
+from tools import TOOL
 
 OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
 CUT = ("length", "budget")  # stops for want of tokens
@@ -83,6 +84,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
         "stop": trajectory.stop,
         "turns": trajectory.turns,
         "boxes": trajectory.boxes,
+        "tools": [call.name for call in trajectory.calls if not call.error],
         "targets": sample.boxes,
         "errors": len(trajectory.errors),
         "tokens": sum(trajectory.sampled),
@@ -115,8 +117,14 @@ def summarise(records: list[dict]) -> dict:
     summary = {"n": n, "accuracy": accuracy, "interval": wilson(accuracy, independent)}
     if len(records) > n:
         summary["pass"] = fmean(map(any, right_by_question.values()))
-    summary["tool_rate"] = mean(bool(record["boxes"]) for record in records)
-    summary["crops"] = mean(len(record["boxes"]) for record in records)
+    # Rows of before there were several tools have boxes alone
+    delivered = [record.get("tools", record["boxes"]) for record in records]
+    summary["tool_rate"] = mean(map(bool, delivered))
+    summary["crops"] = mean(map(len, delivered))
+    for name in sorted({name for record in records for name in record.get("tools", ())}):
+        if name != TOOL:
+            shares = [name in record.get("tools", ()) for record in records]
+            summary[f"rate of {name}"] = mean(shares)
     for key in ("iou", "holds", "tokens", "errors", "says_shown"):
         summary[key] = mean(record.get(key) for record in records)
     cut = [record["stop"] in CUT for record in records]
@@ -331,13 +339,13 @@ def step_stats(groups, rewards_by_group) -> dict:
         "reward": mean(r.total for r in rewards),
         "accuracy": mean(r.accuracy for r in rewards),
         "format": mean(r.format for r in rewards),
-        "tool_rate": mean(bool(t.boxes) for t in trajectories if t.sample.tool),
+        "tool_rate": mean(bool(t.delivered) for t in trajectories if t.sample.tool),
         "calls": mean(len(t.calls) for t in trajectories),
-        "delivered": mean(len(t.boxes) for t in trajectories),
+        "delivered": mean(t.delivered for t in trajectories),
         "errors": mean(len(t.errors) for t in trajectories),
         "iou": mean(map(best_iou, trajectories)),
-        "acc_zoom": mean(r.accuracy for t, r in pairs if t.boxes),
-        "acc_no_zoom": mean(r.accuracy for t, r in pairs if not t.boxes),
+        "acc_zoom": mean(r.accuracy for t, r in pairs if t.delivered),
+        "acc_no_zoom": mean(r.accuracy for t, r in pairs if not t.delivered),
         "tokens": mean(sum(t.sampled) for t in trajectories),
         "dead_groups": mean(map(is_dead, rewards_by_group)),
         "repeats": mean(map(repeats_box, trajectories)),
@@ -349,8 +357,12 @@ def step_stats(groups, rewards_by_group) -> dict:
         stats[f"reward_{term}"] = mean(
             WEIGHTS[t.sample.tool][place] * getattr(r, term) for t, r in pairs
         )
+    for name in sorted({call.name for t in trajectories for call in t.calls if not call.error}):
+        if name != TOOL:
+            used = [any(call.name == name for call in t.calls) for t in trajectories]
+            stats[f"rate_{name}"] = mean(used)
     for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
         own = [(t, r) for t, r in pairs if t.sample.meta.get("kind") == kind]
         stats[f"accuracy_{kind}"] = mean(r.accuracy for _, r in own)
-        stats[f"tool_rate_{kind}"] = mean(bool(t.boxes) for t, _ in own)
+        stats[f"tool_rate_{kind}"] = mean(bool(t.delivered) for t, _ in own)
     return stats

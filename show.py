@@ -71,7 +71,8 @@ def print_trajectory(trajectory, processor) -> None:
         call = next(calls)
         text = processor.tokenizer.decode(ids)
         if call.picture:
-            crop = f"[the crop: region {call.region} of the original, shown as {call.picture.size}]"
+            what = f"region {call.region} of the original" if call.region else call.name
+            crop = f"[the crop: {what}, shown as {call.picture.size}]"
             text = re.sub(r"(<\|image_pad\|>)+", crop, text)
         print(f"WAS GIVEN {len(ids)} tokens, not trained on:\n{text}")
 

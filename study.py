@@ -9,12 +9,15 @@ on the page is typed by hand.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from claims.seeds import table
 from knobs import Help, fail
 from runs import read_rows
 
+# With no core to spare, threads that spin while they wait take the cores from one another.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 STORED = Path(__file__).parent / "docs" / "study.jsonl"
 
 

@@ -12,7 +12,7 @@ CURIOUS_BELOW = 0.3  # share of a step's trajectories that zoom
 
 def training_totals(groups, rewards_by_group, knobs) -> list[list[float]]:
     """The rewards that train, by group: with the curiosity bonus, and with overlong ones made neutral."""
-    zoomed = [bool(t.boxes) for group in groups for t in group]
+    zoomed = [bool(t.delivered) for group in groups for t in group]
     curious = sum(zoomed) < CURIOUS_BELOW * len(zoomed)
     by_group = []
     for group, rewards in zip(groups, rewards_by_group):
@@ -29,7 +29,7 @@ def with_curiosity(group, totals: list[float], bonus: float) -> list[float]:
     """A bonus for a crop, while so few trajectories of the step zoom."""
     paid = []
     for trajectory, total in zip(group, totals):
-        paid.append(total + bonus if trajectory.boxes else total)
+        paid.append(total + bonus if trajectory.delivered else total)
     return paid
 
 

@@ -13,12 +13,12 @@ own words, with `required: ["bbox_2d"]` where the released prompt said `["bbox"]
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from answers import last_boxed
 from boxes import Box
 
 # How boxes are asked for: in pixels, or as families do whose boxes are in the frame `RELATIVE`.
@@ -47,13 +47,18 @@ SCHEMA = {
     },
 }  # fmt: skip
 PLAIN_SYSTEM = "You are a helpful assistant."
-TOOL_SYSTEM = f"""{PLAIN_SYSTEM}
+
+
+def system_text(schemas: list[dict]) -> str:
+    """The system prompt that offers these tools."""
+    signatures = "\n".join(map(json.dumps, schemas))
+    return f"""{PLAIN_SYSTEM}
 
 # Tools
 You may call one or more functions to help with the user's question.
 The function signatures are given within <tools></tools> tags:
 <tools>
-{json.dumps(SCHEMA)}
+{signatures}
 </tools>
 
 # How to call a tool
@@ -64,10 +69,18 @@ Return a JSON object with the function name and its arguments within <tool_call>
 <tool_call>{{"name": "{TOOL}", \
 "arguments": {{"bbox_2d": [10, 20, 100, 200], "label": "the apple on the desk"}}}}</tool_call>"""
 
-TOOL_SUFFIX = (
-    f"\nThink first, call **{TOOL}** if needed, then answer. Use strictly this format: "
-    "<think>...</think> <tool_call>...</tool_call> (if a tool is needed) <answer>...</answer>"
-)
+
+def suffix_text(schemas: list[dict]) -> str:
+    """What stands after the question, and after each crop."""
+    names = " or ".join(f"**{schema['function']['name']}**" for schema in schemas)
+    return (
+        f"\nThink first, call {names} if needed, then answer. Use strictly this format: "
+        "<think>...</think> <tool_call>...</tool_call> (if a tool is needed) <answer>...</answer>"
+    )
+
+
+TOOL_SYSTEM = system_text([SCHEMA])
+TOOL_SUFFIX = suffix_text([SCHEMA])
 WITHOUT_TOOL = "\nThink first, then answer. Use strictly this format: <think>...</think> "
 PLAIN_SUFFIX = WITHOUT_TOOL + "<answer>...</answer>"
 BOXED_SUFFIX = WITHOUT_TOOL + "and then the final answer in \\boxed{}."
@@ -99,18 +112,23 @@ def user_turn(text: str) -> str:
     return f"<|im_start|>user\n{IMAGE}\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=None) -> str:
+def prompt(
+    question: str, *, tool: bool = True, boxed: bool = False, wording=None, schemas=(SCHEMA,)
+) -> str:
     """The whole first prompt as text, with one `IMAGE` for the first look.
 
-    tool: offer the zoom tool. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the
+    tool: offer the tools of these schemas. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the
     paper). wording: what stands in place of our words, for a model trained with others: its system prompt,
     and the user's text with "{question}" in it.
 
     >>> prompt("What is it?", tool=False).count("<|image_pad|>")
     1
     """
-    suffix = TOOL_SUFFIX if tool else BOXED_SUFFIX if boxed else PLAIN_SUFFIX
-    system = TOOL_SYSTEM if tool else PLAIN_SYSTEM
+    suffix = BOXED_SUFFIX if boxed else PLAIN_SUFFIX
+    system = PLAIN_SYSTEM
+    if tool:
+        suffix = suffix_text(schemas)
+        system = system_text(schemas)
     text = "{question}" + suffix
     if wording:
         system, text = wording
@@ -118,7 +136,7 @@ def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=Non
     return f"<|im_start|>system\n{system}<|im_end|>\n{asked}"
 
 
-def observation(error: str | None = None, wording=None) -> str:
+def observation(error: str | None = None, wording=None, schemas=(SCHEMA,)) -> str:
     """The turn that answers a call: the crop within `<tool_response>` and the format again, or a plain error.
 
     A *user* turn, as in the paper: chat templates drop pictures in a `tool` role. It starts after
@@ -127,7 +145,7 @@ def observation(error: str | None = None, wording=None) -> str:
     >>> observation("no such region")
     '\\n<|im_start|>user\\nError: no such region<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    _, text = wording or ("", "{question}" + TOOL_SUFFIX)
+    _, text = wording or ("", "{question}" + suffix_text(schemas))
     suffix = text.partition("{question}")[2]
     body = f"Error: {error}" if error else f"<tool_response>{IMAGE}{suffix}</tool_response>"
     return f"\n<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n"
@@ -143,31 +161,6 @@ def find_call(text: str) -> str | None:
     end = text.rfind("</tool_call>")
     start = text.rfind("<tool_call>", 0, max(end, 0))
     return None if start < 0 else text[start + len("<tool_call>") : end]
-
-
-def find_answer(text: str, boxed: bool = False) -> str | None:
-    """The text of the last non-empty `<answer>...</answer>` of a turn; with boxed: of the last `\\boxed{...}`
-    after its thought.
-
-    text must be the model's own words: observations repeat the format line, whose literal
-    `<answer>...</answer>` is no answer.
-
-    >>> find_answer("<answer>A</answer> no, <answer> B </answer><answer></answer>")
-    'B'
-    >>> find_answer(r"<think>\\boxed{3}?</think> so it is \\boxed{\\frac{1}{2}}", boxed=True)
-    '\\\\frac{1}{2}'
-    """
-    if boxed:
-        return last_boxed(text.rpartition("</think>")[2])
-    end = text.rfind("</answer>")
-    while end >= 0:
-        start = text.rfind("<answer>", 0, end)
-        if start < 0:
-            break
-        if answer := text[start + len("<answer>") : end].strip():
-            return answer
-        end = text.rfind("</answer>", 0, start)
-    return None
 
 
 def _reject_constant(name: str):
@@ -194,10 +187,13 @@ def size_note(frame: tuple[int, int] | None) -> str:
     return f" The picture is {frame[0]} x {frame[1]} pixels." if frame else ""
 
 
-def read_call(text: str, frame: tuple[int, int] | None = None) -> tuple[str, dict]:
+def read_call(
+    text: str, frame: tuple[int, int] | None = None, names: tuple[str, ...] = (TOOL,)
+) -> tuple[str, dict]:
     """The name and the arguments of the last call of a turn. JSON only, never eval. Raises ZoomError.
 
-    text: one turn of the model. frame: (width, height) of the frame of its boxes, named in the errors.
+    text: one turn of the model. frame: (width, height) of the frame of its boxes, named in the errors. names:
+    of the tools on offer.
 
     >>> read_call('<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1]}}</tool_call>')
     ('image_zoom_in_tool', {'bbox_2d': [1]})
@@ -215,8 +211,10 @@ def read_call(text: str, frame: tuple[int, int] | None = None) -> tuple[str, dic
     arguments = call.get("arguments") if isinstance(call, dict) else None
     if not isinstance(arguments, dict) or "name" not in call:
         raise ZoomError(f'a tool call must be a JSON object with "name" and "arguments".{size}')
-    if call["name"] not in tuple(TOOLS):  # not `in TOOLS`: what the model wrote may be a list
-        raise ZoomError(f"unknown tool name; the only tool is {TOOL}.{size}")
+    if call["name"] not in names:  # a tuple: what the model wrote may be a list
+        known = " and ".join(names)
+        only = "the tools are" if len(names) > 1 else "the only tool is"
+        raise ZoomError(f"unknown tool name; {only} {known}.{size}")
     return call["name"], arguments
 
 
@@ -267,7 +265,7 @@ class Call:
 
     name: str = ""  # of the tool; empty if the call could not be read
     arguments: dict = field(default_factory=dict)  # as the model wrote them
-    region: Box | None = None  # what the model asked for, clamped, ORIGINAL pixels
+    region: Box | None = None  # of a zoom: what the model asked for, clamped, ORIGINAL pixels
     # The crop, later resized as shown; a control arm replaces it.
     picture: Image.Image | None = None
     error: str | None = None  # what the model is told instead
@@ -377,15 +375,29 @@ def image_zoom_in_tool(view: View, arguments: dict) -> tuple[Image.Image, Box]:
     return view.crop(read_box(arguments, view.frame))
 
 
-TOOLS = {TOOL: image_zoom_in_tool}  # by the name that the model calls
+@dataclass(frozen=True)
+class Tool:
+    """What a model may call: what it is told of it, and what carries a call out."""
+
+    schema: dict
+    # (View, arguments) -> the picture at full resolution, and its region in ORIGINAL pixels, if it is one.
+    use: Callable
+
+    @property
+    def name(self) -> str:
+        return self.schema["function"]["name"]
 
 
-def carry_out(view: View, turn: str) -> Call:
+ZOOM = Tool(SCHEMA, image_zoom_in_tool)
+
+
+def carry_out(view: View, turn: str, offered: tuple[Tool, ...] = (ZOOM,)) -> Call:
     """What comes of the last call in a turn of the model: a picture at full resolution, or an error."""
     call = Call()
+    tools = {tool.name: tool for tool in offered}
     try:
-        call.name, call.arguments = read_call(turn, view.frame)
-        call.picture, call.region = TOOLS[call.name](view, call.arguments)
+        call.name, call.arguments = read_call(turn, view.frame, tuple(tools))
+        call.picture, call.region = tools[call.name].use(view, call.arguments)
     except ZoomError as error:
         call.error = str(error)
     return call

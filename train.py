@@ -147,6 +147,7 @@ from safe.lock import hold
 from safe.signals import REQUEST, Stopped
 from safe.trainer import SafeTrainer, where_to_go_on
 from switches import refill_dead_groups, training_totals
+from toolbox import named
 
 
 def split_groups(groups: list[list], size: int) -> list[list[list]]:
@@ -497,5 +498,6 @@ if __name__ == "__main__":
             print(plan.table(KNOBS))
             print(pace.time_here(KNOBS, WORLD))
             sys.exit()
+        named(KNOBS.tools)
         resolve(KNOBS.model, weights=False)  # is there such a model? Before the data are fetched
         main(KNOBS)

@@ -1,4 +1,4 @@
-"""The LoRA while sampling: folded into float32 weights, or at hand in the precision of the model."""
+"""A model while it samples: its LoRA folded into float32 weights, or at hand in the precision of the model."""
 
 from contextlib import contextmanager
 
@@ -75,3 +75,20 @@ def master_lora(model) -> None:
         layer.cast_input_dtype_enabled = False
         for weight in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
             weight.data = weight.data.float()
+
+
+@contextmanager
+def sampling_mode(model, seed: int | None):
+    """Eval mode (checkpointing in train mode drops the cache), no gradients, LoRA folded in, and a random
+    state of its own if seeded."""
+    was_training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    model.eval()
+    try:
+        random_state = torch.random.fork_rng(devices, enabled=seed is not None)
+        with torch.no_grad(), merged_lora(model), cast_lora(model), random_state:
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+    finally:
+        model.train(was_training)

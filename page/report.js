@@ -60,7 +60,7 @@ function transcript(row) {
     const element = node("div", { class: "seen", title: "given, not trained on" });
     if (seen.includes("[crop]")) {
       crop += 1;
-      element.append(picture(row, crop), `crop ${crop} + format reminder`);
+      element.append(picture(row, crop), `${made(row, crop)} + format reminder`);
     } else {
       element.classList.add("error");
       element.append(plain((seen.match(/Error: [^<]*/) || [seen])[0]));
@@ -68,6 +68,11 @@ function transcript(row) {
     parts.push(element);
   });
   return parts;
+}
+// What a picture is, by the tool that brought it: rows of before there were several have none.
+function made(row, number) {
+  const tool = (row.tools || [])[number - 1] || "image_zoom_in_tool";
+  return tool === "image_zoom_in_tool" ? `crop ${number}` : `${plain(tool)}, picture ${number}`;
 }
 function terms({ reward, advantage }) {
   const each = ["accuracy", "format", "tool"].map((term) => `${term} ${number(reward[term])}`).join(", ");
@@ -104,7 +109,7 @@ let playing = 0; // the timer
 
 function end(row, name) {
   const tone = isRight(row) ? "good" : "bad", word = isRight(row) ? "\u2713 right" : "\u2717 wrong";
-  const crops = row.boxes.map((_, i) => picture(row, i + 1));
+  const crops = row.pictures.slice(1).map((_, i) => picture(row, i + 1));
   if (!crops.length) crops.push(node("div", { class: "none quiet" }, "no zoom"));
   const said = node("p", { dir: "auto" }, node("strong", { class: tone }, word), ": ");
   said.append(node("strong", {}, plain(row.answer ?? "no answer")));

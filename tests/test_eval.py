@@ -19,7 +19,7 @@ from PIL import Image
 
 import eval
 import tools
-from answers import last_number, letters
+from answers import find_answer, last_number, letters
 from benchmarks import BENCHMARKS, PICTURE_COLUMNS, grade, load_benchmark
 from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
@@ -68,7 +68,7 @@ def reply(sample: Sample, answer: str | None, look=(392, 196)) -> Trajectory:
     text = "" if answer is None else f"<think>The answer is A.</think><answer>{answer}</answer>"
     if not sample.tool and answer is not None:
         text = f"<think>Is it A? 17?</think> \\boxed{{{answer}}}"
-    found = tools.find_answer(text, boxed=not sample.tool)
+    found = find_answer(text, boxed=not sample.tool)
     return Trajectory(
         sample,
         [1],

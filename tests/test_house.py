@@ -78,6 +78,7 @@ ORDER = [
     "fast",
     "model",
     "families",
+    "toolbox",
     "tools",
     "answers",
     "safe.formulas",
@@ -100,7 +101,7 @@ def test_docstring_examples(name):
 
 
 def test_pure_functions_have_examples():
-    names = "tools reward answers report story scores families fast.packed data select_data eval controls"
+    names = "tools toolbox reward answers report story scores families fast.packed data select_data eval controls"
     names = [*names.split(), "train", "benchmarks.record", "benchmarks.grounding"]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30

@@ -450,7 +450,7 @@ def test_any_answer_is_right_or_wrong(said, gold):
         lambda: answers.yes_or_no(said),
         lambda: answers.normalise(answers.without_lead(said)),
         lambda: answers.count_boxed([said]),
-        lambda: tools.find_answer(said),
+        lambda: answers.find_answer(said),
     ):
         read()
 
@@ -466,7 +466,7 @@ def test_time_grows_with_the_text_alone(piece):
         text = piece * (size // len(piece))
         began = time.perf_counter()
         tools.find_call(text)
-        tools.find_answer(text)
+        answers.find_answer(text)
         answers.unwrap(text[:1000])
         seconds.append(time.perf_counter() - began)
     assert seconds[1] < max(2.0, 30 * seconds[0])

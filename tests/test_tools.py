@@ -12,7 +12,8 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tools
-from tools import View, ZoomError, find_answer, find_call, fit, parse_call
+from answers import find_answer
+from tools import View, ZoomError, find_call, fit, parse_call
 
 
 def test_the_schema_asks_for_what_the_parser_reads():

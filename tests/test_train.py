@@ -571,7 +571,7 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         (["--stepz", "3"], "unrecognized arguments|--stepz"),
         (["--learning_rate", "1"], "did you mean --lr?"),
         (["--stesp=3"], "did you mean --steps?"),
-        (["--wandb"], "see --help"),
+        (["--nonsense"], "see --help"),
         (["--steps", "many"], "invalid int value"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--group", "1"], "--group must be at least 2"),

@@ -212,5 +212,5 @@ def test_a_refused_call_is_shown_with_its_reason(photo):
     trajectory.stop = "answer"
     text = answer_text(trajectory)
     assert (
-        "-> refused: the tool call is not valid JSON." in text and "answer: A (0 zooms)" in text
+        "-> refused: the tool call is not valid JSON." in text and "answer: A (0 pictures looked at)" in text
     )

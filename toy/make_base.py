@@ -38,11 +38,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 import tools
+from answers import find_answer
 from boxes import iou
 from knobs import write_json
 from model import ZoomProcessor, expand_pads, load_model
 from runs import append_rows, keep_rows
-from tools import find_answer
 from toy.world import (
     COLOURS,
     LETTERS,
