@@ -23,9 +23,13 @@ def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
         if len(values) > 1:
             differ.append(key)
     groups = defaultdict(list)
-    for run in runs:
-        label = ", ".join(f"{key} {args[run].get(key)}" for key in differ)
-        groups[label or run.name].append(run)
+    for run, own in args.items():
+        label = run.name
+        if differ:
+            label = ", ".join(f"{key} {own.get(key)}" for key in differ)
+        elif own and len(runs) > 1:
+            label = f"{own.get('model')} on {own.get('data')}"
+        groups[label].append(run)
     return groups
 
 

@@ -109,7 +109,7 @@ def read_knobs(argv: list[str]) -> Knobs:
 # The heavy imports come after the knobs are checked: a mistyped flag should not cost ten seconds.
 
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
-if KNOBS and KNOBS.seeds:
+if KNOBS and KNOBS.seeds and not KNOBS.plan:
     from safe.seeds import run_seeds
 
     sys.exit(run_seeds(KNOBS, sys.argv))

@@ -69,6 +69,8 @@ ARMS = [
     *(Arm(f"no bonus, {n}", f"--crop_pixels {n} --bonus none", 40, seeds=3) for n in EDGES),
     Arm("unfiltered", "--data toy-mixture", 115, TABLE_5),
     Arm("selected", "--data {folder}/selected", 60, TABLE_5),
+    Arm("by difficulty", "--data {folder}/difficulty", 60, TABLE_5, seeds=3),
+    Arm("zoom, no bonus", f"--data {LETTERS} --bonus none", 60, ask("on", LETTERS), seeds=3),
     Arm("cold", f"--model {{folder}}/cold-base --data toy {AS_TINY}", 60, TABLE_5),
     Arm("priced by deviation", PRICED, 120, ask("on", ALL_KINDS), seeds=3),
 ]

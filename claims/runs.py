@@ -1,5 +1,6 @@
 """Do the runs of the study, ask what they have learned, and keep every answer as a character of a line."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -50,8 +51,8 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     began = time.time()
     for number, (arm, seed) in enumerate(turns, 1):
         print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
-        if arm.name == "selected":
-            select(folder / "selected")
+        if arm.name in ("selected", "by difficulty"):
+            select(folder)
         if arm.name == "cold":
             base = make_cold_base(folder / "cold-base")
             if ("cold base", 0) not in done:
@@ -116,10 +117,16 @@ def rounded(value: float | None) -> float | None:
 
 
 def select(folder: Path) -> None:
-    """The selected rows, made once."""
-    if not (folder / "args.json").exists():
-        log = folder.with_suffix(".log")
-        call("select_data.py", [*SELECT.split(), "--out", str(folder)], log)
+    """The selected rows, and those that difficulty alone selects, from the same scores; made once."""
+    selected = folder / "selected"
+    difficulty = folder / "difficulty"
+    log = folder / "select.log"
+    if not (selected / "selected.parquet").exists():
+        call("select_data.py", [*SELECT.split(), "--out", str(selected)], log)
+    if not difficulty.exists():
+        shutil.copytree(selected, difficulty)
+        again = ["--out", str(difficulty), "--rescore", "--only_difficulty"]
+        call("select_data.py", again, log)
 
 
 def call(script: str, flags: list[str], log: Path) -> None:

@@ -260,6 +260,11 @@ def text_is_not_enough(finding: Finding, stored: Stored) -> None:
     finding.show("after, zoom", values)
     values = means(text)
     finding.show("after, text alone", values)
+    if stored.runs("zoom, no bonus"):
+        values = stored.shares("zoom, no bonus", f"{LETTERS} | on", "right")
+        finding.show("after, zoom without a bonus", values)
+        values = stored.shares("zoom, no bonus", f"{LETTERS} | on", "zooms")
+        finding.show("share that zooms then", values)
     low, _ = compare(finding, zoom, text, "zoom - text")
     gained = fmean(means(zoom)) - base
     by_text = fmean(means(text)) - plain
@@ -279,6 +284,9 @@ def selection_helps(finding: Finding, stored: Stored) -> None:
         "unfiltered, 115 steps": other,
     }
     low, _ = contrast(finding, "right on `read`", tables)
+    if stored.runs("by difficulty"):
+        values = stored.shares("by difficulty", ON, "right", "read")
+        finding.show("by difficulty alone, 60 steps", values)
     finding.word = SUPPORTED if low > 0 else REFUTED
 
 

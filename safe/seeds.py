@@ -55,7 +55,8 @@ def without(argv: list[str], names) -> list[str]:
 def call(command: list[str]) -> int:
     """Run a command to its end, and pass on what asks us to stop."""
     child = subprocess.Popen(command)
-    # A terminal sends Ctrl-C to both; the run ends itself, and we with it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends Ctrl-C to both: the run ends itself, and we with it. Not SIG_IGN, which the next run
+    # would inherit.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
     return child.wait()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
         folder = tmp_path / f"night-seed{seed}"
         assert [row["step"] for row in metrics(folder)] == [1, 2]
         assert json.loads((folder / "args.json").read_text())["seed"] == seed
-    assert "after: on" in done.stdout and "night-seeds.html" in done.stdout
+    assert re.search(r"after: on +2 ", done.stdout) and "night-seeds.html" in done.stdout
     page = (tmp_path / "night-seeds.html").read_text()
     assert "night-seed0" in page and "night-seed1" in page
 
@@ -151,7 +152,7 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
     ):
         run_folder = tmp_path / name
         run_folder.mkdir()
-        args = {"seed": seed, "bonus": bonus, "out": name}
+        args = {"seed": seed, "bonus": bonus, "out": name, "model": "tiny", "data": "toy"}
         (run_folder / "args.json").write_text(json.dumps(args))
         summary = {"accuracy": right, "tool_rate": 1.0}
         scores = {"after": {"on": {"all": summary, "read": summary}}, "before": {}}
@@ -161,6 +162,8 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
     assert (first["group"], first["runs"], second["runs"]) == ("bonus none", 2, 1)
     found = first["kinds"]["read"]
     assert (found["low"], found["high"]) == (0.8, 0.9) and abs(found["mean"] - 0.85) < 1e-9
+    (alone,) = score_rows(folders[:2])  # nothing but the seed differs
+    assert alone["runs"] == 2 and alone["group"] == "tiny on toy"
     text = scores_text(folders)
     assert "0.85 (0.80 to 0.90)" in text and text.count("after: on") == 2
 
