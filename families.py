@@ -31,6 +31,7 @@ class Family:
     # level takes the place of the pads; each further one is added after one of the language model's layers.
     levels: Callable
     count_levels: Callable  # configuration -> how many levels there are
+    head_norms: bool  # queries and keys are normalised; plan.py counts what that takes
     pictures: dict  # of the image processor, as the public preprocessor_config.json has them
     shapes: dict[str, tuple]  # of the presets
     make_config: Callable  # shape -> configuration
@@ -142,6 +143,7 @@ QWEN2_5_VL = Family(
     positions=mrope,
     levels=one_level,
     count_levels=count_one,
+    head_norms=False,
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.
     pictures={"patch_size": 14, "min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28},
     # width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision
@@ -201,6 +203,7 @@ QWEN3_VL = Family(
     positions=mrope,
     levels=deepstack_levels,
     count_levels=count_deepstack,
+    head_norms=True,
     pictures={
         "patch_size": 16,
         "min_pixels": 64 * 32 * 32,

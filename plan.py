@@ -104,9 +104,13 @@ def activations(config, tokens: int, scored: int, size: int, checkpointed: bool)
     text = config.text_config
     width = text.hidden_size
     depth = text.num_hidden_layers
+    query_width = text.num_attention_heads * head_size(text)
     key_width = text.num_key_value_heads * head_size(text)
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
-    inside = tokens * (10 * width + 4 * key_width + 6 * text.intermediate_size) * size
+    numbers = 6 * width + 4 * query_width + 4 * key_width + 6 * text.intermediate_size
+    if FAMILIES[config.model_type].head_norms:  # one copy, and one in float32
+        numbers += 3 * (query_width + key_width)
+    inside = tokens * numbers * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
     logits = min(scored * text.vocab_size, LOGITS) * 8  # with their softmax, or its gradient
     return inside + kept + logits

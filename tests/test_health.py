@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from conftest import ROOT, call
+from conftest import ROOT, both_families, call
 from test_train import build, metrics, random_turn  # noqa: F401  (build is a fixture)
 
 import plan
@@ -219,22 +219,21 @@ import random, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 import torch, train
-from conftest import call
+from conftest import call, in_own_frame, make_tiny_model, make_tiny_processor
 from data import load
 from fast.slots import SlotEngine
 from test_train import StockLoss
-from toy.make_base import make_model, make_processor
 from accelerate import PartialState
 
 state = PartialState(cpu=True)
-processor = make_processor()
+processor = make_tiny_processor({family!r})
 def choose(engine, scores):  # what a row writes depends on its picture and turn alone
     tokens = []
     for slot in engine.live:
         t = engine.episodes.trajectories[slot.trajectory]
         rng = random.Random(f"{{t.sample.id}}-{{slot.trajectory % engine.episodes.group}}-{{len(t.turns)}}")
         answers = ["<answer>A</answer><|im_end|>", "<answer>X</answer><|im_end|>"]
-        turn = rng.choice([call(5, 5, 60, 60), *answers])
+        turn = in_own_frame(rng.choice([call(5, 5, 60, 60), *answers]), processor.family.frame)
         ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
         tokens.append(ids[min(slot.written, len(ids) - 1)])
     return torch.tensor(tokens)
@@ -242,7 +241,7 @@ SlotEngine.choose = choose
 torch.manual_seed(0)
 knobs = train.Knobs(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
 trainer = train.build_trainer(
-    knobs, make_model(processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
+    knobs, make_tiny_model({family!r}, processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
 )
 if {stock}:
     trainer.__class__ = StockLoss
@@ -255,13 +254,14 @@ state.destroy_process_group()  # as train.main leaves: an open connection can ab
 """
 
 
-def test_two_processes_do_what_one_does_and_what_trls_loss_does(tmp_path):
+@both_families
+def test_two_processes_do_what_one_does_and_what_trls_loss_does(family, tmp_path):
     """The same questions in the same order, the same loss, the same weights, within float tolerance."""
     results = {}
     for processes, stock in ((1, False), (2, False), (2, True)):
         out = tmp_path / f"{processes}-{stock}"
         out.mkdir()
-        (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out), stock=stock))
+        (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out), stock=stock, family=family))
         # --standalone picks a free port
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(processes), str(out / "run.py")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, call
+from conftest import ROOT, both_families, call, make_tiny_model
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
@@ -31,7 +31,6 @@ from model import load_model
 from reward import group_advantages
 from runs import picture_bytes
 from safe.checkpoints import newest_whole
-from toy.make_base import make_model
 
 
 def random_turn(rng: random.Random) -> str:
@@ -49,7 +48,7 @@ def random_turn(rng: random.Random) -> str:
 
 
 @pytest.fixture
-def build(processor, tmp_path):
+def build(family, processor, tmp_path):
     """build(knob=value, ...): a trainer on a fresh random tiny model."""
 
     def make(more=None, kind=train.ZoomGRPOTrainer, **knobs):
@@ -68,7 +67,7 @@ def build(processor, tmp_path):
         knobs = train.Knobs(**defaults | knobs)
         trainer = train.build_trainer(
             knobs,
-            make_model(processor.tokenizer),
+            make_tiny_model(family, processor.tokenizer),
             processor,
             load("toy", limit=6),
             tmp_path,
@@ -112,17 +111,24 @@ class StockLoss(train.ZoomGRPOTrainer):
         return self._get_per_token_logps_and_entropies(model, ids, mask, kept, **more)[0]
 
 
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        {},
-        {"micro_batch": 12},
-        {"micro_batch": 1},
-        {"beta": 0.04},
-        {"loss_type": "dr_grpo"},
-        {"engine": "generate"},
-    ],
-)
+def for_families(all_knobs: list[dict], some: list[int]):
+    """All these knobs for Qwen2.5-VL, and those of these numbers for Qwen3-VL."""
+    cases = [("qwen2_5_vl", knobs) for knobs in all_knobs]
+    cases += [("qwen3_vl", all_knobs[number]) for number in some]
+    return pytest.mark.parametrize(("family", "knobs"), cases, indirect=["family"])
+
+
+KNOBS = [
+    {},
+    {"micro_batch": 12},
+    {"micro_batch": 1},
+    {"beta": 0.04},
+    {"loss_type": "dr_grpo"},
+    {"engine": "generate"},
+]
+
+
+@for_families(KNOBS, [0, 2, 5])
 def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
     """Recomputed for the update, at step 2 with LoRA weights that are not zero."""
     script(random_turn)
@@ -180,7 +186,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("knobs", LOSSES)
+@for_families(LOSSES, [1, 2, 5, 7])
 def test_training_is_trls(build, script, knobs):
     """Gradients and losses of whole runs, accumulation and iterations included, against TRL's own loss on the
     same trajectories: groups of unequal lengths, members with and without zooms."""
@@ -329,6 +335,7 @@ def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch)
     assert_equal(*results, 1e-5)
 
 
+@both_families
 def test_only_sampled_tokens_move_the_policy(build, script):
     """Observations carry no loss: the mask covers exactly the sampled ids; logprobs elsewhere are zero."""
     script(random_turn)
@@ -345,6 +352,7 @@ def test_only_sampled_tokens_move_the_policy(build, script):
     assert not logprobs[~mask].any() and not entropies[~mask].any()
 
 
+@both_families
 def test_every_picture_is_opened_and_seen_once_a_step(build, script):
     """By the rollout; the update takes its features, and sends nothing back through the vision tower."""
     script(random_turn)
