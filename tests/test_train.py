@@ -511,6 +511,9 @@ def test_the_main_job_in_small(tmp_path):
         and scores["after"]["off"]["all"]["tool_rate"] == 0
     )
     assert (out / "curves.png").stat().st_size > 10_000
+    # What it says at the start, and at each step
+    assert (out / "report.html").as_uri() in result.stdout.split("reward")[0]
+    assert "min left" in result.stdout
     drawn = sum(file.stat().st_size for file in (out / "pictures").iterdir())
     knobs = json.loads((out / "args.json").read_text())
     assert 0 < drawn <= picture_bytes(train.Knobs(**knobs))

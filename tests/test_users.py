@@ -117,14 +117,6 @@ def test_names_that_are_known_before_anything_heavy_is_imported():
     assert kinds == knobs.BENCHMARKS
 
 
-def test_a_run_says_where_its_page_is_and_how_long_it_takes(tmp_path):
-    """The page stands there after the first step, and what a tracker gets is the step's whole row."""
-    done = run("train.py", "--out", "mine", "--steps", "2", *SMALL, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    address = (tmp_path / "mine" / "report.html").as_uri()
-    assert address in done.stdout.split("reward")[0] and "min left" in done.stdout
-
-
 def test_a_tracker_gets_the_whole_row(build, script, tmp_path):  # noqa: F811
     seen = []
 
