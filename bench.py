@@ -38,9 +38,10 @@ import rollout
 import tools
 import train
 from data import load
+from families import family_of
 from fast.slots import SlotEngine
 from knobs import fail, knob, parse, usual_limits, write_json
-from model import load_model, lora_config
+from model import family_named, load_model, lora_config
 from pace import Work, device_speed, floors
 
 
@@ -72,21 +73,22 @@ class Knobs:
 
 
 def make_plan(
-    knobs: Knobs, tokenizer, samples, shown: tuple[int, int]
+    knobs: Knobs, tokenizer, samples, frame: tuple[int, int], crop_pixels: int
 ) -> list[list[list[int]]]:
-    """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere, an answer."""
+    """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere in their frame,
+    an answer."""
     rng = random.Random(knobs.seed)
     # Enough original pixels for a whole crop.
-    share = max(0.3, math.sqrt(knobs.crop_tokens * 784) / 1008)
-    width = round(shown[0] * share)
-    height = round(shown[1] * share)
+    share = max(0.3, math.sqrt(crop_pixels) / 1008)
+    width = round(frame[0] * share)
+    height = round(frame[1] * share)
     plan = []
     for sample in [sample for sample in samples for _ in range(knobs.group)]:
         turns = []
         for _ in range(1 + rng.randint(knobs.least_zooms, knobs.zooms)):
             thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * knobs.thought))
-            x = rng.randint(0, shown[0] - width)
-            y = rng.randint(0, shown[1] - height)
+            x = rng.randint(0, frame[0] - width)
+            y = rng.randint(0, frame[1] - height)
             call = {
                 "name": tools.TOOL,
                 "arguments": {"bbox_2d": [x, y, x + width, y + height]},
@@ -160,14 +162,21 @@ TEMPLATE = """
 {%- endfor %}{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}"""
 
 
+def fit(processor, picture, pixels: int) -> tuple[int, int]:
+    """The size at which a picture is shown within so many pixels, as a rollout has it."""
+    least = processor.image_processor.size["shortest_edge"]
+    return tools.fit(picture.size, pixels, least, processor.family.token_side)
+
+
 def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
     """GRPOTrainer as it comes, with an image-returning tool."""
+    family = processor.family
+    crop_pixels = knobs.crop_tokens * family.token_area
 
     class Zoom:
         def reset(self, index, **row):
-            self.view = tools.View(
-                samples[index].image, row["prompt"][0]["content"][0]["image"].size
-            )
+            look = row["prompt"][0]["content"][0]["image"]
+            self.view = tools.View(samples[index].image, look.size, family.frame)
 
         def image_zoom_in_tool(self, bbox_2d: list[float]):
             """
@@ -177,12 +186,12 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
                 bbox_2d: The region as [x1, y1, x2, y2].
             """
             crop, _ = self.view.crop(tuple(bbox_2d))
-            crop = tools.resize(crop, tools.fit(crop.size, knobs.crop_tokens * 784))
+            crop = tools.resize(crop, fit(processor, crop, crop_pixels))
             return [{"type": "image", "image": crop}]
 
     template = TEMPLATE
     for name, text in (
-        ("SYSTEM", tools.TOOL_SYSTEM),
+        ("SYSTEM", tools.in_frame(tools.TOOL_SYSTEM, family.frame)),
         ("IMAGE", tools.IMAGE),
         ("SUFFIX", tools.TOOL_SUFFIX),
     ):
@@ -218,7 +227,8 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
     trainer.model.generate = scripted_generate
     rows = []
     for i, sample in enumerate(samples):
-        look = tools.View(sample.image, tools.fit(sample.image.size, look_pixels)).look()
+        shown = fit(trainer.processing_class, sample.image, look_pixels)
+        look = tools.View(sample.image, shown).look()
         text = {"type": "text", "text": "\n" + sample.text() + tools.TOOL_SUFFIX}
         message = {"role": "user", "content": [{"type": "image", "image": look}, text]}
         rows += [{"prompt": [message], "index": i} for _ in range(group)]
@@ -319,7 +329,7 @@ def measured(model, figures: dict):
         hook.remove()
 
 
-def work_of(trajectories, group: int) -> Work:
+def work_of(trajectories, group: int, family) -> Work:
     """What these trajectories, groups of so many, cost at least."""
     heads = trajectories[::group]
     shown = [t.images[0] for t in heads]
@@ -328,7 +338,7 @@ def work_of(trajectories, group: int) -> Work:
     written = [t.sampled.count(1) for t in trajectories]
     observed = sum(t.sampled.count(0) for t in trajectories)
     return Work(
-        patches=sum(picture.width * picture.height // 196 for picture in shown),
+        patches=4 * sum(map(family.tokens, shown)),
         given=sum(len(t.prompt_ids) for t in heads) + observed,
         written=sum(written),
         steps=max(written),
@@ -337,7 +347,8 @@ def work_of(trajectories, group: int) -> Work:
 
 def build(knobs: Knobs, run: Path):
     """Both trainers on models of equal weights, the samples, and the script."""
-    look = knobs.look_tokens * 784
+    area = family_named(knobs.model).token_area
+    look = knobs.look_tokens * area
     turn = 2 * knobs.thought + 60
     own = train.Knobs(
         model=knobs.model,
@@ -347,7 +358,7 @@ def build(knobs: Knobs, run: Path):
         batch=usual_limits(knobs.model).batch,
         show_every=10**9,
         look_pixels=look,
-        crop_pixels=knobs.crop_tokens * 784,
+        crop_pixels=knobs.crop_tokens * area,
         max_turns=knobs.zooms + 1,
         max_turn_tokens=turn,
         max_tokens=(knobs.zooms + 1) * (turn + 2 * knobs.crop_tokens + 100),
@@ -371,13 +382,9 @@ def build(knobs: Knobs, run: Path):
         ):  # `train` would switch it on, and is never called
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
             trainer.model.enable_input_require_grads()
-    shown = tools.fit(samples[0].image.size, look)
-    return (
-        ours,
-        stock,
-        samples,
-        make_plan(knobs, ours.processing_class.tokenizer, samples, shown),
-    )
+    frame = processor.family.frame or fit(processor, samples[0].image, look)
+    plan = make_plan(knobs, processor.tokenizer, samples, frame, own.crop_pixels)
+    return ours, stock, samples, plan
 
 
 def twin(model):
@@ -405,7 +412,7 @@ class Arms:
         return [trajectory for group in self.groups for trajectory in group]
 
     def roll_stock(self) -> None:
-        look = self.knobs.look_tokens * 784
+        look = self.ours.knobs.look_pixels
         stock_rollout(self.stock, self.samples, look, self.plan, self.knobs.group)
 
     def roll_ours(self, engine: str) -> None:
@@ -454,7 +461,7 @@ def compare(knobs: Knobs, run: Path) -> dict:
     bare = arms.ours.model.get_base_model()
     speed = device_speed(bare.device, bare.dtype)
     trajectories = arms.trajectories()
-    work = work_of(trajectories, knobs.group)
+    work = work_of(trajectories, knobs.group, family_of(bare))
     medians = {"rollout": {}, "update": {}}
     seconds = {"rollout": {}, "update": {}}
     for kind, by_name in figures.items():

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -43,6 +44,9 @@ def make_tiny_processor(family: str) -> ZoomProcessor:
     """The tiny base's tokenizer, and pictures as the family wants them: small ones allowed."""
     processor = make_processor()
     if family == QWEN3_VL.model_type:
+        # As the tiny base's tokenizer knows its own prompt: as one token, or it would be long.
+        prompt = tools.in_frame(tools.TOOL_SYSTEM, tools.RELATIVE)
+        processor.tokenizer.add_tokens([AddedToken(prompt, special=False, normalized=False)])
         sizes = {"min_pixels": 64 * 64, "max_pixels": 1280 * 32 * 32}
         images = Qwen2VLImageProcessorPil(**QWEN3_VL.pictures | sizes)
         processor = ZoomProcessor(images, processor.tokenizer, model_type=family)
@@ -58,7 +62,7 @@ def make_tiny_model(family: str, tokenizer):
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 4, 4]}
     config = Qwen3VLConfig(
         text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=4,
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
             num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4096,
             rope_parameters=rope | {"mrope_interleaved": True}, pad_token_id=ids("<|endoftext|>"),
             tie_word_embeddings=True,

@@ -258,7 +258,10 @@ state.destroy_process_group()  # as train.main leaves: an open connection can ab
 def test_two_processes_do_what_one_does_and_what_trls_loss_does(family, tmp_path):
     """The same questions in the same order, the same loss, the same weights, within float tolerance."""
     results = {}
-    for processes, stock in ((1, False), (2, False), (2, True)):
+    runs = [(1, False), (2, False)]
+    if family == "qwen2_5_vl":  # that the other's loss is TRL's is asked in one process
+        runs.append((2, True))
+    for processes, stock in runs:
         out = tmp_path / f"{processes}-{stock}"
         out.mkdir()
         (out / "run.py").write_text(TWO.format(root=str(ROOT), out=str(out), stock=stock, family=family))
@@ -269,7 +272,6 @@ def test_two_processes_do_what_one_does_and_what_trls_loss_does(family, tmp_path
         assert done.returncode == 0, done.stderr.split("elastic/multiprocessing")[0][-6000:]
         results[processes, stock] = metrics(out), float((out / "sum.txt").read_text())
     (one, weights), (two, weights_two) = results[1, False], results[2, False]
-    stock_two, stock_weights = results[2, True]
     assert [row["step"] for row in two] == [1, 2, 3]
     for a, b in zip(one, two):
         for key in ("reward", "accuracy", "tool_rate", "calls"):
@@ -278,6 +280,9 @@ def test_two_processes_do_what_one_does_and_what_trls_loss_does(family, tmp_path
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert b["logp_gap"] < 1e-4
     assert weights == pytest.approx(weights_two, rel=1e-4)
+    if (2, True) not in results:
+        return
+    stock_two, stock_weights = results[2, True]
     assert stock_weights == pytest.approx(weights_two, rel=1e-4)
     assert [row["loss"] for row in stock_two] == pytest.approx(
         [row["loss"] for row in two], rel=1e-3, abs=1e-5
@@ -296,14 +301,15 @@ def test_the_plan_speaks_before_anything_loads():
 
 def test_the_plans_sizes_are_the_models():
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
 
+    from families import FAMILIES
     from model import add_lora, config_of
 
-    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "tiny"):
-        count = plan.sizes(config_of(name))
+    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "tiny", "qwen3-vl-4b"):
+        config = config_of(name)
+        count = plan.sizes(config)
         with torch.device("meta"):
-            model = Qwen2_5_VLForConditionalGeneration(config_of(name))
+            model = FAMILIES[config.model_type].model_class(config)
             total = sum(p.numel() for p in model.parameters())
             lora = sum(
                 p.numel() for n, p in add_lora(model, 1).named_parameters() if "lora" in n

@@ -1,19 +1,21 @@
 """Loading: presets at their real widths with random weights, 4 bits, Hub layouts, adapters, merging."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import both_families
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 import model as models
 from data import load
+from families import family_of_preset
 from knobs import PRESETS
-from model import add_lora, config_of, load_model, merge, resolve, see
+from model import add_lora, config_of, load_model, merge, resolve, see, unfold_patches
 from rollout import rollout
 
 LIMITS = dict(
@@ -23,12 +25,19 @@ LIMITS = dict(
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("qwen2.5-vl-3b", 3.75), ("qwen2.5-vl-7b", 8.29), ("qwen2.5-vl-32b", 33.45)],
+    [
+        ("qwen2.5-vl-3b", 3.75),
+        ("qwen2.5-vl-7b", 8.29),
+        ("qwen2.5-vl-32b", 33.45),
+        ("qwen3-vl-2b", 2.13),
+        ("qwen3-vl-4b", 4.44),
+        ("qwen3-vl-8b", 8.77),
+    ],
 )
 def test_presets_have_the_published_size(name, billions):
     """Parameters as counted on the Hub's pages."""
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config_of(name))
+        model = family_of_preset(name).model_class(config_of(name))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(billions * 1e9, rel=0.01)
 
 
@@ -41,9 +50,14 @@ def test_a_preset_at_its_real_widths_rolls_out():
     assert trajectory.completion_ids and trajectory.stop
 
 
-def test_the_unfolded_patch_embedding_is_the_convolution():
-    model, _ = load_model("tiny")
-    embed, patches = model.model.visual.patch_embed, torch.randn(8, 3 * 2 * 14 * 14)
+@both_families
+def test_the_unfolded_patch_embedding_is_the_convolution(model, processor):
+    """Its bias, where a family has one, included."""
+    embed = copy.deepcopy(model.model.visual.patch_embed)
+    patches = torch.randn(8, 3 * 2 * processor.family.patch**2)
+    if embed.proj.bias is not None:
+        torch.nn.init.normal_(embed.proj.bias)
+    unfold_patches(embed)
     assert torch.allclose(
         embed.forward(patches), type(embed).forward(embed, patches), atol=1e-5
     )

@@ -222,12 +222,13 @@ def test_boxed_answers(text, answer):
     assert find_answer(text, boxed=True) == answer
 
 
-def test_the_prompt_is_what_the_chat_template_writes():
-    """Our literal ChatML against the template of Qwen2.5-VL that TRL ships."""
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_the_prompt_is_what_the_chat_template_writes(family):
+    """Our literal ChatML against the families' templates that TRL ships."""
     import jinja2
     import trl
 
-    template = (Path(trl.__path__[0]) / "chat_templates/qwen2_5_vl.jinja").read_text()
+    template = (Path(trl.__path__[0]) / f"chat_templates/{family}.jinja").read_text()
     messages = [
         {"role": "system", "content": tools.TOOL_SYSTEM},
         {
