@@ -29,7 +29,7 @@ from knobs import Limits, knob, knobs_text, parse, rollout_limits, settle_traini
 
 @dataclass
 class Training:
-    model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b), folder or Hub name")
+    model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b, qwen3-vl-2b, -4b, -8b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
     revision: str = knob(
