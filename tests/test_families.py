@@ -24,6 +24,7 @@ from benchmarks import grade
 from benchmarks.grounding import LOCATE
 from data import Sample, load
 from families import FAMILIES, QWEN2_5_VL, QWEN3_VL, family_of_preset
+from fast.packed import install_packed
 from fast.slots import GROWTH, SlotCache
 from knobs import PRESETS, fill_big, fill_limits
 from model import (
@@ -36,7 +37,6 @@ from model import (
     make_random,
     merge,
     resolve,
-    see,
 )
 from rollout import Trajectory, rollout
 from scores import answer_records
@@ -415,7 +415,8 @@ def run(*arguments):
 
 
 def test_four_bits(folder):
-    """The language model is quantised; vision tower, its mergers and the head are not."""
+    """The language model is quantised; vision tower, its mergers and the head are not. An update reaches
+    every adapter, and its logprobs are the sampler's."""
     model, processor = load_model(str(folder), quantize="4bit", device="cpu")
     kinds = {}
     for name, module in model.named_modules():
@@ -424,8 +425,19 @@ def test_four_bits(folder):
     assert kinds.keys() == {"Linear4bit", "Linear"}
     assert all("language_model" in name for name in kinds["Linear4bit"])
     assert all("visual" in name or name == "lm_head" for name in kinds["Linear"])
-    features = see(model, processor, [Image.new("RGB", (256, 256))])
-    assert features[0].shape == (64, 4 * 64) and features[0].isfinite().all()
+    model = add_lora(model, 4)
+    install_packed(model.get_base_model())
+    limits = dict(
+        look_pixels=65536, max_turn_tokens=8, max_tokens=60, keep_features=True, seed=0
+    )
+    group = rollout(model, processor, load("toy", limit=1), group=2, engine="slots", **limits)
+    assert group[0].features[0].shape == (64, 4 * 64)
+    logprobs, _, mask = model(packed=[group], temperature=1.0)
+    sampled = torch.cat([torch.tensor(t.logprobs) for t in group])
+    assert (logprobs[mask] - sampled).abs().max() < 1e-3
+    logprobs.sum().backward()
+    grads = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert len(grads) == 4 * 7 and all(grad.abs().sum() > 0 for grad in grads)
 
 
 def test_every_command_takes_the_family(folder, tmp_path, capsys):
