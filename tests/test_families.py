@@ -463,7 +463,8 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     # The others in this process: each would take ten seconds to start.
     argv = ["--model", out / "merged", "--ask", picture, "What?", "--out", tmp_path / "a"]
     eval.main(eval.read_knobs(list(map(str, argv))))
-    assert json.loads((tmp_path / "a/protocol.json").read_text())["look_pixels"] == 65536
+    (row,) = map(json.loads, (tmp_path / "a/trajectories.jsonl").read_text().splitlines())
+    assert row["question"] == "What?" and row["size"] == [500, 400]
     argv = ["--model", folder, "--limit", 2, "--k", 2, "--chunk", 2, *limits]
     argv += ["--out", tmp_path / "selected"]
     select_data.main(select_data.read_knobs(list(map(str, argv))))
