@@ -1,4 +1,4 @@
-"""Questions about a picture of one's own, answered one after the other: `eval.py --ask photo.jpg "What ...?"`.
+"""Questions about a picture of one's own, one after the other: `eval.py --ask photo.jpg "What ...?"`.
 
 The picture alone: questions are read line by line, and the model is loaded once.
 """
@@ -13,6 +13,7 @@ from knobs import fail, rollout_limits
 from model import load_model, pixel_budgets, prepare_libraries
 from report import make_page
 from runs import read_rows, store_answer
+from safe.lock import hold
 from scores import answer_questions
 
 
@@ -23,14 +24,10 @@ def ask(knobs, wording: tuple[str, str] | None = None) -> Path:
     """
     picture, *questions = knobs.ask
     Sample("ask", picture, "?", "?").open()  # raises ValueError where it can't be read
+    out = own_folder(Path(knobs.out or f"runs/ask-{model_label(knobs.model)}"))
     prepare_libraries(knobs.threads)
     model, processor = load_model(knobs.model, quantize=knobs.quantize or None)
     pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
-    out = Path(knobs.out or f"runs/ask-{Path(knobs.model).name}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(f"can't write to {out}: {error.strerror}")
     settings = rollout_limits(knobs) | {"temperature": knobs.temperature}
     asked = len(read_rows(out / "trajectories.jsonl"))
     for number, question in enumerate(questions or lines_of_a_user(), asked + 1):
@@ -48,6 +45,29 @@ def ask(knobs, wording: tuple[str, str] | None = None) -> Path:
         store_answer(out, trajectory, None, "on", processor.tokenizer)
         make_page(out)
     return out / "report.html"
+
+
+def model_label(model: str) -> str:
+    """What a folder of results is called after: of a checkpoint with the name of its run.
+
+    >>> model_label("runs/mine/checkpoint-80"), model_label("Qwen/Qwen3-VL-2B-Instruct")
+    ('mine-checkpoint-80', 'Qwen3-VL-2B-Instruct')
+    """
+    path = Path(model)
+    is_checkpoint = path.name.startswith("checkpoint-")
+    return f"{path.parent.name}-{path.name}" if is_checkpoint else path.name
+
+
+def own_folder(out: Path) -> Path:
+    """The folder of the answers, made and locked; ends the script if it holds something else."""
+    if any((out / name).exists() for name in ("args.json", "protocol.json", "eval.json")):
+        fail(f"{out} is the folder of another run; give another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"can't write to {out}: {error.strerror}")
+    hold(out)
+    return out
 
 
 def lines_of_a_user():
@@ -80,13 +100,23 @@ def answer_text(trajectory) -> str:
     lines = []
     calls = iter(trajectory.calls)
     for turn in trajectory.turns:
-        lines.append(turn.strip())
+        lines.append(visible(turn.strip()))
         if call := next(calls, None):
             lines.append(f"  -> refused: {call.error}" if call.error else shown_text(call))
-    lines.append(f"\nanswer: {trajectory.answer} ({trajectory.delivered} pictures looked at)")
+    answer = visible(trajectory.answer or "none")
+    lines.append(f"\nanswer: {answer} ({trajectory.delivered} pictures looked at)")
     if trajectory.stop not in ("answer", "no_call"):
         lines.append(f"it ended for want of {ENDS[trajectory.stop]}")
     return "\n".join(lines)
+
+
+def visible(text: str) -> str:
+    """What a model wrote, for a terminal: characters that would steer it are spelled out.
+
+    >>> visible("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
 ENDS = {

@@ -10,11 +10,30 @@ from knobs import read_json
 # Knobs in which the runs of a group may differ: they change nothing in what is learned.
 NO_MATTER = {"seed", "seeds", "out", "threads", "resume", "plan", "report_to"}
 NO_MATTER |= {"eval_size", "save_every", "show_every", "guard", "merge"}
+# What these knobs were before they were there.
+ADDED = {"tools": "zoom", "revision": ""}
+
+
+def labels_of(runs: list[Path]) -> list[str]:
+    """The shortest ends of their paths that tell runs apart.
+
+    >>> labels_of([Path("runs/a/eval"), Path("runs/b/eval")]), labels_of([Path("/home/me/runs/a")])
+    (['a/eval', 'b/eval'], ['a'])
+    """
+    for length in (1, 2, 3):
+        labels = ["/".join(run.parts[-length:]) for run in runs]
+        if len(set(labels)) == len(runs):
+            return labels
+    return [f"{label} ({number})" for number, label in enumerate(labels, 1)]
 
 
 def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
     """Runs by what distinguishes them: those that differ only in seed and folder share a line."""
-    args = {run: read_json(run / "args.json") for run in runs}
+    args = {}
+    for run in runs:
+        own = read_json(run / "args.json")
+        args[run] = ADDED | own if own else {}
+    labels = dict(zip(runs, labels_of(runs)))
     differ = []
     known = [set(own) for own in args.values() if own]
     shared = set.intersection(*known) if known else set()  # runs of before may lack a knob
@@ -24,8 +43,8 @@ def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
             differ.append(key)
     groups = defaultdict(list)
     for run, own in args.items():
-        label = run.name
-        if differ:
+        label = labels[run]  # of what is no run of train.py, such as a folder of eval.py
+        if own and differ:
             label = ", ".join(f"{key} {own.get(key)}" for key in differ)
         elif own and len(runs) > 1:
             label = f"{own.get('model')} on {own.get('data')}"
@@ -35,7 +54,7 @@ def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
 
 def score_rows(runs: list[Path]) -> list[dict]:
     """A row for each group of runs and each arm: how many runs, and by kind of question the mean accuracy
-    with the lowest and the highest, and the mean share that zooms.
+    with the lowest and the highest.
 
     Runs without scores are left out. An arm counts in the runs that were asked in it.
     """
@@ -66,21 +85,19 @@ def stored_arms(run: Path) -> dict[tuple[str, str], dict]:
 
 
 def spread(parts: list[dict], kind: str) -> dict[str, float]:
-    """Mean, lowest and highest accuracy over runs, and the mean share that zooms."""
+    """Mean, lowest and highest accuracy over runs."""
     own = [part[kind] for part in parts if kind in part]
     right = [summary["accuracy"] for summary in own]
-    zooms = [summary["tool_rate"] for summary in own]
     return {
         "mean": fmean(right),
         "low": min(right),
         "high": max(right),
-        "zooms": fmean(zooms),
     }
 
 
 def cell(found: dict[str, float], runs: int) -> str:
     """
-    >>> cell({"mean": 0.9, "low": 0.85, "high": 0.95, "zooms": 1.0}, 3)
+    >>> cell({"mean": 0.9, "low": 0.85, "high": 0.95}, 3)
     '0.90 (0.85 to 0.95)'
     """
     text = f"{found['mean']:.2f}"

@@ -16,7 +16,6 @@ from model import expand_pads
 ARMS = tuple(arm for arm in knobs.ARMS if arm != "forced")  # of a rollout
 ENGINES = ("generate", "slots")
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
-GREY = (128, 128, 128)
 
 
 def check_arguments(tool: str, group: int, limits: Limits) -> None:
@@ -109,7 +108,7 @@ def show_targets(episodes, trajectory, view: tools.View) -> None:
         crop = view.original.crop(region)
         size = episodes.fit(crop, episodes.limits.crop_pixels)
         crop = tools.resize(crop, size)
-        text = written_call(view, region) + "<|im_end|>" + tools.observation()
+        text = written_call(view, region) + "<|im_end|>" + tools.observation(None, trajectory.sample.wording, episodes.schemas)
         trajectory.append_unsampled(expand_pads(episodes.processor, text, [crop]))
         call = tools.Call(tools.TOOL, region=region, picture=crop)
         trajectory.calls.append(call)

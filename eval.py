@@ -129,6 +129,8 @@ def check_words(knobs: Knobs, given: set[str]) -> None:
     """End the script for a name that there is not, or a flag that another one needs."""
     if unknown := set(knobs.arms.split(",")) - set(ARMS):
         fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
+    if "ask" in given and not knobs.ask:
+        fail('--ask: which picture? --ask photo.jpg "What does the sign say?"')
     if knobs.ask and not Path(knobs.ask[0]).is_file():
         fail(f"no such picture: {knobs.ask[0]}")
     if not knobs.ask:
@@ -142,6 +144,7 @@ def read_knobs(argv: list[str]) -> Knobs:
     """Parse and check the knobs."""
     knobs, given = parse(Knobs, argv, __doc__)
     check_words(knobs, given)
+    toolbox.named(knobs.tools)  # raises ValueError for names that there are not
     fill_limits(knobs, given)
     papers = PAPER if knobs.protocol == "paper" else {}
     for name, value in papers.items():
@@ -192,7 +195,7 @@ from tqdm import tqdm
 
 import toolbox
 import tools
-from ask import ask, last_message
+from ask import ask, last_message, model_label
 from benchmarks import BENCHMARKS as RECORDS
 from benchmarks import grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
@@ -378,11 +381,8 @@ def make_folder(knobs: Knobs, protocol: dict) -> Path:
         check_folder(Path(knobs.out), wanted)
         out = Path(knobs.out)
     else:
-        model = Path(knobs.model)
-        is_checkpoint = model.name.startswith("checkpoint-")
-        label = f"{model.parent.name}-{model.name}" if is_checkpoint else model.name
         asked = Path(knobs.data).name.replace(":", "-")
-        usual = f"runs/eval-{label}-{asked}"
+        usual = f"runs/eval-{model_label(knobs.model)}-{asked}"
         out = Path(usual)
         number = 2
         while is_foreign(out) or read_json(out / "protocol.json") not in ({}, wanted):

@@ -143,8 +143,12 @@ def big_values(kind) -> dict:
 
 
 def usual_limits(model: str) -> Limits:
-    """The limits of a preset, or for a folder or Hub name those of a big model."""
-    return PRESETS[model].limits if model in PRESETS else big_limits()
+    """The limits of a preset, also by its name on the Hub; for any other model those of a big one."""
+    place = model if Path(model).exists() else model.partition("@")[0]
+    for name, preset in PRESETS.items():
+        if place in (name, preset.place):
+            return preset.limits
+    return big_limits()
 
 
 def fill_limits(knobs: Limits, given: set[str]) -> None:
@@ -220,11 +224,12 @@ def check_seeds(knobs, given: set[str], world: int) -> None:
         fail("--seeds starts its runs itself: with torchrun loop over --seed")
     if has_run(knobs.out):
         fail(f"{knobs.out} is a run; with --seeds --out is what the runs' names begin with")
-    for word in knobs.seeds.split(","):
+    seeds = knobs.seeds.split(",")
+    for word in seeds:
         if not word.isdecimal() or int(word) >= 2**32:
-            fail(
-                f"--seeds are numbers with commas between them, such as 0,1,2, not {knobs.seeds}"
-            )
+            fail(f"--seeds are numbers with commas between, such as 0,1,2, not {knobs.seeds}")
+    if len(set(map(int, seeds))) < len(seeds):
+        fail(f"--seeds {knobs.seeds}: give each once")
 
 
 def check_training(knobs, world: int) -> None:
@@ -241,7 +246,8 @@ def check_training(knobs, world: int) -> None:
     check_data_name(knobs.data)
     if knobs.resume and not knobs.out and not knobs.seeds:
         fail("--resume goes on with the run in --out: give one")
-    if knobs.report_to != "none" and not find_spec(knobs.report_to):
+    tracker = find_spec(knobs.report_to)
+    if knobs.report_to != "none" and not (tracker and tracker.origin):  # a folder has no origin
         fail(f"--report_to {knobs.report_to} needs a package: pip install {knobs.report_to}")
     if knobs.group < 2:
         fail("--group must be at least 2: an advantage is a comparison within the group")
@@ -377,6 +383,8 @@ def resumed_knobs(knobs, given: set[str], may_change: set[str]):
     stored.pop("judge", None)
     stored = asdict(kind()) | stored  # a run of before may lack a knob
     differ = []
+    if is_name(knobs.revision):  # the run has the commit that this stood for when it began
+        given = given - {"revision"}
     for name in sorted(given - may_change - {"resume", "out"}):
         if getattr(knobs, name) != stored[name]:
             differ.append(f"--{name} {stored[name]} (not {getattr(knobs, name)})")
@@ -384,6 +392,15 @@ def resumed_knobs(knobs, given: set[str], may_change: set[str]):
         fail(f"the run in {knobs.out} has {', '.join(differ)}: drop it, or give another --out")
     changed = {name: getattr(knobs, name) for name in may_change & given}
     return kind(**stored | changed | {"out": knobs.out, "resume": True})
+
+
+def is_name(revision: str) -> bool:
+    """Is it a branch, a tag or nothing, whose commit can change?
+
+    >>> is_name("main"), is_name("1" * 40)
+    (True, False)
+    """
+    return len(revision) < 40
 
 
 def check_stored(kind, stored, file: Path) -> None:

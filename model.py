@@ -28,6 +28,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from families import FAMILIES, QWEN2_5_VL, Family, family_of_preset
 from knobs import PRESETS
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
+from toolbox import named
 
 # On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape, in half a second;
 # nearly every call here has a new shape.
@@ -211,6 +212,16 @@ def config_of(name: str, layers: int = 0):
         config.vision_config.depth = layers
         family.cut(config, layers)
     return config
+
+
+def check_names(knobs) -> None:
+    """Raise ValueError for a model or a tool that there is not, or pixels that the model can't be shown: by
+    small files, before large ones are fetched. knobs: of train.py; the plan of a preset needs no file."""
+    named(knobs.tools)
+    if knobs.plan and family_of_preset(knobs.model):
+        return
+    processor = load_processor(resolve(knobs.model, weights=False))
+    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
 
 
 def load_model(

@@ -15,7 +15,7 @@ from itertools import combinations, cycle
 from pathlib import Path
 
 from boxes import iou
-from compare import cell, same_but_seed, score_rows, scores_text
+from compare import cell, labels_of, same_but_seed, score_rows, scores_text
 from knobs import Help, fail, read_json, write_whole
 from runs import read_rows
 from story import (
@@ -101,7 +101,7 @@ TROUBLES = {
         "an update was no number and was left out: lower --lr",
     ),
     "logprob gap": (
-        lambda row: row["logp_gap"] > 2.0,
+        lambda row: (row["logp_gap"] or 0) > 2.0,
         "sampler and trainer disagree by more than 2 nats on a token: a bug, or diverged weights",
     ),
 }
@@ -349,19 +349,6 @@ def curves_beside(page: Path) -> Path:
     return page.with_name("curves.png" if page.stem == "report" else f"{page.stem}.png")
 
 
-def labels_of(runs: list[Path]) -> list[str]:
-    """The shortest ends of their paths that tell runs apart.
-
-    >>> labels_of([Path("runs/a/eval"), Path("runs/b/eval")]), labels_of([Path("/home/me/runs/a")])
-    (['a/eval', 'b/eval'], ['a'])
-    """
-    for length in (1, 2, 3):
-        labels = ["/".join(run.parts[-length:]) for run in runs]
-        if len(set(labels)) == len(runs):
-            return labels
-    return [f"{label} ({number})" for number, label in enumerate(labels, 1)]
-
-
 def stored_scores(labels: dict[Path, str]) -> tuple[dict, dict]:
     """The scores of runs by label, and what else their eval.json says."""
     scores = {}
@@ -437,7 +424,10 @@ def make_page(runs, out: Path | None = None, draw: bool = True) -> Path:
     alone = len(runs) == 1
     out = out or (run / "report.html" if alone else run.parent / "compare.html")
     trained = [each for each in runs if (each / "metrics.jsonl").exists()]
-    curves = draw_curves(trained, curves_beside(out)) if trained and draw else None
+    curves = curves_beside(out)
+    if trained and draw:
+        draw_curves(trained, curves)
+    drawn = bool(trained) and curves.exists()
     labels = dict(zip(runs, labels_of(runs)))
     shown = shown_rows(run)
     names = sorted({name for row in shown for name in row["pictures"]})
@@ -456,7 +446,7 @@ def make_page(runs, out: Path | None = None, draw: bool = True) -> Path:
         stories=[tell(each, label) for each, label in labels.items()],
         nonce=secrets.token_hex(16),
         panels=PANELS,
-        curves=curves and data_url(curves.read_bytes(), "png"),
+        curves=drawn and data_url(curves.read_bytes(), "png"),
         clouds=clouds,
         reach=reach(clouds),
         again=again,

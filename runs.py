@@ -55,9 +55,9 @@ def is_shown(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def picture_bytes(knobs) -> int:
-    """What the pictures of a run's page take on the disk at most. knobs: of train.py."""
-    shown = sum(is_shown(step, knobs.show_every) for step in range(knobs.steps))
+def picture_bytes(knobs, done: int = 0) -> int:
+    """What the pictures of a run's page take on the disk at most, from step `done` on. knobs: of train.py."""
+    shown = sum(is_shown(step, knobs.show_every) for step in range(done, knobs.steps))
     looks = 1 + PROBES
     crops = (knobs.group + PROBES) * (knobs.max_turns - 1)
     pixels = looks * knobs.look_pixels + crops * knobs.crop_pixels

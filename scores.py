@@ -57,6 +57,18 @@ def mean(values) -> float | None:
     return fmean(known) if known else None
 
 
+def mean_of_processes(parts: list[dict], key: str) -> float | None:
+    """A step's value from each process's. A tool that a process has not seen used has the rate 0 there.
+
+    >>> mean_of_processes([{"iou": None}, {"iou": 0.5}], "iou")
+    0.5
+    >>> mean_of_processes([{}, {"rate_image_rotate_tool": 0.5}], "rate_image_rotate_tool")
+    0.25
+    """
+    unseen = 0.0 if key.startswith("rate_") else None
+    return mean(part.get(key, unseen) for part in parts)
+
+
 # --------------------------------------------------------------------------------------------------
 # Answers -> records -> scores.
 

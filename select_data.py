@@ -25,6 +25,7 @@ from knobs import (
     check_at_least,
     fail,
     fill_limits,
+    is_name,
     knob,
     parse,
     read_json,
@@ -71,7 +72,7 @@ class Knobs(Limits, Selection):
 
 # What the scores depend on: to change one of these takes another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "own", "judge", "chunk"]
-SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision"]
+SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision", "tools"]
 WRITTEN = (
     "args.json",
     "summary.json",
@@ -98,8 +99,10 @@ def read_knobs(argv: list[str]) -> Knobs:
     if before and not knobs.dry_run:
         before.setdefault("max_turns", 4)  # folders from when it was fixed
         before.setdefault("revision", "")
+        before.setdefault("tools", "zoom")
         for name in SCORED_BY + (["max_turns"] if knobs.own else []):
-            if (knobs.rescore or name == "revision") and name not in given:
+            named = name == "revision" and is_name(knobs.revision)
+            if named or (knobs.rescore and name not in given):
                 setattr(knobs, name, before[name])
             elif before[name] != getattr(knobs, name):
                 fail(f"{knobs.out} was scored with --{name} {before[name]}; give another --out")

@@ -6,7 +6,7 @@ picture, the frame of the model's boxes) and the arguments as the model wrote th
 the region that it shows, or None; it raises ZoomError with a text for the model.
 """
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tools import MAX_NUMBER, ZOOM, Tool, View, ZoomError
 
@@ -52,8 +52,9 @@ def image_rotate_tool(view: View, arguments: dict) -> tuple[Image.Image, None]:
         raise ZoomError('"angle" must be a number of degrees.')
     if not -MAX_NUMBER <= angle <= MAX_NUMBER:  # false for what is no number, too
         raise ZoomError(f'"angle" must be a number of degrees, of at most {MAX_NUMBER:.0f}.')
-    picture = view.original.copy()
-    picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    picture = view.original
+    if max(picture.size) > MOST_SIDE:
+        picture = ImageOps.contain(picture, (MOST_SIDE, MOST_SIDE))
     return rotated(picture, angle % 360), None
 
 

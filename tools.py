@@ -117,9 +117,9 @@ def prompt(
 ) -> str:
     """The whole first prompt as text, with one `IMAGE` for the first look.
 
-    tool: offer the tools of these schemas. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite rows of the
-    paper). wording: what stands in place of our words, for a model trained with others: its system prompt,
-    and the user's text with "{question}" in it.
+    tool: offer the tools of these schemas. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite
+    rows of the paper). wording: what stands in place of our words, for a model trained with others: its
+    system prompt, and the user's text with "{question}" in it.
 
     >>> prompt("What is it?", tool=False).count("<|image_pad|>")
     1

@@ -138,7 +138,7 @@ from fast.lora import master_lora
 from fast.packed import install_packed, store_per_token, stored_per_token
 from heldout import HeldOut, load_questions
 from judge import Judge
-from model import load_model, lora_config, pixel_budgets, prepare_libraries, resolve
+from model import check_names, load_model, lora_config, prepare_libraries, resolve
 from report import make_page, print_new_troubles
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
@@ -147,7 +147,6 @@ from safe.lock import hold
 from safe.signals import REQUEST, Stopped
 from safe.trainer import SafeTrainer, where_to_go_on
 from switches import refill_dead_groups, training_totals
-from toolbox import named
 
 
 def split_groups(groups: list[list], size: int) -> list[list[list]]:
@@ -359,7 +358,7 @@ class ZoomGRPOTrainer(SafeTrainer):
             "grad_norm": logs["grad_norm"],
         }
         for key in sorted(set().union(*parts)):
-            row[key] = scores.mean(part.get(key) for part in parts)
+            row[key] = scores.mean_of_processes(parts, key)
         row["logp_gap"] = max(part["logp_gap"] for part in parts)
         row |= self.number_stats(logs["grad_norm"])
         row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
@@ -445,11 +444,11 @@ def main(knobs: Knobs) -> None:
     run = Path(knobs.out)
     if state.is_main_process:
         hold(run)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run / "tensorboard"))
     REQUEST.install()
     judge = Judge(knobs.judge, run / "judge.jsonl") if knobs.judge else None
     device = str(state.device)
     model, processor = load_model(knobs.model, quantize=knobs.quantize, device=device)
-    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
     held_out = HeldOut(questions, run / "eval.json", rollout_limits(knobs), judge)
     checkpoint, rows = where_to_go_on(run, knobs.save_every) if knobs.resume else (None, [])
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -493,11 +492,10 @@ def main(knobs: Knobs) -> None:
 
 if __name__ == "__main__":
     with last_line(KNOBS):
+        check_names(KNOBS)  # before the data and the weights are fetched
         if KNOBS.plan:
             print(knobs_text(KNOBS))
             print(plan.table(KNOBS))
             print(pace.time_here(KNOBS, WORLD))
             sys.exit()
-        named(KNOBS.tools)
-        resolve(KNOBS.model, weights=False)  # is there such a model? Before the data are fetched
         main(KNOBS)

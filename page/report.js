@@ -36,10 +36,11 @@ function look(row) {
     svg.append(frame(box, { stroke: "#0009" }));
     svg.append(frame(box, { stroke: "#fff", "stroke-dasharray": `${3 * scale} ${2 * scale}` }));
   }
+  const numbers = cropNumbers(row);
   row.boxes.forEach((box, i) => {
     const place = { x: box[0] + scale, y: box[1] + 7 * scale };
     svg.append(frame(box, { stroke: "#f0f" }));
-    svg.append(shape("text", { ...place, fill: "#f0f", "font-size": 7 * scale, "font-weight": "bold" }, i + 1));
+    svg.append(shape("text", { ...place, fill: "#f0f", "font-size": 7 * scale, "font-weight": "bold" }, numbers[i]));
   });
   const image = node("img", { alt: "the first look" });
   if (pictures[row.pictures[0]]) image.src = pictures[row.pictures[0]];
@@ -68,6 +69,11 @@ function transcript(row) {
     parts.push(element);
   });
   return parts;
+}
+// The numbers of the pictures that are crops, in the order of the boxes.
+function cropNumbers(row) {
+  const tools = row.tools || row.boxes.map(() => "image_zoom_in_tool");
+  return tools.map((tool, i) => [tool, i + 1]).filter(([tool]) => tool === "image_zoom_in_tool").map(([, i]) => i);
 }
 // What a picture is, by the tool that brought it: rows of before there were several have none.
 function made(row, number) {
@@ -188,7 +194,7 @@ let found = [], shown = 0;
 function wanted(row) {
   const f = Object.fromEntries(new FormData(form)), yes = (value, is) => value === "" || (value === "yes") === is;
   return (f.step === "" || String(row.step) === f.step) && (f.kind === "" || plain((row.meta || {}).kind) === f.kind)
-    && (f.right === "" || (f.right === "right") === isRight(row)) && yes(f.zoomed, row.boxes.length > 0)
+    && (f.right === "" || (f.right === "right") === isRight(row)) && yes(f.zoomed, row.pictures.length > 1)
     && yes(f.error, row.errors.length > 0) && (f.pattern === "" || row.patterns.includes(f.pattern))
     && (f.least === "" || row.reward.total >= Number(f.least)) && (f.most === "" || row.reward.total <= Number(f.most));
 }

@@ -11,13 +11,14 @@ from pathlib import Path
 from compare import scores_text
 from report import make_page
 from runs import usual_name
+from safe.signals import CODES
 
 OWN = ("seeds", "out", "resume")  # flags that each run gets from here
 
 
 def run_seeds(knobs, argv: list[str]) -> int:
     """Do or finish all runs; returns the exit code. argv: of train.py."""
-    begin = knobs.out or usual_name(knobs)
+    begin = knobs.out.rstrip("/") or usual_name(knobs)
     runs = []
     for seed in knobs.seeds.split(","):
         run = f"{begin}-seed{seed}"
@@ -26,11 +27,12 @@ def run_seeds(knobs, argv: list[str]) -> int:
         command += ["--seed", seed, "--out", run, "--resume"]
         print(f"\nseed {seed}: {run}", flush=True)
         code = call(command)
-        if code:
+        if code in CODES.values():
             print(f"stopped at seed {seed}; the same command goes on", flush=True)
+        if code:
             return code
     print("\n" + scores_text(runs))
-    page = make_page(runs, Path(f"{begin}-seeds.html"))
+    page = make_page(runs, Path(f"{begin}-all.html"))
     print(f"page:   {page}")
     return 0
 
@@ -53,10 +55,25 @@ def without(argv: list[str], names) -> list[str]:
 
 
 def call(command: list[str]) -> int:
-    """Run a command to its end, and pass on what asks us to stop."""
-    child = subprocess.Popen(command)
-    # A terminal sends Ctrl-C to both: the run ends itself, and we with it. Not SIG_IGN, which the next run
-    # would inherit.
-    signal.signal(signal.SIGINT, lambda number, frame: None)
-    signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
-    return child.wait()
+    """Run a command to its end; what asks us to stop is passed on, and ends in its exit code."""
+    asked = []
+    child = None
+
+    def stop(number, frame):
+        asked.append(number)
+        if child is not None and child.poll() is None:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, stop) for number in CODES}
+    try:
+        child = subprocess.Popen(command)
+        # Asked before there was a child to pass it on to
+        if asked:
+            child.send_signal(asked[0])
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        return CODES[asked[0]]
+    return 128 - code if code < 0 else code  # as a shell has it for what a signal has ended

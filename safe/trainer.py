@@ -116,7 +116,8 @@ class SafeTrainer(SparingTrainer):
     def train_patiently(self, checkpoint: Path | None) -> None:
         """`train`, which finishes a step when asked to stop: see `REQUEST.number`."""
         trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
-        check_space(self.run, trained, picture_bytes(self.knobs))
+        done = step_of(checkpoint) if checkpoint else 0
+        check_space(self.run, trained, picture_bytes(self.knobs, done))
         REQUEST.patient = True
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

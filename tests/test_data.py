@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 
 import datasets
@@ -15,8 +16,9 @@ import data
 import tools
 from data import Sample, load
 from heldout import load_questions
+from knobs import write_json
 from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
-from train import Knobs
+from train import Knobs, read_knobs
 
 
 def test_the_toy_is_drawn_from_its_seed():
@@ -249,6 +251,13 @@ def test_a_commit_of_the_hub_is_taken_and_noted(tmp_path, monkeypatch):
     load_questions(knobs)
     assert knobs.revision == "2" * 40  # in args.json, so that a resume takes the same
     data.USED.clear()
+    stored = tmp_path / "run" / "args.json"  # the same command again: what the name stood for is the run's
+    stored.parent.mkdir()
+    write_json(stored, asdict(knobs))
+    again = ["--data", "deepeyes", "--out", str(stored.parent), "--resume", "--revision"]
+    assert read_knobs([*again, "main"]).revision == "2" * 40
+    with pytest.raises(SystemExit):
+        read_knobs([*again, "1" * 40])
 
 
 def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from data import Sample, load
 from families import FAMILIES, QWEN2_5_VL, QWEN3_VL, family_of_preset
 from fast.packed import install_packed
 from fast.slots import GROWTH, SlotCache
-from knobs import PRESETS, fill_big, fill_limits
+from knobs import PRESETS, fill_big, fill_limits, usual_limits
 from model import (
     add_lora,
     config_of,
@@ -376,6 +376,11 @@ def test_the_plan_is_the_measured_peak(name):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0.85 < float(done.stdout.split("ratio")[1]) < 1.15, done.stdout
+
+
+def test_a_pinned_preset_keeps_its_limits():
+    for name in ("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-VL-8B-Instruct@main"):
+        assert usual_limits(name) == PRESETS["qwen3-vl-8b"].limits
 
 
 def test_presets_fit_the_cards_they_are_for():

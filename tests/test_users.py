@@ -1,5 +1,6 @@
 """Where users stumbled: several seeds in a night, a typo, a name of another program, one picture of one's own."""
 
+import glob
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -53,8 +55,12 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
         folder = tmp_path / f"night-seed{seed}"
         assert [row["step"] for row in metrics(folder)] == [1, 2]
         assert json.loads((folder / "args.json").read_text())["seed"] == seed
-    assert re.search(r"after: on +2 ", done.stdout) and "night-seeds.html" in done.stdout
-    page = (tmp_path / "night-seeds.html").read_text()
+    names = glob.glob(
+        str(tmp_path / "night-seed*")
+    )  # what the README gives to report.py and study.py
+    assert sorted(Path(name).name for name in names) == ["night-seed0", "night-seed1"]
+    assert re.search(r"after: on +2 ", done.stdout) and "night-all.html" in done.stdout
+    page = (tmp_path / "night-all.html").read_text()
     assert "night-seed0" in page and "night-seed1" in page
 
 
@@ -64,6 +70,7 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
         (["--seeds", "0,1", "--seed", "1"], "give one of them"),
         (["--seeds", "0;1"], "numbers with commas"),
         (["--seeds", "-1"], "numbers with commas"),
+        (["--seeds", "0,00"], "give each once"),
         (["--device", "cuda"], "CUDA_VISIBLE_DEVICES"),
         (["--learning_rate", "1"], "did you mean --lr?"),
         (["--output_dir=x"], "did you mean --out?"),
@@ -156,6 +163,16 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
     assert (found["low"], found["high"]) == (0.8, 0.9) and abs(found["mean"] - 0.85) < 1e-9
     (alone,) = score_rows(folders[:2])  # nothing but the seed differs
     assert alone["runs"] == 2 and alone["group"] == "tiny on toy"
+    others = [
+        tmp_path / "x" / "eval",
+        tmp_path / "y" / "eval",
+    ]  # of eval.py: no seeds of one another
+    for folder in others:
+        folder.mkdir(parents=True)
+        scores = {"arms": {"on": {"all": {"accuracy": 0.5, "tool_rate": 1.0}}}}
+        (folder / "eval.json").write_text(json.dumps(scores))
+    rows = score_rows([*folders, *others])
+    assert [row["group"] for row in rows[2:]] == ["x/eval", "y/eval"]
     text = scores_text(folders)
     assert "0.85 (0.80 to 0.90)" in text and text.count("after: on") == 2
 
@@ -177,6 +194,13 @@ def photo(tmp_path_factory):
     sample = next(s for s in load("toy", split="test", limit=20) if s.meta["kind"] == "read")
     sample.open().save(folder / "photo.jpg")
     return folder
+
+
+def test_answers_stay_out_of_other_folders(photo, tmp_path):
+    (tmp_path / "args.json").write_text("{}")
+    argv = ["--model", "tiny", "--ask", "photo.jpg", "What?", "--out", tmp_path]
+    done = run("eval.py", *argv, cwd=photo)
+    assert done.returncode == 2 and "folder of another run" in done.stderr
 
 
 def test_asking_needs_a_model(photo):
@@ -207,5 +231,6 @@ def test_a_refused_call_is_shown_with_its_reason(photo):
     trajectory.stop = "answer"
     text = answer_text(trajectory)
     assert (
-        "-> refused: the tool call is not valid JSON." in text and "answer: A (0 pictures looked at)" in text
+        "-> refused: the tool call is not valid JSON." in text
+        and "answer: A (0 pictures looked at)" in text
     )
