@@ -249,7 +249,7 @@ class Episodes:
         size = self.fit(call.picture, self.limits.crop_pixels)
         call.picture = tools.resize(call.picture, size)
         if self.tool == "blank":
-            call.picture = Image.new("RGB", call.picture.size, controls.GREY)
+            call.picture = Image.new("RGB", call.picture.size, toolbox.GREY)
         return call
 
     def finish(self, i: int) -> None:

@@ -247,7 +247,7 @@ def test_a_commit_of_the_hub_is_taken_and_noted(tmp_path, monkeypatch):
     assert len(load("deepeyes", revision="1" * 40)) == 5
     assert data.USED == {data.DEEPEYES: "1" * 40}
     assert len(load("deepeyes")) == 7
-    knobs = Knobs(data="deepeyes", prompts=2, eval_size=0)
+    knobs = Knobs(data="deepeyes", prompts=2, micro_batch=16, eval_size=0)
     load_questions(knobs)
     assert knobs.revision == "2" * 40  # in args.json, so that a resume takes the same
     data.USED.clear()
