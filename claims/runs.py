@@ -15,6 +15,7 @@ from knobs import EVAL_SEED, PRESETS, fail, rollout_limits
 from model import load_model, pixel_budgets
 from runs import append_rows, read_rows
 from safe.checkpoints import newest_whole
+from safe.lock import hold
 from scores import answer_records
 from toy.make_base import measure_skills
 
@@ -38,6 +39,7 @@ CURVE_DATA = {of_size(pixels) for pixels in SIZES}
 def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     """Every run that has no line in `stored` yet. folder: of the runs; only: names of arms, [] for all."""
     folder.mkdir(parents=True, exist_ok=True)
+    hold(folder)  # two at once would do the same runs
     done = set()
     for line in read_rows(stored):
         done.add((line["arm"], line["seed"]))
