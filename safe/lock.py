@@ -8,12 +8,13 @@ from pathlib import Path
 
 from knobs import fail
 
-HELD = []  # open files: a lock ends with its file
+HELD = {}  # folders -> open files: a lock ends with its file
 
 
 def hold(folder: Path) -> None:
     """Lock a folder, or end the script with a line that says who holds it."""
-    if sys.platform == "win32":  # no flock there
+    place = folder.resolve()
+    if place in HELD or sys.platform == "win32":  # no flock there
         return
     import fcntl
 
@@ -26,4 +27,4 @@ def hold(folder: Path) -> None:
     began = time.strftime("%Y-%m-%d %H:%M")
     os.ftruncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()}, since {began}\n".encode())
-    HELD.append(file)
+    HELD[place] = file
