@@ -276,7 +276,8 @@ def yes_or_no(text: str) -> str | None:
 # Numbers and formulas.
 
 NUMBER = re.compile(
-    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
+    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)"
+    r"(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
     re.I,
 )
 NUMBER_IN_TEXT = re.compile(

@@ -10,7 +10,6 @@ from PIL import Image
 import knobs
 import tools
 from boxes import Box
-from knobs import Limits
 from model import expand_pads
 
 ARMS = tuple(arm for arm in knobs.ARMS if arm != "forced")  # of a rollout
@@ -18,7 +17,7 @@ ENGINES = ("generate", "slots")
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 
 
-def check_arguments(tool: str, group: int, limits: Limits) -> None:
+def check_arguments(tool: str, group: int, limits: knobs.Limits) -> None:
     """Raise ValueError for what can't be rolled out."""
     if tool not in ARMS:
         raise ValueError(f"tool must be one of {', '.join(ARMS)}, not {tool!r}")
@@ -108,7 +107,9 @@ def show_targets(episodes, trajectory, view: tools.View) -> None:
         crop = view.original.crop(region)
         size = episodes.fit(crop, episodes.limits.crop_pixels)
         crop = tools.resize(crop, size)
-        text = written_call(view, region) + "<|im_end|>" + tools.observation(None, trajectory.sample.wording, episodes.schemas)
+        wording = trajectory.sample.wording
+        shown = tools.observation(wording=wording, schemas=episodes.schemas)
+        text = written_call(view, region) + "<|im_end|>" + shown
         trajectory.append_unsampled(expand_pads(episodes.processor, text, [crop]))
         call = tools.Call(tools.TOOL, region=region, picture=crop)
         trajectory.calls.append(call)

@@ -134,9 +134,9 @@ def load(
     (V* with target boxes), or a folder with .jsonl files, or parquet files of select_data.py. split:
     "train", "test", or None for all (toy: train); for files, every 20th row by a hash of its id is
     "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
-    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). revision: a commit on the
-    Hub. allow_outside: rows of a folder may name pictures outside it. Bad rows are left out, counted, and named in
-    runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
+    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). revision: a commit on
+    the Hub. allow_outside: rows of a folder may name pictures outside it. Bad rows are left out, counted,
+    and named in runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
     """
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")

@@ -29,7 +29,7 @@ from typing import Literal
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from knobs import (
     ARMS,
-    BENCHMARKS,
+    BENCHMARK_KINDS,
     EVAL_SEED,
     LIMITS,
     Limits,
@@ -73,7 +73,7 @@ class Evaluation:
         "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)",
     )
     data: str = knob(
-        "toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(BENCHMARKS)
+        "toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(BENCHMARK_KINDS)
     )
     root: str = knob(
         "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
@@ -134,8 +134,8 @@ def check_words(knobs: Knobs, given: set[str]) -> None:
     if knobs.ask and not Path(knobs.ask[0]).is_file():
         fail(f"no such picture: {knobs.ask[0]}")
     if not knobs.ask:
-        check_data_name(knobs.data, BENCHMARKS)
-    foreign = knobs.ask or knobs.data in BENCHMARKS
+        check_data_name(knobs.data, BENCHMARK_KINDS)
+    foreign = knobs.ask or knobs.data in BENCHMARK_KINDS
     if foreign and "model" not in given:
         fail("--model: which? The tiny model has seen nothing but the toy, no photograph")
 
@@ -154,8 +154,8 @@ def read_knobs(argv: list[str]) -> Knobs:
         read_prompt(knobs.prompt)
         if "arms" not in given and not knobs.ask:
             fail("--prompt needs --arms: on if its words offer the zoom, off if they don't")
-    is_benchmark = knobs.data in BENCHMARKS
-    reasoning = BENCHMARKS.get(knobs.data) == "reasoning"
+    is_benchmark = knobs.data in BENCHMARK_KINDS
+    reasoning = BENCHMARK_KINDS.get(knobs.data) == "reasoning"
     if (
         reasoning and "max_turn_tokens" not in given
     ):  # a chain of thought that is cut counts as wrong
@@ -188,7 +188,7 @@ def read_knobs(argv: list[str]) -> Knobs:
 # The heavy imports come after the words are checked: a mistyped flag should not cost ten seconds.
 
 if __name__ == "__main__":
-    check_words(*parse(Knobs, sys.argv[1:], __doc__))
+    check_words(*parse(Knobs, sys.argv[1:], __doc__))  # read_knobs does all of it, when it can
 
 import torch
 from tqdm import tqdm
@@ -196,8 +196,7 @@ from tqdm import tqdm
 import toolbox
 import tools
 from ask import ask, last_message, model_label
-from benchmarks import BENCHMARKS as RECORDS
-from benchmarks import grade, load_benchmark
+from benchmarks import BENCHMARKS, grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
 from data import USED, Sample, load, opened
 from judge import Judge
@@ -568,7 +567,7 @@ def own_scores(name: str, records: list[dict]) -> dict:
     scores = []
     for repeat in sorted({record["repeat"] for record in records}):
         rows = [record for record in records if record["repeat"] == repeat]
-        scores.append(RECORDS[name].scores(rows))
+        scores.append(BENCHMARKS[name].scores(rows))
     return {key: mean(each.get(key) for each in scores) for key in scores[0]}
 
 
@@ -579,7 +578,7 @@ def make_result(name: str, records: list[dict], protocol: dict) -> dict:
         by_arm[record["arm"]].append(record)
     result = {"protocol": protocol}
     result["arms"] = {arm: summarise_by_kind(rows) for arm, rows in by_arm.items()}
-    benchmark = RECORDS.get(name)
+    benchmark = BENCHMARKS.get(name)
     if benchmark and benchmark.scores:
         result["scores"] = {arm: own_scores(name, rows) for arm, rows in by_arm.items()}
     one = "on" if "on" in by_arm else next(iter(by_arm))

@@ -63,7 +63,7 @@ BIG = {
 }  # fmt: skip
 DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 # Of eval.py, by their kind; benchmarks/ says what is in them.
-BENCHMARKS = {
+BENCHMARK_KINDS = {
     "vstar": "looking",
     "hrbench4k": "looking",
     "hrbench8k": "looking",
@@ -325,7 +325,7 @@ def check_data_name(name: str, benchmarks=()) -> None:
     known = (*DATASETS, *benchmarks)
     if name.partition(":")[0] in known or Path(name).is_dir():
         return
-    if name in BENCHMARKS:
+    if name in BENCHMARK_KINDS:
         fail(f"{name} is a benchmark: eval.py --data {name} asks its questions")
     close = get_close_matches(name, known, 1, 0.6)
     meant = f" (did you mean {close[0]}?)" if close else ""
@@ -340,7 +340,7 @@ def parse(kind, argv: list[str], doc: str):
         note += " (--plan prints what is in force)"
     settings = {"description": doc, "formatter_class": Help, "allow_abbrev": False}
     parser = HfArgumentParser(kind, epilog=note, **settings)
-    for action in parser._actions:
+    for action in parser._actions:  # the only way to a flag that a dataclass has made
         if action.dest in big:
             action.help += f" (big: {big[action.dest]})"
     parser.error = fail  # one line, where argparse shows the usage of fifty knobs first

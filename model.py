@@ -214,7 +214,7 @@ def config_of(name: str, layers: int = 0):
     return config
 
 
-def check_names(knobs) -> None:
+def check_choices(knobs) -> None:
     """Raise ValueError for a model or a tool that there is not, or pixels that the model can't be shown: by
     small files, before large ones are fetched. knobs: of train.py; the plan of a preset needs no file."""
     named(knobs.tools)

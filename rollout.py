@@ -71,9 +71,13 @@ class Trajectory:
             self.calls = controls.calls_by_hand(boxes or [], errors or [])
 
     @property
+    def used(self) -> list[str]:
+        """The tools of the calls that came back with a picture, in order."""
+        return [call.name for call in self.calls if not call.error]
+
+    @property
     def delivered(self) -> int:
-        """How many calls came back with a picture, of whatever tool."""
-        return sum(not call.error for call in self.calls)
+        return len(self.used)
 
     def append_unsampled(self, ids: list[int]) -> None:
         """Append tokens that the model has not sampled: nothing of them is trained on."""

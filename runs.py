@@ -187,7 +187,7 @@ def store_trajectory(run: Path, trajectory, pictures: list[str], tokenizer, **mo
         "size": sample.open().size,
         "turns": trajectory.turns,
         "boxes": trajectory.boxes,
-        "tools": [call.name for call in trajectory.calls if not call.error],
+        "tools": trajectory.used,
         "errors": trajectory.errors,
         "observations": observed_texts(trajectory, tokenizer),
         "answer": trajectory.answer,

@@ -96,7 +96,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
         "stop": trajectory.stop,
         "turns": trajectory.turns,
         "boxes": trajectory.boxes,
-        "tools": [call.name for call in trajectory.calls if not call.error],
+        "tools": trajectory.used,
         "targets": sample.boxes,
         "errors": len(trajectory.errors),
         "tokens": sum(trajectory.sampled),
@@ -105,6 +105,21 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
         "says_shown": says_shown(trajectory) if arm == "swap" else None,
     }
     return record | grade
+
+
+def tools_used(record: dict) -> list[str]:
+    """The tools that brought a record's pictures; rows of before there were several have zooms alone."""
+    return record.get("tools", [TOOL] * len(record["boxes"]))
+
+
+def other_rates(used: list[list[str]]) -> dict[str, float]:
+    """How often each tool but the zoom was used. used: the tools of each trajectory.
+
+    >>> other_rates([["image_zoom_in_tool"], ["image_rotate_tool", "image_zoom_in_tool"]])
+    {'rate_image_rotate_tool': 0.5}
+    """
+    others = set().union(*used) - {TOOL}
+    return {f"rate_{name}": fmean(name in own for own in used) for name in sorted(others)}
 
 
 def question_group(record: dict):
@@ -129,14 +144,10 @@ def summarise(records: list[dict]) -> dict:
     summary = {"n": n, "accuracy": accuracy, "interval": wilson(accuracy, independent)}
     if len(records) > n:
         summary["pass"] = fmean(map(any, right_by_question.values()))
-    # Rows of before there were several tools have boxes alone
-    delivered = [record.get("tools", record["boxes"]) for record in records]
-    summary["tool_rate"] = mean(map(bool, delivered))
-    summary["crops"] = mean(map(len, delivered))
-    for name in sorted({name for record in records for name in record.get("tools", ())}):
-        if name != TOOL:
-            shares = [name in record.get("tools", ()) for record in records]
-            summary[f"rate of {name}"] = mean(shares)
+    used = list(map(tools_used, records))
+    summary["tool_rate"] = mean(map(bool, used))
+    summary["crops"] = mean(map(len, used))
+    summary |= other_rates(used)
     for key in ("iou", "holds", "tokens", "errors", "says_shown"):
         summary[key] = mean(record.get(key) for record in records)
     cut = [record["stop"] in CUT for record in records]
@@ -369,10 +380,7 @@ def step_stats(groups, rewards_by_group) -> dict:
         stats[f"reward_{term}"] = mean(
             WEIGHTS[t.sample.tool][place] * getattr(r, term) for t, r in pairs
         )
-    for name in sorted({call.name for t in trajectories for call in t.calls if not call.error}):
-        if name != TOOL:
-            used = [any(call.name == name for call in t.calls) for t in trajectories]
-            stats[f"rate_{name}"] = mean(used)
+    stats |= other_rates([t.used for t in trajectories])
     for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
         own = [(t, r) for t, r in pairs if t.sample.meta.get("kind") == kind]
         stats[f"accuracy_{kind}"] = mean(r.accuracy for _, r in own)

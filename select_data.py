@@ -101,8 +101,10 @@ def read_knobs(argv: list[str]) -> Knobs:
         before.setdefault("revision", "")
         before.setdefault("tools", "zoom")
         for name in SCORED_BY + (["max_turns"] if knobs.own else []):
-            named = name == "revision" and is_name(knobs.revision)
-            if named or (knobs.rescore and name not in given):
+            as_before = knobs.rescore and name not in given
+            if name == "revision" and is_name(knobs.revision):
+                as_before = True  # the folder has the commit that this stood for
+            if as_before:
                 setattr(knobs, name, before[name])
             elif before[name] != getattr(knobs, name):
                 fail(f"{knobs.out} was scored with --{name} {before[name]}; give another --out")

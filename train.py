@@ -138,7 +138,7 @@ from fast.lora import master_lora
 from fast.packed import install_packed, store_per_token, stored_per_token
 from heldout import HeldOut, load_questions
 from judge import Judge
-from model import check_names, load_model, lora_config, prepare_libraries, resolve
+from model import check_choices, load_model, lora_config, prepare_libraries, resolve
 from report import make_page, print_new_troubles
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
@@ -340,9 +340,8 @@ class ZoomGRPOTrainer(SafeTrainer):
         # Whichever process has heard it, all stop
         REQUEST.number = max(part["asked_to_stop"] for part in parts)
         stop = [self.accelerator.is_main_process and self.write_row(logs, parts)]
-        known = (
-            {key: v for key, v in self.rows[-1].items() if v is not None} if self.rows else {}
-        )
+        row = self.rows[-1] if self.rows else {}  # of the main process, the only one with a tracker
+        known = {key: value for key, value in row.items() if value is not None}
         super().log(logs | known, start_time)
         self.state.log_history.clear()  # metrics.jsonl has it; every checkpoint would hold all of it
         broadcast_object_list(stop)  # all processes stop together, or the others wait for ever
@@ -492,7 +491,7 @@ def main(knobs: Knobs) -> None:
 
 if __name__ == "__main__":
     with last_line(KNOBS):
-        check_names(KNOBS)  # before the data and the weights are fetched
+        check_choices(KNOBS)  # before the data and the weights are fetched
         if KNOBS.plan:
             print(knobs_text(KNOBS))
             print(plan.table(KNOBS))

@@ -1,4 +1,4 @@
-"""A model while it samples: its LoRA folded into float32 weights, or at hand in the precision of the model."""
+"""A model while it samples: its LoRA folded into float32 weights, or held in the model's own precision."""
 
 from contextlib import contextmanager
 

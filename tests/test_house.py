@@ -101,8 +101,8 @@ def test_docstring_examples(name):
 
 
 def test_pure_functions_have_examples():
-    names = "tools toolbox reward answers report story scores families fast.packed data select_data eval controls"
-    names = [*names.split(), "train", "benchmarks.record", "benchmarks.grounding"]
+    names = "tools toolbox reward answers report story scores families fast.packed data select_data eval"
+    names = [*names.split(), "controls", "train", "benchmarks.record", "benchmarks.grounding"]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30
 
@@ -148,6 +148,16 @@ def test_the_method_is_read_in_one_evening():
     sources.append(ast.get_source_segment(data, sample))
     lines, tokens = map(sum, zip(*map(count_code, sources)))
     assert lines <= 1300 and tokens <= 12_500, (lines, tokens)
+
+
+def test_no_line_is_wide():
+    files = [*FILES, *(ROOT / "tests").glob("*.py")]
+    wide = []
+    for path in files:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if len(line) > 110:
+                wide.append(f"{path.name}, line {number}")
+    assert not wide
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

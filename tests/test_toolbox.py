@@ -108,7 +108,7 @@ def test_a_rotation_alone_earns_the_bonus_and_is_counted(processor, arrow):
     assert stats["iou"] is None
     summary = summarise([make_record(trajectory, plain_grade(trajectory), "on")])
     assert (
-        summary["tool_rate"] == summary["crops"] == summary["rate of image_rotate_tool"] == 1.0
+        summary["tool_rate"] == summary["crops"] == summary["rate_image_rotate_tool"] == 1.0
     )
 
 
@@ -194,7 +194,7 @@ def test_a_third_tool_is_a_schema_and_a_function(processor, arrow, monkeypatch):
 @both_families
 @pytest.mark.parametrize("engine", ["generate", "slots"])
 def test_both_engines_see_a_rotated_picture(processor, model, script, arrow, engine):
-    """A random model, whose turns are scripted: its logprobs are those of an uncached pass over everything."""
+    """A random model with scripted turns: its logprobs are those of an uncached pass over everything."""
     turns = iter([rotate_call(30), call(20, 10, 90, 50), "<think> x</think><answer>A</answer>"])
     script(lambda rng: next(turns))
     limits = ROOM | {"engine": engine, "tools": BOTH}
