@@ -18,11 +18,12 @@ from tokenizers import AddedToken
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+import plan
 import rollout
 import tools
 from data import Sample
 from families import QWEN2_5_VL, QWEN3_VL
-from fast.slots import SlotEngine
+from fast.slots import GROWTH, SlotCache, SlotEngine
 from model import ZoomProcessor
 from toy.make_base import make_model, make_processor
 from toy.world import random_scene, render
@@ -115,6 +116,15 @@ def samples(pictures):
         )
         for i, (picture, c) in enumerate(zip(pictures, ("red", "green", "blue")))
     ]
+
+
+def check_planned_cache(config, parts: dict, slots: int, longest: int) -> None:
+    """The planned keys and values are those that a cache of so many slots takes, but for its growth."""
+    cache = SlotCache(config, slots, "cpu", torch.bfloat16)
+    cache.reserve(longest)
+    held = sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
+    planned = parts["rollout: keys and values"] * plan.GB
+    assert planned <= held <= planned * (1 + GROWTH / longest)
 
 
 def call(*box, name="image_zoom_in_tool") -> str:

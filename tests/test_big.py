@@ -7,12 +7,11 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, check_planned_cache
 from safetensors.torch import load_file, save_file
 
 import plan
 import train
-from fast.slots import GROWTH, SlotCache
 from model import load_model
 
 
@@ -225,11 +224,7 @@ def test_the_plan_counts_weights_and_cache_as_they_are(folder, quantize):
     parts = plan.memory(knobs, model.config)
     assert parts["weights"] * plan.GB == pytest.approx(held_bytes(model), rel=0.02)
     longest = knobs.look_pixels // 784 + 500 + knobs.max_tokens
-    cache = SlotCache(model.config.text_config, 8, "cpu", torch.bfloat16)
-    cache.reserve(longest)
-    held = sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
-    planned = parts["rollout: keys and values"] * plan.GB
-    assert planned <= held <= planned * (1 + GROWTH / longest)
+    check_planned_cache(model.config.text_config, parts, 8, longest)
 
 
 MEASURE = """

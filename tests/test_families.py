@@ -9,7 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, both_families, make_tiny_model, make_tiny_processor
+from conftest import (
+    ROOT,
+    both_families,
+    check_planned_cache,
+    make_tiny_model,
+    make_tiny_processor,
+)
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -25,7 +31,6 @@ from benchmarks.grounding import LOCATE
 from data import Sample, load
 from families import FAMILIES, QWEN2_5_VL, QWEN3_VL, family_of_preset
 from fast.packed import install_packed
-from fast.slots import GROWTH, SlotCache
 from knobs import PRESETS, fill_big, fill_limits, usual_limits
 from model import (
     add_lora,
@@ -309,11 +314,7 @@ def test_real_widths_train_resume_merge_and_are_scored(wide, tmp_path):
     parts = plan.memory(replace(knobs, quantize="", batch=8), model.config)
     assert parts["weights"] * plan.GB == pytest.approx(2 * model.num_parameters(), rel=0.001)
     longest = 65536 // 1024 + 500 + 200
-    cache = SlotCache(model.config.text_config, 4, "cpu", torch.bfloat16)
-    cache.reserve(longest)
-    held = sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
-    planned = parts["rollout: keys and values"] * plan.GB
-    assert planned <= held <= planned * (1 + GROWTH / longest)
+    check_planned_cache(model.config.text_config, parts, 4, longest)
 
 
 MEASURE = """

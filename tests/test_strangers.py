@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from conftest import ROOT, call
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_rollout import random_turn
 from test_safe import SMALL, run
 
 import answers
@@ -24,7 +25,7 @@ from judge import Judge
 from knobs import PRESETS, Limits, write_json
 from model import load_model, resolve
 from report import make_page
-from rollout import Episodes
+from rollout import Episodes, rollout
 from runs import append_rows
 
 GOOD = {"image": "a.png", "question": "What letter is on the red tile?", "answer": "A"}
@@ -422,22 +423,96 @@ TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=30).map(
 CASES = int(os.environ.get("FUZZ_CASES", 700))
 
 
+NUMBER = st.integers(-50, 900) | st.floats() | st.sampled_from([10**400, "1e999", "NaN", "\u0663"])
+WRITTEN = st.lists(NUMBER, max_size=5).map(lambda box: call(*box))
+
+
 @settings(max_examples=CASES, deadline=2000)
-@given(TEXT, st.integers(1, 400), st.integers(1, 400))
+@given(st.lists(TEXT | WRITTEN, max_size=3).map("".join), st.integers(1, 400), st.integers(1, 400))
 def test_any_text_is_a_call_or_a_named_error(text, width, height):
     """And a crop is inside the picture and within its budget."""
+    check_text(text, width, height)
+
+
+def check_text(text: str, width: int, height: int) -> bool:
+    """Was a crop cut? width, height: of the look, half of the picture's."""
     view = tools.View(Image.new("RGB", (width * 2, height * 2)), (width, height))
-    written = tools.find_call(text)
-    if written is None:
-        return
     try:
-        crop, region = view.crop(tools.parse_call(written))
+        crop, region = view.crop(tools.parse_call(text))
     except tools.ZoomError as error:
         assert str(error)
-        return
+        return False
     x1, y1, x2, y2 = region
     assert 0 <= x1 < x2 <= width * 2 and 0 <= y1 < y2 <= height * 2
-    assert crop.size[0] * crop.size[1] <= width * height * 4
+    assert crop.size == (x2 - x1, y2 - y1)
+    return True
+
+
+@settings(max_examples=CASES, deadline=2000)
+@given(st.integers(60, 400), st.integers(60, 400), st.data())
+def test_a_good_call_after_any_text_is_a_crop(width, height, data):
+    x = data.draw(st.integers(-20, width - 40))
+    y = data.draw(st.integers(-20, height - 40))
+    box = (x, y, data.draw(st.integers(x + 39, 900)), data.draw(st.integers(y + 39, 900)))
+    assert check_text(data.draw(TEXT) + call(*box), width, height)
+
+
+@settings(
+    max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(TEXT | WRITTEN, max_size=4))
+def test_books_are_right_whatever_is_written(processor, turns):
+    """As many pads as pictures have tokens, and every list as long as the tokens."""
+    limits = Limits(max_turns=4, max_tokens=600, tools="zoom,rotate")
+    episodes = Episodes(processor, limits)
+    (i,) = episodes.begin(Sample("s", Image.new("RGB", (300, 200)), "?", "A"), [])
+    trajectory = episodes.trajectories[i]
+    for turn in turns:
+        turn = turn.encode(errors="replace").decode()  # tokens never decode to half a surrogate pair
+        ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
+        ids = [token for token in ids if token not in episodes.banned_ids][: episodes.room(i)]
+        if not ids or episodes.end_turn(i, ids, [0.0] * len(ids)) is None:
+            break
+    pads = trajectory.completion_ids.count(processor.image_token_id)
+    assert pads == sum(map(processor.family.tokens, trajectory.images[1:]))
+    assert len(trajectory.images) == 1 + trajectory.delivered
+    length = len(trajectory.completion_ids)
+    assert len(trajectory.sampled) == len(trajectory.logprobs) == length <= limits.max_tokens
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+VALUE = st.recursive(PLAIN, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=8)
+KEYS = ("id", "question", "answer", "options", "boxes", "meta", "tool", "source", "image")
+
+
+@settings(
+    max_examples=min(CASES, 20_000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUE))
+def test_any_row_is_a_sample_or_is_named(mine, changed):
+    write_rows(mine, GOOD, GOOD | changed)
+    for sample in load(str(mine)):
+        assert sample.text().encode() and isinstance(sample.meta, dict)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (300, 200)])
+def test_a_random_policy_on_pictures_of_every_shape_and_mode(
+    script, model, processor, size, mode
+):
+    """What comes of its calls is a crop or an error; the episode ends, its books are right."""
+    script(random_turn)
+    limits = {"max_turns": 3, "max_turn_tokens": 40, "max_tokens": 300, "engine": "slots"}
+    limits |= {"look_pixels": 112 * 112, "crop_pixels": 112 * 112}
+    sample = Sample("s", Image.new(mode, size), "?", "A")
+    for trajectory in rollout(model, processor, [sample], group=4, **limits):
+        assert trajectory.stop and len(trajectory.images) == 1 + trajectory.delivered
+        for x1, y1, x2, y2 in trajectory.boxes:
+            assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
+        for picture in trajectory.images[1:]:
+            assert picture.width * picture.height <= 4 * 56 * 56 + 112 * 112
 
 
 @settings(max_examples=CASES, deadline=None)
