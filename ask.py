@@ -104,7 +104,7 @@ def answer_text(trajectory) -> str:
         if call := next(calls, None):
             lines.append(f"  -> refused: {call.error}" if call.error else shown_text(call))
     answer = visible(trajectory.answer or "none")
-    lines.append(f"\nanswer: {answer} ({trajectory.delivered} pictures looked at)")
+    lines.append(f"\nanswer: {answer} (pictures looked at: {trajectory.delivered})")
     if trajectory.stop not in ("answer", "no_call"):
         lines.append(f"it ended for want of {ENDS[trajectory.stop]}")
     return "\n".join(lines)

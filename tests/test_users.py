@@ -232,5 +232,5 @@ def test_a_refused_call_is_shown_with_its_reason(photo):
     text = answer_text(trajectory)
     assert (
         "-> refused: the tool call is not valid JSON." in text
-        and "answer: A (0 pictures looked at)" in text
+        and "answer: A (pictures looked at: 0)" in text
     )
