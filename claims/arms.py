@@ -51,11 +51,16 @@ AS_TINY = (
     "--batch 256 --threads 2 --lr 1.5e-3 --lr_schedule linear --lora 16 --micro_batch 64"
 )
 PRICED = f"--data {ALL_KINDS} --bonus priced --price_from 40"
+UNDIVIDED = f"{PRICED} --advantage mean"
+PRICES = (0.02, 0.1, 0.2)  # a crop; the default, 0.05, is in "priced"
+COLD = f"--model {{folder}}/cold-base {AS_TINY}"
+SHY = f"--model {{folder}}/shy-base {AS_TINY}"
 WHEN_NOT = ask("on forced", ALL_KINDS) + CURVE
+SOME = ask("on", ALL_KINDS)
 TABLE_5 = ask("on forced", PLAIN)
 MOST = TABLE_5 + ask("sampled", PLAIN) + ask("on forced", MORE_TILES, SMALLER)
 ARMS = [
-    Arm("priced", f"{PRICED} --advantage mean", 120, WHEN_NOT),
+    Arm("priced", UNDIVIDED, 120, WHEN_NOT),
     Arm("paid", f"--data {ALL_KINDS}", 120, WHEN_NOT),
     Arm("bonus", "", 60, MOST, skills=True),
     Arm("no bonus", "--bonus none", 60, TABLE_5),
@@ -71,8 +76,12 @@ ARMS = [
     Arm("selected", "--data {folder}/selected", 60, TABLE_5),
     Arm("by difficulty", "--data {folder}/difficulty", 60, TABLE_5, seeds=3),
     Arm("zoom, no bonus", f"--data {LETTERS} --bonus none", 60, ask("on", LETTERS), seeds=3),
-    Arm("cold", f"--model {{folder}}/cold-base --data toy {AS_TINY}", 60, TABLE_5),
-    Arm("priced by deviation", PRICED, 120, ask("on", ALL_KINDS), seeds=3),
+    Arm("cold", f"{COLD} --data toy", 60, TABLE_5),
+    Arm("priced by deviation", PRICED, 120, SOME, seeds=3),
+    Arm("shy", f"{SHY} --data toy", 60, TABLE_5, seeds=3),
+    Arm("shy, no bonus", f"{SHY} --data toy --bonus none", 60, TABLE_5, seeds=3),
+    Arm("shy, priced", f"{SHY} {UNDIVIDED}", 120, SOME, seeds=3),
+    *(Arm(f"priced, {p}", f"{UNDIVIDED} --call_price {p}", 120, SOME, seeds=3) for p in PRICES),
 ]
 # What the bases are asked, before any training
 BASES = {
@@ -82,6 +91,7 @@ BASES = {
     + ask("on off forced", ALL_KINDS)
     + ask("on off", LETTERS),
     "cold base": TABLE_5,
+    "shy base": TABLE_5 + ask("sampled", PLAIN) + ask("forced", ALL_KINDS),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from boxes import iou
 from claims.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
-from claims.cold import make_cold_base
+from claims.bases import make_cold_base, make_shy_base
 from data import load
 from knobs import EVAL_SEED, PRESETS, fail, rollout_limits
 from model import load_model, pixel_budgets
@@ -53,13 +53,18 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     began = time.time()
     for number, (arm, seed) in enumerate(turns, 1):
         print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
+        base = ""
         if arm.name in ("selected", "by difficulty"):
             select(folder)
         if arm.name == "cold":
-            base = make_cold_base(folder / "cold-base")
-            if ("cold base", 0) not in done:
-                ask_base("cold base", str(base), stored)
-                done.add(("cold base", 0))
+            make_cold_base(folder / "cold-base")
+            base = "cold base"
+        if "shy" in arm.name:
+            make_shy_base(folder / "shy-base")
+            base = "shy base"
+        if base and (base, 0) not in done:
+            ask_base(base, str(folder / base.replace(" ", "-")), stored)
+            done.add((base, 0))
         line = do_run(arm, seed, folder)
         append_rows(stored, line)
         minutes = (time.time() - began) / 60

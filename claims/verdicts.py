@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from boxes import iou
-from claims.arms import ALL_KINDS, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
+from claims.arms import ALL_KINDS, LETTERS, MORE_TILES, PLAIN, PRICES, SIZES, SMALLER, of_size
 from claims.stored import Stored
 from heldout import of_size as resized
 from stats import detectable, difference_interval, permutation_p, two_way_interval
@@ -70,6 +70,9 @@ NEEDS = {
     "generalises": ("base", "bonus"),
     "price_teaches_restraint": ("base", "paid", "priced"),
     "division_spoils_prices": ("priced", "priced by deviation"),
+    "price_has_room": ("priced", *(f"priced, {price}" for price in PRICES)),
+    "bonus_brings_calls": ("shy base", "shy", "shy, no bonus"),
+    "price_suits_a_shy_base": ("shy base", "shy, priced"),
 }
 
 
@@ -401,3 +404,56 @@ def division_spoils_prices(finding: Finding, stored: Stored) -> None:
         finding.word = REFUTED
     else:
         finding.word = SUPPORTED if most(plain, lambda share: share >= 0.95) else UNDECIDED
+
+
+def price_has_room(finding: Finding, stored: Stored) -> None:
+    held = []
+    for price in PRICES:
+        held.append(zooms_where_it_pays(finding, stored, f"priced, {price}"))
+    finding.word = SUPPORTED if all(held) else REFUTED
+
+
+def zooms_where_it_pays(finding: Finding, stored: Stored, arm: str) -> bool:
+    """Show an arm's zooms by kind. In every seed few on what is seen at first sight, most on the others?"""
+    held = []
+    for kind in ("glance", "legible"):
+        zooms = stored.shares(arm, MIXED, "zooms", kind)
+        finding.show(f"{arm}: zooms on `{kind}`", zooms)
+        held += [share <= 0.1 for share in zooms]
+    for kind in ("read", "compare"):
+        zooms = stored.shares(arm, MIXED, "zooms", kind)
+        finding.show(f"{arm}: zooms on `{kind}`", zooms)
+        held += [share >= 0.95 for share in zooms]
+        right = stored.shares(arm, MIXED, "right", kind)
+        finding.show(f"{arm}: right on `{kind}`", right)
+    return all(held)
+
+
+def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
+    show_habit(finding, stored)
+    paid = stored.shares("shy", ON, "zooms", "read")
+    finding.show("zooms on `read`, after, bonus", paid)
+    unpaid = stored.shares("shy, no bonus", ON, "zooms", "read")
+    finding.show("after, no bonus", unpaid)
+    values = stored.shares("shy, no bonus", ON, "right", "read")
+    finding.show("right on `read`, no bonus", values)
+    finding.p = permutation_p(paid, unpaid)
+    finding.effect = f"zooms on `read`: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
+    many = most(unpaid, lambda share: share >= 0.9)
+    if many or not most(paid, lambda share: share >= 0.9):
+        finding.word = REFUTED
+    else:
+        finding.word = SUPPORTED if most(unpaid, lambda share: share <= 0.1) else UNDECIDED
+
+
+def show_habit(finding: Finding, stored: Stored) -> None:
+    """How often the two bases call, when sampling."""
+    for base in ("base", "shy base"):
+        values = stored.shares(base, SAMPLED, "zooms", "read")
+        finding.show(f"zooms on `read`, {base}, sampled", values)
+
+
+def price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
+    show_habit(finding, stored)
+    held = zooms_where_it_pays(finding, stored, "shy, priced")
+    finding.word = SUPPORTED if held else REFUTED

@@ -36,7 +36,7 @@ ORDER = [
     "claims.verdicts",
     "claims.stored",
     "claims.runs",
-    "claims.cold",
+    "claims.bases",
     "claims.arms",
     "claims.seeds",
     "claims",

@@ -12,7 +12,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import claims.cold
+import claims.bases
 import claims.runs
 from claims import verdicts
 from claims.arms import SIZES, Arm, ask, of_size
@@ -163,6 +163,47 @@ def test_a_price_must_hold_in_every_seed():
     assert word(lines, "price_teaches_restraint") == "refuted"
 
 
+def zooming_on(kinds: str, arm: str, seeds: int) -> list[dict]:
+    """Runs that zoom on these kinds alone, by their first letters, and are right on all."""
+    lines = [line(arm, seed, [MIXED]) for seed in range(seeds)]
+    crops = "".join("1" if kind in kinds else "0" for kind in KINDS)
+    for each in lines:
+        each["asked"][MIXED] = each["asked"][MIXED] | {"crops": crops}
+    return lines
+
+
+@pytest.mark.parametrize(
+    "dearest, expected",
+    [("rc", "supported"), ("r", "refuted"), ("rcg", "refuted"), ("", "refuted")],
+)
+def test_a_price_has_room_only_if_all_hold(dearest, expected):
+    lines = zooming_on("rc", "priced, 0.02", 3) + zooming_on("rc", "priced, 0.1", 3)
+    lines += zooming_on("rc", "priced, 0.2", 2) + [
+        zooming_on(dearest, "priced, 0.2", 3)[-1]  # one seed of three
+    ]
+    assert word(lines, "price_has_room") == expected
+
+
+@pytest.mark.parametrize(
+    "paid, unpaid, expected",
+    [
+        (1.0, 0.05, "supported"),
+        (1.0, 0.5, "undecided"),
+        (1.0, 1.0, "refuted"),
+        (0.5, 0.05, "refuted"),
+    ],
+)
+def test_a_base_that_hardly_calls(paid, unpaid, expected):
+    lines = [line("base", 0, [SAMPLED]), line("shy base", 0, [SAMPLED])]
+    for seed in range(3):
+        lines.append(line("shy", seed, [ON], zooms=paid))
+        lines.append(line("shy, no bonus", seed, [ON], zooms=unpaid))
+    assert word(lines, "bonus_brings_calls") == expected
+    priced = zooming_on("rc" if paid == 1 else "r", "shy, priced", 3)
+    held = word(lines[:2] + priced, "price_suits_a_shy_base")
+    assert held == ("supported" if paid == 1 else "refuted")
+
+
 def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     """By the command, from a file in which claims have all, some or none of their runs."""
     metrics = {
@@ -248,7 +289,7 @@ def test_holm_against_the_textbook():
 def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
     """A step of it, from the base's last lessons; made once."""
     usual = make_base.loose_box
-    folder = claims.cold.make_cold_base(tmp_path / "cold", steps=1)
+    folder = claims.bases.make_cold_base(tmp_path / "cold", steps=1)
     assert make_base.loose_box is usual
     model, _ = load_model(str(folder))
     base, _ = load_model("tiny")
@@ -257,8 +298,25 @@ def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
         for one, other in zip(model.parameters(), base.parameters())
     ]
     assert 0 < max(moved) < 0.1
-    assert claims.cold.make_cold_base(tmp_path / "cold", steps=10**9) == folder
+    assert claims.bases.make_cold_base(tmp_path / "cold", steps=10**9) == folder
     rng = random.Random(0)
-    boxes = [claims.cold.box_anywhere(rng, None) for _ in range(200)]
+    boxes = [claims.bases.box_anywhere(rng, None) for _ in range(200)]
     assert min(box[0] for box in boxes) < 10 and max(box[2] for box in boxes) > 100
     assert all(0 <= x1 < x2 <= 112 and 0 <= y1 < y2 <= 112 for x1, y1, x2, y2 in boxes)
+
+
+def test_a_shy_base_sees_lighter_calls(tmp_path, monkeypatch):
+    """What the lessons are made with, while it learns: an eighth of a call's weight; afterwards as before."""
+    usual = make_base.CALL
+    seen = []
+    batches = make_base.Lessons.__getitem__
+
+    def look(self, index):
+        seen.append(make_base.CALL)
+        return batches(self, index)
+
+    monkeypatch.setattr(make_base.Lessons, "__getitem__", look)
+    # In this process, where they can be seen
+    monkeypatch.setattr(claims.bases, "DataLoader", lambda lessons, **_: [lessons[0]])
+    claims.bases.make_shy_base(tmp_path / "shy", steps=1)
+    assert seen == [usual / 8] and make_base.CALL == usual

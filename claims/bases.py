@@ -1,4 +1,4 @@
-"""A base whose calls have boxes that lie anywhere: can RL start from that, too?"""
+"""Other bases that RL could start from: one whose boxes lie anywhere, and one that hardly calls."""
 
 import random
 from pathlib import Path
@@ -10,14 +10,23 @@ from tqdm import tqdm
 from model import load_model
 from toy import make_base
 
-STEPS = 300
 LR = 3e-4
 
 
-def make_cold_base(folder: Path, steps: int = STEPS) -> Path:
-    """Teach the tiny base, in 300 more supervised steps, to call with boxes that lie anywhere at all.
+def make_cold_base(folder: Path, steps: int = 300) -> Path:
+    """Teach the tiny base, in 300 more supervised steps, to call with boxes that lie anywhere at all."""
+    return teach(folder, steps, "loose_box", box_anywhere)
 
-    All its other lessons go on, grounding among them. Returns the folder.
+
+def make_shy_base(folder: Path, steps: int = 100) -> Path:
+    """Teach it, in 100 more supervised steps, to call more rarely: a call's first token weighs an eighth."""
+    return teach(folder, steps, "CALL", make_base.CALL / 8)
+
+
+def teach(folder: Path, steps: int, name: str, value) -> Path:
+    """The tiny base after the last lessons once more, with one thing in toy/make_base.py replaced.
+
+    name, value: what is replaced. All other lessons go on, grounding among them. Returns the folder.
     """
     if (folder / "model.safetensors").exists():
         return folder
@@ -28,13 +37,13 @@ def make_cold_base(folder: Path, steps: int = STEPS) -> Path:
     # As the base was made: sdpa's backward is twice as slow on a CPU
     model.model.language_model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98))
-    usual = make_base.loose_box
-    make_base.loose_box = box_anywhere
+    usual = getattr(make_base, name)
+    setattr(make_base, name, value)
     try:
-        start = make_base.STEPS - steps  # the last lessons once more, but for the boxes
+        start = make_base.STEPS - steps
         lessons = make_base.Lessons(processor, start, make_base.STEPS, seed=1)
         ahead = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=4)
-        for parts in tqdm(ahead, desc="a cold base"):
+        for parts in tqdm(ahead, desc=folder.name):
             total = sum(part["weights"][:, 1:].sum() for part in parts)
             for part in parts:
                 loss, _, _ = make_base.loss_and_hits(model, part)
@@ -43,7 +52,7 @@ def make_cold_base(folder: Path, steps: int = STEPS) -> Path:
             optimizer.step()
             optimizer.zero_grad()
     finally:
-        make_base.loose_box = usual
+        setattr(make_base, name, usual)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
