@@ -106,7 +106,11 @@ def do_run(arm: Arm, seed: int, folder: Path) -> dict:
 
 def kept_metrics(run: Path) -> dict[str, list]:
     """The columns of metrics.jsonl that the study needs."""
-    rows = read_rows(run / "metrics.jsonl")
+    file = run / "metrics.jsonl"
+    rows = read_rows(file)
+    steps = [row["step"] for row in rows]
+    if steps != list(range(1, len(steps) + 1)):  # two hands at once: each step twice
+        fail(f"{file} does not hold every step once; remove {run} and run this again")
     metrics = {}
     for key in KEPT:
         values = [rounded(row.get(key)) for row in rows]

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 import claims.bases
 import claims.runs
 from claims import verdicts
-from claims.arms import SIZES, Arm, ask, of_size
+from claims.arms import ARMS, BASES, SIZES, Arm, ask, of_size
 from claims.seeds import table
 from claims.stored import Stored
 from claims.verdicts import FORCED, MIXED, ON, SAMPLED
 from model import load_model
+from runs import read_rows
 from stats import holm, permutation_p
 from toy import make_base
 
@@ -264,6 +265,29 @@ def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
         "right",
         "crops",
     }
+
+
+def test_a_run_that_two_hands_wrote_is_not_kept(tmp_path, capsys):
+    rows = [{"step": step, "calls": 1.0} for step in (1, 1, 2, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit):
+        claims.runs.kept_metrics(tmp_path)
+    assert "every step once" in capsys.readouterr().err
+
+
+def test_the_stored_scores_are_whole():
+    """Every run once, of an arm that exists, with a value for each of its steps."""
+    lines = read_rows(ROOT / "docs" / "study.jsonl")
+    keys = [(line["arm"], line["seed"]) for line in lines]
+    assert len(keys) == len(set(keys))
+    arms = {arm.name: arm for arm in ARMS}
+    for line in lines:
+        if line["arm"] in BASES:
+            continue
+        arm = arms[line["arm"]]
+        assert line["steps"] == arm.steps and line["seed"] < arm.seeds, line["arm"]
+        assert {len(values) for values in line["metrics"].values()} == {arm.steps}, line["arm"]
+        assert set(line["asked"]) == {f"{data} | {way}" for data, way in arm.asked}, line["arm"]
 
 
 @settings(max_examples=60, deadline=None)
