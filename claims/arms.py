@@ -93,6 +93,9 @@ BASES = {
     "cold base": TABLE_5,
     "shy base": TABLE_5 + ask("sampled", PLAIN) + ask("forced", ALL_KINDS),
 }
+# What a crop of another size is worth to the base: the name of its line -> crop pixels
+CROPS = {f"base, {n}": n for n in EDGES}
+BASES |= dict.fromkeys(CROPS, ask("forced", PLAIN))
 
 
 def in_turn(arms: list[Arm]) -> list[tuple[Arm, int]]:

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from jinja2 import Environment, FileSystemLoader
 
-from claims.arms import ARMS, EDGES
+from claims.arms import ARMS, EDGES, PLAIN
 from claims.figures import draw_all, edge_values
 from claims.runs import SELECT, TRAIN
 from claims.stored import Stored
@@ -49,7 +49,9 @@ def edge_rows(stored: Stored) -> list[dict]:
         cells = []
         for key in ("tool_rate", "accuracy_read"):
             cells += [edge_values(stored, arm, pixels, key) for arm in ("bonus", "no bonus")]
-        rows.append({"pixels": pixels, "cells": cells})
+        base = f"base, {pixels}" if pixels in EDGES else "base"
+        forced = stored.shares(base, f"{PLAIN} | forced", "right", "read")
+        rows.append({"pixels": pixels, "cells": [forced, *cells]})
     return rows
 
 

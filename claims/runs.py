@@ -4,11 +4,12 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from boxes import iou
-from claims.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
+from claims.arms import ARMS, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
 from claims.bases import make_cold_base, make_shy_base
 from data import load
 from knobs import EVAL_SEED, PRESETS, fail, rollout_limits
@@ -43,8 +44,10 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     done = set()
     for line in read_rows(stored):
         done.add((line["arm"], line["seed"]))
-    if ("base", 0) not in done:
-        ask_base("base", "tiny", stored)
+    for name in BASES:
+        made = name in ("cold base", "shy base")  # below, when a run needs them
+        if not made and (name, 0) not in done:
+            ask_base(name, "tiny", stored)
     turns = []
     for arm, seed in in_turn(ARMS):
         wanted = seed < seeds and (arm.name in only or not only)
@@ -76,7 +79,7 @@ def ask_base(name: str, model: str, stored: Path) -> None:
     """Ask a base before any training, and store its line."""
     line = {"arm": name, "seed": 0}
     skills = name == "base"
-    line |= ask_model(model, BASES[name], skills)
+    line |= ask_model(model, BASES[name], skills, CROPS.get(name))
     append_rows(stored, line)
 
 
@@ -154,9 +157,16 @@ def call(script: str, flags: list[str], log: Path) -> None:
 # Questions.
 
 
-def ask_model(name: str, asked, skills: bool = False) -> dict:
-    """{"asked": {"toy | on": compact answers, ...}}, and "skills"."""
+def ask_model(
+    name: str,
+    asked,
+    skills: bool = False,
+    crop_pixels: int | None = None,
+) -> dict:
+    """{"asked": {"toy | on": compact answers, ...}}, and "skills". crop_pixels: None for the default."""
     limits = PRESETS["tiny"].limits
+    if crop_pixels:
+        limits = replace(limits, crop_pixels=crop_pixels)
     model, processor = load_model(name, device="cpu")
     pixel_budgets(processor, limits.look_pixels, limits.crop_pixels)
     found = {}
