@@ -3,8 +3,10 @@
 import os
 import random
 import re
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exactness is that of float32 on a CPU; doctor.py checks a GPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -197,3 +199,22 @@ def script(monkeypatch, processor):
         monkeypatch.setattr(SlotEngine, "choose", choose)
 
     return install
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """here("eval.py", "--typo"): the whole script in this process, for mistakes that end it soon; a process of
+    its own would import torch for seconds."""
+
+    def run(name, *argv, cwd=ROOT):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        monkeypatch.chdir(cwd)
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
+
+    return run

@@ -116,8 +116,8 @@ def test_a_judge_that_is_away():
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["--random_weights"], ["--group", "0"]])
-def test_a_mistake_in_the_call_is_exit_code_2(arguments):
-    done = run(*arguments)
+def test_a_mistake_in_the_call_is_exit_code_2(arguments, here):
+    done = here("doctor.py", *arguments)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 

@@ -285,7 +285,7 @@ def started(*arguments, until: str):
 
 def test_the_second_on_one_folder_is_told_who_holds_it(tmp_path):
     out = tmp_path / "run"
-    first = started("train.py", *SMALL, "--steps", 60, "--out", out, until="step    1/60")
+    first = started("train.py", *SMALL, "--steps", 5000, "--out", out, until="step    1/5000")
     try:
         second = run("train.py", "--out", out, "--resume")
         assert second.returncode == 2, second.stdout

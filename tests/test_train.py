@@ -599,8 +599,8 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         (["--resume", "--lr", "1"], "--resume goes on with the run in --out"),
     ],
 )
-def test_bad_knobs_end_in_one_clear_line(arguments, message):
-    result = run(*arguments)
+def test_bad_knobs_end_in_one_clear_line(arguments, message, here):
+    result = here("train.py", *arguments)
     lines = [line for line in result.stderr.splitlines() if "gemm_4bit" not in line]
     assert result.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), (
         result.stderr
