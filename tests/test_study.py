@@ -78,9 +78,8 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.parametrize("argv", [["/nowhere"], ["--nonsense"]])
-def test_a_folder_that_is_no_run_is_one_line(argv):
-    command = [sys.executable, "study.py", *argv]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_a_folder_that_is_no_run_is_one_line(argv, here):
+    done = here("study.py", *argv)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
 
 

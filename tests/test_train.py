@@ -616,7 +616,7 @@ def test_help_explains_every_knob():
     )
 
 
-def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
+def test_eval_scores_a_model_and_a_checkpoint(tmp_path, here):
     """The command, its file, and the limits it takes over from a checkpoint's run."""
     knobs = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
     run("--out", tmp_path / "run", "--steps", 1, *knobs)
@@ -645,9 +645,7 @@ def test_eval_scores_a_model_and_a_checkpoint(tmp_path):
         (["--arms", "on,off2"], "unknown arm off2"),
         (["--model", "nix"], "unknown model"),
     ):
-        bad = subprocess.run(
-            [sys.executable, "eval.py", *wrong], cwd=ROOT, capture_output=True, text=True
-        )
+        bad = here("eval.py", *wrong)
         assert bad.returncode == 2 and message in bad.stderr.splitlines()[-1]
 
 
