@@ -51,6 +51,7 @@ AS_TINY = (
     "--batch 256 --threads 2 --lr 1.5e-3 --lr_schedule linear --lora 16 --micro_batch 64"
 )
 PRICED = f"--data {ALL_KINDS} --bonus priced --price_from 40"
+LATER = f"--data {ALL_KINDS} --bonus priced --price_from 80"
 UNDIVIDED = f"{PRICED} --advantage mean"
 PRICES = (0.02, 0.1, 0.2)  # a crop; the default, 0.05, is in "priced"
 COLD = f"--model {{folder}}/cold-base {AS_TINY}"
@@ -81,6 +82,7 @@ ARMS = [
     Arm("shy", f"{SHY} --data toy", 60, TABLE_5, seeds=3),
     Arm("shy, no bonus", f"{SHY} --data toy --bonus none", 60, TABLE_5, seeds=3),
     Arm("shy, priced", f"{SHY} {UNDIVIDED}", 120, SOME, seeds=3),
+    Arm("shy, priced later", f"{SHY} {LATER} --advantage mean", 160, SOME, seeds=3),
     *(Arm(f"priced, {p}", f"{UNDIVIDED} --call_price {p}", 120, SOME, seeds=3) for p in PRICES),
 ]
 # What the bases are asked, before any training

@@ -73,6 +73,7 @@ NEEDS = {
     "price_has_room": ("priced", *(f"priced, {price}" for price in PRICES)),
     "bonus_brings_calls": ("shy base", "shy", "shy, no bonus"),
     "price_suits_a_shy_base": ("shy base", "shy, priced"),
+    "later_price_suits_a_shy_base": ("shy base", "shy, priced later"),
 }
 
 
@@ -456,4 +457,9 @@ def show_habit(finding: Finding, stored: Stored) -> None:
 def price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
     show_habit(finding, stored)
     held = zooms_where_it_pays(finding, stored, "shy, priced")
+    finding.word = SUPPORTED if held else REFUTED
+
+
+def later_price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
+    held = zooms_where_it_pays(finding, stored, "shy, priced later")
     finding.word = SUPPORTED if held else REFUTED
