@@ -203,8 +203,10 @@ def script(monkeypatch, processor):
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """here("eval.py", "--typo"): the whole script in this process, for mistakes that end it soon; a process of
-    its own would import torch for seconds."""
+    """here("eval.py", "--typo"): the whole script in this process, for mistakes that end it soon.
+
+    A process of its own would import torch for seconds.
+    """
 
     def run(name, *argv, cwd=ROOT):
         monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
