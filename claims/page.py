@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from jinja2 import Environment, FileSystemLoader
 
-from claims.arms import ARMS, EDGES, PLAIN
+from claims.arms import ARMS, AS_TINY, EDGES, PLAIN
 from claims.figures import draw_all, edge_values
 from claims.runs import SELECT, TRAIN
 from claims.stored import Stored
@@ -35,6 +35,7 @@ def write_page(lines: list[dict], folder: Path) -> Path:
         edge=edge_rows(stored),
         arms=arm_rows(stored),
         train=TRAIN,
+        as_tiny=AS_TINY,
         select=SELECT,
     )
     page = folder / "study.md"
@@ -59,6 +60,8 @@ def arm_rows(stored: Stored) -> list[dict]:
     rows = []
     for arm in ARMS:
         seconds = [run["seconds"] for run in stored.runs(arm.name)]
-        minutes = fmean(seconds) / 60 if seconds else 0
-        rows.append(asdict(arm) | {"runs": len(seconds), "minutes": minutes})
+        minutes = median(seconds) / 60 if seconds else 0  # a run may have slept
+        flags = arm.flags.format(folder="FOLDER").replace(AS_TINY, "AS_TINY")
+        row = {"flags": flags, "runs": len(seconds), "minutes": minutes}
+        rows.append(asdict(arm) | row)
     return rows
