@@ -25,8 +25,8 @@ def write_page(lines: list[dict], folder: Path) -> Path:
         finding.effect += f"; p {p:.3g} (floor {floor:.3g}, after Holm {after_holm:.2g})"
     trained = [line for line in lines if "metrics" in line]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)
-    environment.filters["seed"] = "{:.2f}".format
-    environment.filters["mean"] = fmean
+    environment.filters["seed"] = seed_text
+    environment.filters["mean"] = mean_text
     text = environment.get_template("page.jinja").render(
         found=found,
         runs=len(trained),
@@ -41,6 +41,20 @@ def write_page(lines: list[dict], folder: Path) -> Path:
     page = folder / "study.md"
     page.write_text(text.rstrip() + "\n", encoding="utf-8")
     return page
+
+
+def seed_text(value: float) -> str:
+    """
+    >>> seed_text(0.5), seed_text(12)
+    ('0.50', '12')
+    """
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def mean_text(values: list[float]) -> str:
+    """Of counts with one decimal, of shares with three."""
+    digits = 1 if isinstance(values[0], int) else 3
+    return f"{fmean(values):.{digits}f}"
 
 
 def edge_rows(stored: Stored) -> list[dict]:

@@ -174,6 +174,8 @@ def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
 def no_gap_no_zoom(finding: Finding, stored: Stored) -> None:
     rates = stored.at_the_end("wide look", "tool_rate")
     finding.show("zooms in the last ten steps", rates)
+    first = [row[0] for row in stored.metric("wide look", "accuracy_read")]
+    finding.show("right on `read` at step 1", first)
     right = stored.at_the_end("wide look", "accuracy_read")
     finding.show("right on `read` in the last ten steps", right)
     finding.word = REFUTED if max(rates) > 0.1 else SUPPORTED
@@ -436,8 +438,11 @@ def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
     finding.show("zooms on `read`, after, bonus", paid)
     unpaid = stored.shares("shy, no bonus", ON, "zooms", "read")
     finding.show("after, no bonus", unpaid)
+    for arm in ("bonus", "no bonus", "shy", "shy, no bonus"):
+        steps = [first_step(rates) for rates in stored.metric(arm, "tool_rate_read")]
+        finding.show(f"first step that zooms on 0.9 of `read`, {arm}", steps)
     values = stored.shares("shy, no bonus", ON, "right", "read")
-    finding.show("right on `read`, no bonus", values)
+    finding.show("right on `read`, after, no bonus", values)
     finding.p = permutation_p(paid, unpaid)
     finding.effect = f"zooms on `read`: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
     many = most(unpaid, lambda share: share >= 0.9)
@@ -445,6 +450,18 @@ def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
         finding.word = REFUTED
     else:
         finding.word = SUPPORTED if most(unpaid, lambda share: share <= 0.1) else UNDECIDED
+
+
+def first_step(rates: list[float]) -> int:
+    """The first step with 0.9 and more; one past the last if there is none.
+
+    >>> first_step([0.3, 0.95, 0.8])
+    2
+    """
+    for step, rate in enumerate(rates, 1):
+        if rate >= 0.9:
+            return step
+    return len(rates) + 1
 
 
 def show_habit(finding: Finding, stored: Stored) -> None:

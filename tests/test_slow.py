@@ -19,9 +19,9 @@ from safe.checkpoints import fault
 
 pytestmark = pytest.mark.slow
 KILLS = 20  # of each command
-TRAIN = "train.py --prompts 2 --group 4 --micro_batch 8 --steps 400 --eval_size 20 --threads 1"
-SELECT = "select_data.py --data toy-mixture --limit 160 --chunk 16 --k 2 --threads 1"
-EVAL = "eval.py --data toy --limit 120 --batch 16 --arms on,off --model tiny --threads 1"
+TRAIN = "train.py --prompts 2 --group 4 --micro_batch 8 --steps 5000 --eval_size 20 --threads 1"
+SELECT = "select_data.py --data toy-mixture --limit 3000 --chunk 16 --k 2 --threads 1"
+EVAL = "eval.py --data toy --limit 1500 --batch 16 --arms on,off,forced,blank,random --model tiny --threads 1"
 
 
 def killed(command: list[str], seconds: float) -> int:
@@ -40,22 +40,15 @@ def killed(command: list[str], seconds: float) -> int:
         return process.wait()
 
 
-def kill_often(begin: list[str], go_on: list[str], at_rest) -> int:
-    """Kill a command again and again, at moments of its whole length; at_rest() is held after each. Returns
-    how many kills it took part in."""
+def kill_often(command: list[str], at_rest) -> None:
+    """Kill a command at KILLS moments, most of them at work. at_rest() is held after each."""
     rng = random.Random(0)
-    command = begin
-    kills = 0
     for _ in range(KILLS):
-        code = killed(command, rng.uniform(6, 14))
-        kills += code == -9
+        code = killed(command, rng.uniform(3, 9))
+        assert code == -signal.SIGKILL, (
+            f"it ended by itself with {code}: too little work for the kills"
+        )
         at_rest()
-        command = go_on
-        if code == 0:
-            break
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    return kills
 
 
 def test_train_killed_again_and_again(tmp_path):
@@ -70,24 +63,41 @@ def test_train_killed_again_and_again(tmp_path):
     while not (out / "args.json").exists():
         killed(begin, 15)
     go_on = ["train.py", "--out", str(out), "--resume"]
-    kills = kill_often(go_on, go_on, at_rest)
-    print(f"{kills} kills")
-    assert kills > 3
+    kill_often(go_on, at_rest)
+    reached = len(strict_rows(out / "metrics.jsonl"))
+    done = run(*go_on, "--steps", reached + 20)
+    assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in strict_rows(out / "metrics.jsonl")]
-    assert steps == list(range(1, 401))
+    print(f"{KILLS} kills in {reached} steps")
+    assert reached > 3 * KILLS and steps == list(range(1, reached + 21))
     assert "after" in json.loads((out / "eval.json").read_text())
 
 
-def test_select_and_eval_killed_again_and_again(tmp_path):
-    begin = [*shlex.split(SELECT), "--out", str(tmp_path / "chosen")]
-    kill_often(begin, begin, lambda: None)
-    summary = json.loads((tmp_path / "chosen" / "summary.json").read_text())
-    assert summary["scored"] == 160
-    begin = [*shlex.split(EVAL), "--out", str(tmp_path / "scores")]
-    kill_often(begin, begin, lambda: None)
-    rows = strict_rows(tmp_path / "scores" / "records.jsonl")
+def test_select_killed_again_and_again(tmp_path):
+    out = tmp_path / "chosen"
+    command = [*shlex.split(SELECT), "--out", str(out)]
+    kill_often(command, lambda: None)
+    parts = len(list((out / "parts").iterdir()))
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    print(f"{KILLS} kills in {parts} parts")
+    assert parts > KILLS
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["scored"] == 3000
+
+
+def test_eval_killed_again_and_again(tmp_path):
+    out = tmp_path / "scores"
+    command = [*shlex.split(EVAL), "--out", str(out)]
+    kill_often(command, lambda: None)
+    before = (out / "records.jsonl").read_text().count("\n")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    print(f"{KILLS} kills in {before} answers")
+    rows = strict_rows(out / "records.jsonl")
     asked = [(row["arm"], row["id"]) for row in rows]
-    assert len(asked) == len(set(asked)) == 240
+    assert before > 10 * KILLS
+    assert len(asked) == len(set(asked)) == 7500
 
 
 def test_two_thousand_steps_grow_by_little(tmp_path):
