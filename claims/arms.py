@@ -83,7 +83,7 @@ ARMS = [
     Arm("shy, no bonus", f"{SHY} --data toy --bonus none", 60, TABLE_5, seeds=3),
     Arm("shy, priced", f"{SHY} {UNDIVIDED}", 120, SOME, seeds=3),
     Arm("shy, priced later", f"{SHY} {LATER} --advantage mean", 160, SOME, seeds=3),
-    *(Arm(f"priced, {p}", f"{UNDIVIDED} --call_price {p}", 120, SOME, seeds=3) for p in PRICES),
+    *(Arm(f"priced, {p}", f"{UNDIVIDED} --call_price {p}", 120, SOME) for p in PRICES),
 ]
 # What the bases are asked, before any training
 BASES = {
