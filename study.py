@@ -1,6 +1,6 @@
 """The study: the paper's claims on the toy, each with runs that could refute it; and tables of several seeds.
 
-    python study.py --run                      # the runs that are missing, then the page: about three hours
+    python study.py --run                      # the runs that are missing, then the page: four hours for all
     python study.py                            # docs/study.md and its figures again, from the stored scores
     python study.py runs/a runs/b runs/c       # one table of these runs of train.py, seeds side by side
 
