@@ -435,14 +435,14 @@ def zooms_where_it_pays(finding: Finding, stored: Stored, arm: str) -> bool:
 def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
     show_habit(finding, stored)
     paid = stored.shares("shy", ON, "zooms", "read")
-    finding.show("zooms on `read`, after, bonus", paid)
+    finding.show("zooms on `read`, shy, after, bonus", paid)
     unpaid = stored.shares("shy, no bonus", ON, "zooms", "read")
-    finding.show("after, no bonus", unpaid)
+    finding.show("shy, after, no bonus", unpaid)
     for arm in ("bonus", "no bonus", "shy", "shy, no bonus"):
         steps = [first_step(rates) for rates in stored.metric(arm, "tool_rate_read")]
         finding.show(f"first step that zooms on 0.9 of `read`, {arm}", steps)
     values = stored.shares("shy, no bonus", ON, "right", "read")
-    finding.show("right on `read`, after, no bonus", values)
+    finding.show("right on `read`, shy, after, no bonus", values)
     finding.p = permutation_p(paid, unpaid)
     finding.effect = f"zooms on `read`: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
     many = most(unpaid, lambda share: share >= 0.9)
