@@ -7,7 +7,7 @@ from statistics import fmean
 
 from boxes import iou
 from claims.arms import ALL_KINDS, LETTERS, MORE_TILES, PLAIN, PRICES, SIZES, SMALLER, of_size
-from claims.stored import Stored
+from claims.stored import Stored, mean_known
 from heldout import of_size as resized
 from stats import detectable, difference_interval, permutation_p, two_way_interval
 
@@ -69,6 +69,7 @@ NEEDS = {
     "looks_again": ("base", "bonus"),
     "generalises": ("base", "bonus"),
     "price_teaches_restraint": ("base", "paid", "priced"),
+    "price_is_needed": ("priced", "unpriced"),
     "division_spoils_prices": ("priced", "priced by deviation"),
     "price_has_room": ("priced", *(f"priced, {price}" for price in PRICES)),
     "bonus_brings_calls": ("shy base", "shy", "shy, no bonus"),
@@ -393,6 +394,21 @@ def price_teaches_restraint(finding: Finding, stored: Stored) -> None:
         finding, one, stored.scores("paid", MIXED, "right"), "right on all, priced - paper's"
     )
     finding.word = SUPPORTED if all(held) else REFUTED
+
+
+def price_is_needed(finding: Finding, stored: Stored) -> None:
+    before = [mean_known(row[30:40]) for row in stored.metric("priced", "tool_rate_glance")]
+    finding.show("zooms on `glance`, priced, steps 31 to 40, before the price", before)
+    for kind in ("glance", "legible"):
+        zooms = stored.shares("priced", MIXED, "zooms", kind)
+        finding.show(f"zooms on `{kind}`, priced", zooms)
+        zooms = stored.shares("unpriced", MIXED, "zooms", kind)
+        finding.show(f"zooms on `{kind}`, no bonus and no price", zooms)
+    priced = stored.scores("priced", MIXED, "zooms", "glance")
+    unpriced = stored.scores("unpriced", MIXED, "zooms", "glance")
+    compare(finding, priced, unpriced, "zooms on `glance`, priced - unpriced")
+    few = most(means(unpriced), lambda share: share <= 0.1)
+    finding.word = REFUTED if few else SUPPORTED
 
 
 def division_spoils_prices(finding: Finding, stored: Stored) -> None:
