@@ -42,7 +42,13 @@ def teach(folder: Path, steps: int, name: str, value) -> Path:
     try:
         start = make_base.STEPS - steps
         lessons = make_base.Lessons(processor, start, make_base.STEPS, seed=1)
-        ahead = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=4)
+        ahead = DataLoader(
+            lessons,
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=4,
+            multiprocessing_context="fork",  # any other would not see what is replaced
+        )
         for parts in tqdm(ahead, desc=folder.name):
             total = sum(part["weights"][:, 1:].sum() for part in parts)
             for part in parts:
@@ -53,8 +59,8 @@ def teach(folder: Path, steps: int, name: str, value) -> Path:
             optimizer.zero_grad()
     finally:
         setattr(make_base, name, usual)
-    model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
+    model.eval().save_pretrained(folder)  # last: it marks the folder as done
     return folder
 
 

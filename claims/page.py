@@ -30,7 +30,7 @@ def write_page(lines: list[dict], folder: Path) -> Path:
     text = environment.get_template("page.jinja").render(
         found=found,
         runs=len(trained),
-        hours=sum(line["seconds"] for line in trained) / 3600,
+        hours=sum(row["minutes"] * row["runs"] for row in arm_rows(stored)) / 60,
         figures=draw_all(stored, folder),
         edge=edge_rows(stored),
         arms=arm_rows(stored),

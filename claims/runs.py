@@ -39,6 +39,9 @@ CURVE_DATA = {of_size(pixels) for pixels in SIZES}
 
 def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     """Every run that has no line in `stored` yet. folder: of the runs; only: names of arms, [] for all."""
+    unknown = set(only) - {arm.name for arm in ARMS}
+    if unknown:
+        fail(f"--only: no arm is called {sorted(unknown)[0]!r}; docs/study.md lists them")
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder)  # two at once would do the same runs
     done = set()
@@ -138,9 +141,14 @@ def select(folder: Path) -> None:
     if not (selected / "selected.parquet").exists():
         call("select_data.py", [*SELECT.split(), "--out", str(selected)], log)
     if not difficulty.exists():
-        shutil.copytree(selected, difficulty)
-        again = ["--out", str(difficulty), "--rescore", "--only_difficulty"]
+        aside = (
+            folder / "difficulty.part"
+        )  # a kill before the end leaves no folder that looks done
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(selected, aside)
+        again = ["--out", str(aside), "--rescore", "--only_difficulty"]
         call("select_data.py", again, log)
+        aside.rename(difficulty)
 
 
 def call(script: str, flags: list[str], log: Path) -> None:

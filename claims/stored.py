@@ -95,6 +95,11 @@ def zooms(answers: dict) -> list[float]:
     return [float(mark != "0") for mark in answers["crops"]]
 
 
+def twice(answers: dict) -> list[float]:
+    """Two crops or more, which `compare` mostly needs."""
+    return [float(mark > "1") for mark in answers["crops"]]
+
+
 def overlap(answers: dict) -> list[float]:
     """IoU of the first crop; 0 without one."""
     overlaps = []
@@ -131,6 +136,7 @@ def is_inside(box, target) -> bool:
 MEASURES = {
     "right": right,
     "zooms": zooms,
+    "twice": twice,
     "iou": overlap,
     "centred": centred,
 }

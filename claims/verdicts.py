@@ -18,6 +18,7 @@ ON = f"{PLAIN} | on"
 FORCED = f"{PLAIN} | forced"
 SAMPLED = f"{PLAIN} | sampled"
 MIXED = f"{ALL_KINDS} | on"
+GLANCES = "tool_rate_glance"  # in metrics.jsonl
 
 
 @dataclass
@@ -41,8 +42,10 @@ class Finding:
 def findings(stored: Stored) -> list[Finding]:
     """Every claim, judged where its runs are there."""
     texts = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
+    numbers = {name: number for number, name in enumerate(texts, 1)}
     found = []
     for name, text in texts.items():
+        text["why"] = text["why"].format(**numbers)  # claims refer to one another
         finding = Finding(**text)
         judge = globals().get(name)
         if judge is None:
@@ -175,8 +178,9 @@ def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
 def no_gap_no_zoom(finding: Finding, stored: Stored) -> None:
     rates = stored.at_the_end("wide look", "tool_rate")
     finding.show("zooms in the last ten steps", rates)
-    first = [row[0] for row in stored.metric("wide look", "accuracy_read")]
-    finding.show("right on `read` at step 1", first)
+    rates = stored.metric("wide look", "accuracy_read")
+    first = [mean_known(row[:10]) for row in rates]
+    finding.show("right on `read` in the first ten steps", first)
     right = stored.at_the_end("wide look", "accuracy_read")
     finding.show("right on `read` in the last ten steps", right)
     finding.word = REFUTED if max(rates) > 0.1 else SUPPORTED
@@ -365,7 +369,9 @@ def generalises(finding: Finding, stored: Stored) -> None:
     for name, value in stored.runs("base")[0]["skills"].items():
         losses[name] = value - fmean(line["skills"][name] for line in stored.runs("bonus"))
     worst = max(losses, key=losses.get)
-    effects.append(f"most lost of a skill: {losses[worst]:.4f} of {worst}")
+    for name, loss in losses.items():
+        if loss > 0.03:
+            effects.append(f"of the skill `{name}` {loss:.3f} is lost")
     finding.effect = "; ".join(effects)
     finding.word = SUPPORTED if min(lows) > 0 and losses[worst] <= 0.03 else REFUTED
 
@@ -397,7 +403,8 @@ def price_teaches_restraint(finding: Finding, stored: Stored) -> None:
 
 
 def price_is_needed(finding: Finding, stored: Stored) -> None:
-    before = [mean_known(row[30:40]) for row in stored.metric("priced", "tool_rate_glance")]
+    rates = stored.metric("priced", GLANCES)
+    before = [mean_known(row[30:40]) for row in rates]
     finding.show("zooms on `glance`, priced, steps 31 to 40, before the price", before)
     for kind in ("glance", "legible"):
         zooms = stored.shares("priced", MIXED, "zooms", kind)
@@ -416,6 +423,9 @@ def division_spoils_prices(finding: Finding, stored: Stored) -> None:
     plain = stored.shares("priced", MIXED, "zooms", "compare")
     finding.show("zooms on `compare`, divided", divided)
     finding.show("not divided", plain)
+    for label, arm in (("divided", "priced by deviation"), ("not divided", "priced")):
+        values = stored.shares(arm, MIXED, "twice", "compare")
+        finding.show(f"two crops on `compare`, {label}", values)
     finding.p = permutation_p(plain, divided)
     finding.effect = f"zooms on `compare`: {fmean(plain):.2f} against {fmean(divided):.2f}"
     kept = all(share >= 0.95 for share in divided)
@@ -445,7 +455,9 @@ def zooms_where_it_pays(finding: Finding, stored: Stored, arm: str) -> bool:
         held += [share >= 0.95 for share in zooms]
         right = stored.shares(arm, MIXED, "right", kind)
         finding.show(f"{arm}: right on `{kind}`", right)
-    return all(held)
+    values = stored.shares(arm, MIXED, "twice", "compare")
+    finding.show(f"{arm}: two crops on `compare`", values)
+    return bool(held) and all(held)
 
 
 def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
@@ -457,8 +469,9 @@ def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
     for arm in ("bonus", "no bonus", "shy", "shy, no bonus"):
         steps = [first_step(rates) for rates in stored.metric(arm, "tool_rate_read")]
         finding.show(f"first step that zooms on 0.9 of `read`, {arm}", steps)
-    values = stored.shares("shy, no bonus", ON, "right", "read")
-    finding.show("right on `read`, shy, after, no bonus", values)
+    for arm in ("shy", "shy, no bonus"):
+        values = stored.shares(arm, ON, "right", "read")
+        finding.show(f"right on `read`, {arm}, after", values)
     finding.p = permutation_p(paid, unpaid)
     finding.effect = f"zooms on `read`: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
     many = most(unpaid, lambda share: share >= 0.9)
@@ -468,14 +481,14 @@ def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
         finding.word = SUPPORTED if most(unpaid, lambda share: share <= 0.1) else UNDECIDED
 
 
-def first_step(rates: list[float]) -> int:
+def first_step(rates: list[float | None]) -> int:
     """The first step with 0.9 and more; one past the last if there is none.
 
     >>> first_step([0.3, 0.95, 0.8])
     2
     """
     for step, rate in enumerate(rates, 1):
-        if rate >= 0.9:
+        if rate is not None and rate >= 0.9:
             return step
     return len(rates) + 1
 
@@ -494,5 +507,8 @@ def price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
 
 
 def later_price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
+    rates = stored.metric("shy, priced later", GLANCES)
+    before = [mean_known(row[70:80]) for row in rates]
+    finding.show("zooms on `glance`, steps 71 to 80, before the price", before)
     held = zooms_where_it_pays(finding, stored, "shy, priced later")
     finding.word = SUPPORTED if held else REFUTED

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # exactness is that of float32 on a CPU; doctor.py checks a GPU
+os.environ["CUDA_VISIBLE_DEVICES"] = (
+    ""  # exactness is that of float32 on a CPU; doctor.py checks a GPU
+)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 ROOT = Path(__file__).parent.parent
@@ -212,10 +214,16 @@ def here(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
         monkeypatch.chdir(cwd)
         code = 0
+        threads = torch.get_num_threads()
+        environment = dict(os.environ)
         try:
             runpy.run_path(str(ROOT / name), run_name="__main__")
         except SystemExit as ended:
             code = ended.code
+        finally:  # the tests after this one, and their own processes
+            torch.set_num_threads(threads)
+            os.environ.clear()
+            os.environ.update(environment)
         said = capsys.readouterr()
         return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
 

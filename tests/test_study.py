@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import claims.bases
 import claims.runs
 from claims import verdicts
-from claims.arms import ARMS, BASES, SIZES, Arm, ask, of_size
+from claims.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, ask, of_size
+from claims.runs import CURVE_DATA
 from claims.seeds import table
 from claims.stored import Stored
 from claims.verdicts import FORCED, MIXED, ON, SAMPLED
@@ -202,6 +203,36 @@ def test_a_base_that_hardly_calls(paid, unpaid, expected):
     priced = zooming_on("rc" if paid == 1 else "r", "shy, priced", 3)
     held = word(lines[:2] + priced, "price_suits_a_shy_base")
     assert held == ("supported" if paid == 1 else "refuted")
+    later = zooming_on("rc" if paid == 1 else "rg", "shy, priced later", 3)
+    for each in later:
+        each["metrics"] = {"tool_rate_glance": [0.5] * 160}
+    held = word(later, "later_price_suits_a_shy_base")
+    assert held == ("supported" if paid == 1 else "refuted")
+
+
+@pytest.mark.parametrize("seeds, expected", [(3, "undecided"), (4, "refuted")])
+def test_one_seed_may_fail_of_four_and_none_of_three(seeds, expected):
+    lines = [line("no bonus", seed, [ON], zooms=1.0 if seed else 0.5) for seed in range(seeds)]
+    assert word(lines, "without_bonus") == expected
+
+
+@pytest.mark.parametrize("unpriced, expected", [("rc", "refuted"), ("rcg", "supported")])
+def test_the_price_is_needed_only_if_it_zooms_without_it(unpriced, expected):
+    lines = zooming_on("rc", "priced", 3) + zooming_on(unpriced, "unpriced", 3)
+    for each in lines[:3]:
+        each["metrics"] = {"tool_rate_glance": [0.5] * 120}
+    assert word(lines, "price_is_needed") == expected
+
+
+def test_a_claim_without_answers_is_not_supported():
+    lines = [line("shy, priced", 0, [])]
+    assert word([line("base", 0, [SAMPLED]), *lines], "price_suits_a_shy_base") == "refuted"
+
+
+def test_an_unknown_arm_is_named_before_any_run(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        claims.runs.do_all(tmp_path / "runs", tmp_path / "study.jsonl", 1, ["shy", "prised"])
+    assert "'prised'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 def test_the_page_is_made_from_stored_scores_alone(tmp_path):
@@ -281,7 +312,13 @@ def test_the_stored_scores_are_whole():
     assert len(keys) == len(set(keys))
     arms = {arm.name: arm for arm in ARMS}
     for line in lines:
+        for asked, answers in line["asked"].items():
+            number = PER_SIZE if asked.split(" | ")[0] in CURVE_DATA else QUESTIONS
+            for key in ("kinds", "right", "crops"):
+                assert len(answers[key]) == number, (line["arm"], asked)
         if line["arm"] in BASES:
+            wanted = {f"{data} | {way}" for data, way in BASES[line["arm"]]}
+            assert set(line["asked"]) == wanted, line["arm"]
             continue
         arm = arms[line["arm"]]
         assert line["steps"] == arm.steps and line["seed"] < arm.seeds, line["arm"]
@@ -328,18 +365,13 @@ def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
     assert all(0 <= x1 < x2 <= 112 and 0 <= y1 < y2 <= 112 for x1, y1, x2, y2 in boxes)
 
 
-def test_a_shy_base_sees_lighter_calls(tmp_path, monkeypatch):
-    """What the lessons are made with, while it learns: an eighth of a call's weight; afterwards as before."""
+def test_a_shy_base_sees_lighter_calls(tmp_path):
+    """One step with calls of an eighth of the weight is another step than one with the usual weight."""
     usual = make_base.CALL
-    seen = []
-    batches = make_base.Lessons.__getitem__
-
-    def look(self, index):
-        seen.append(make_base.CALL)
-        return batches(self, index)
-
-    monkeypatch.setattr(make_base.Lessons, "__getitem__", look)
-    # In this process, where they can be seen
-    monkeypatch.setattr(claims.bases, "DataLoader", lambda lessons, **_: [lessons[0]])
     claims.bases.make_shy_base(tmp_path / "shy", steps=1)
-    assert seen == [usual / 8] and make_base.CALL == usual
+    assert make_base.CALL == usual
+    claims.bases.teach(tmp_path / "usual", 1, "CALL", usual)
+    shy, _ = load_model(str(tmp_path / "shy"))
+    same, _ = load_model(str(tmp_path / "usual"))
+    pairs = zip(shy.parameters(), same.parameters())
+    assert any((one - other).abs().max() > 1e-6 for one, other in pairs)

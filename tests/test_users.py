@@ -106,6 +106,7 @@ except SystemExit as end:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout.split() == ["2", "False"], done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "--typo" in done.stderr
 
 
 def test_help_has_both_values_and_the_plan_all_knobs(tmp_path):
