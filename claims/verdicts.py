@@ -178,8 +178,8 @@ def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
 def no_gap_no_zoom(finding: Finding, stored: Stored) -> None:
     rates = stored.at_the_end("wide look", "tool_rate")
     finding.show("zooms in the last ten steps", rates)
-    rates = stored.metric("wide look", "accuracy_read")
-    first = [mean_known(row[:10]) for row in rates]
+    reading = stored.metric("wide look", "accuracy_read")
+    first = [mean_known(row[:10]) for row in reading]
     finding.show("right on `read` in the first ten steps", first)
     right = stored.at_the_end("wide look", "accuracy_read")
     finding.show("right on `read` in the last ten steps", right)

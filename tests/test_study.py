@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from itertools import permutations
@@ -16,6 +17,7 @@ import claims.bases
 import claims.runs
 from claims import verdicts
 from claims.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, ask, of_size
+from claims.page import write_page
 from claims.runs import CURVE_DATA
 from claims.seeds import table
 from claims.stored import Stored
@@ -271,6 +273,13 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     written = (tmp_path / "study.md").read_bytes()
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "study.md").read_bytes() == written
+
+
+def test_the_page_in_docs_is_that_of_the_stored_scores(tmp_path):
+    stored = tmp_path / "study.jsonl"
+    shutil.copy(ROOT / "docs" / "study.jsonl", stored)
+    page = write_page(read_rows(stored), tmp_path)
+    assert page.read_text() == (ROOT / "docs" / "study.md").read_text()
 
 
 def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
