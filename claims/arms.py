@@ -79,7 +79,7 @@ ARMS = [
     Arm("zoom, no bonus", f"--data {LETTERS} --bonus none", 60, ask("on", LETTERS), seeds=3),
     Arm("cold", f"{COLD} --data toy", 60, TABLE_5),
     Arm("priced by deviation", PRICED, 120, SOME, seeds=3),
-    Arm("unpriced", f"--data {ALL_KINDS} --bonus none --advantage mean", 120, SOME),
+    Arm("unpriced", f"--data {ALL_KINDS} --bonus none --advantage mean", 120, SOME + CURVE),
     Arm("shy", f"{SHY} --data toy", 60, TABLE_5, seeds=3),
     Arm("shy, no bonus", f"{SHY} --data toy --bonus none", 60, TABLE_5, seeds=3),
     Arm("shy, priced", f"{SHY} {UNDIVIDED}", 120, SOME, seeds=3),

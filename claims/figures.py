@@ -10,6 +10,7 @@ from toy.world import LETTERS
 LINES = {  # of the curve of letter sizes
     "base": ("tab:grey", "before"),
     "paid": ("tab:orange", "the paper's bonus"),
+    "unpriced": ("tab:green", "no bonus, no price"),
     "priced": ("tab:blue", "a price on crops of right answers"),
 }
 TRAINED_ON = ((36, 40), (190, 210))  # px, heights of letters

@@ -411,6 +411,9 @@ def price_is_needed(finding: Finding, stored: Stored) -> None:
         finding.show(f"zooms on `{kind}`, priced", zooms)
         zooms = stored.shares("unpriced", MIXED, "zooms", kind)
         finding.show(f"zooms on `{kind}`, no bonus and no price", zooms)
+    for label, arm in (("priced", "priced"), ("no bonus and no price", "unpriced")):
+        values = stored.at_the_end(arm, GLANCES)
+        finding.show(f"zooms on `glance`, sampled, last ten steps, {label}", values)
     priced = stored.scores("priced", MIXED, "zooms", "glance")
     unpriced = stored.scores("unpriced", MIXED, "zooms", "glance")
     compare(finding, priced, unpriced, "zooms on `glance`, priced - unpriced")

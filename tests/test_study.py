@@ -221,7 +221,7 @@ def test_one_seed_may_fail_of_four_and_none_of_three(seeds, expected):
 @pytest.mark.parametrize("unpriced, expected", [("rc", "refuted"), ("rcg", "supported")])
 def test_the_price_is_needed_only_if_it_zooms_without_it(unpriced, expected):
     lines = zooming_on("rc", "priced", 3) + zooming_on(unpriced, "unpriced", 3)
-    for each in lines[:3]:
+    for each in lines:
         each["metrics"] = {"tool_rate_glance": [0.5] * 120}
     assert word(lines, "price_is_needed") == expected
 
