@@ -378,7 +378,7 @@ def test_a_shy_base_sees_lighter_calls(tmp_path):
     """One step with calls of an eighth of the weight is another step than one with the usual weight."""
     usual = make_base.CALL
     claims.bases.make_shy_base(tmp_path / "shy", steps=1)
-    assert make_base.CALL == usual
+    assert usual == make_base.CALL
     claims.bases.teach(tmp_path / "usual", 1, "CALL", usual)
     shy, _ = load_model(str(tmp_path / "shy"))
     same, _ = load_model(str(tmp_path / "usual"))
