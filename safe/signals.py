@@ -1,6 +1,9 @@
 """SIGTERM and Ctrl-C: the first one lets a step be finished and saved, a second one ends at once."""
 
+import os
 import signal
+import sys
+import threading
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # what a shell expects
 
@@ -10,6 +13,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int):
         super().__init__(number)
+        self.number = number
         self.code = CODES[number]
 
 
@@ -23,12 +27,22 @@ class Request:
     def install(self) -> None:
         for number in CODES:
             signal.signal(number, self.receive)
+        sys.unraisablehook = ask_again
 
     def receive(self, number: int, frame) -> None:
         if not self.patient or self.number:
             raise Stopped(number)
         self.number = number
         print("\nstopping after this step; once more stops at once", flush=True)
+
+
+def ask_again(lost) -> None:
+    """Python drops what is raised in a destructor or around a fork: a signal that fell there is sent again."""
+    if not isinstance(lost.exc_value, Stopped):
+        sys.__unraisablehook__(lost)
+        return
+    number = lost.exc_value.number
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
 
 REQUEST = Request()

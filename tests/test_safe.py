@@ -416,6 +416,29 @@ def test_asked_twice_it_stops_at_once(tmp_path):
     assert process.wait() == 130 and "--resume" in rest and "Traceback" not in rest, rest
 
 
+def test_a_signal_that_falls_where_python_drops_exceptions_is_not_lost():
+    """In a destructor here; around a fork it was met in the wild, and scoring went on."""
+    code = """
+import signal, time
+from safe.signals import REQUEST, Stopped
+
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.01)
+
+REQUEST.install()
+try:
+    Last()
+    time.sleep(30)
+    print("lost")
+except Stopped as stopped:
+    print(stopped.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "143\n" and not done.stderr, done
+
+
 def test_asked_while_nothing_can_be_finished_it_stops_at_once(tmp_path):
     knobs = shlex.split("--steps 2 --eval_size 500 --threads 2")
     out = tmp_path / "run"
