@@ -37,7 +37,7 @@ class Request:
 
 
 def ask_again(lost) -> None:
-    """Python drops what is raised in a destructor or around a fork: a signal that fell there is sent again."""
+    """Python drops what is raised in a destructor or around a fork: a signal lost there is sent again."""
     if not isinstance(lost.exc_value, Stopped):
         sys.__unraisablehook__(lost)
         return
