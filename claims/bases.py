@@ -71,3 +71,7 @@ def box_anywhere(rng: random.Random, tile) -> list[float]:
     x = rng.uniform(0, make_base.LOOK - width)
     y = rng.uniform(0, make_base.LOOK - height)
     return [x, y, x + width, y + height]
+
+
+# The name of a base's line in the study -> what makes it
+MAKERS = {"cold base": make_cold_base, "shy base": make_shy_base}

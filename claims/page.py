@@ -24,16 +24,17 @@ def write_page(lines: list[dict], folder: Path) -> Path:
         p, floor = finding.p
         finding.effect += f"; p {p:.3g} (floor {floor:.3g}, after Holm {after_holm:.2g})"
     trained = [line for line in lines if "metrics" in line]
+    arms = arm_rows(stored)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)
     environment.filters["seed"] = seed_text
     environment.filters["mean"] = mean_text
     text = environment.get_template("page.jinja").render(
         found=found,
         runs=len(trained),
-        hours=sum(row["minutes"] * row["runs"] for row in arm_rows(stored)) / 60,
+        hours=sum(row["minutes"] * row["runs"] for row in arms) / 60,
         figures=draw_all(stored, folder),
         edge=edge_rows(stored),
-        arms=arm_rows(stored),
+        arms=arms,
         train=TRAIN,
         as_tiny=AS_TINY,
         select=SELECT,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from boxes import iou
 from claims.arms import ARMS, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
-from claims.bases import make_cold_base, make_shy_base
+from claims.bases import MAKERS
 from data import load
 from knobs import EVAL_SEED, PRESETS, fail, rollout_limits
 from model import load_model, pixel_budgets
@@ -48,8 +48,8 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     for line in read_rows(stored):
         done.add((line["arm"], line["seed"]))
     for name in BASES:
-        made = name in ("cold base", "shy base")  # below, when a run needs them
-        if not made and (name, 0) not in done:
+        # Those that are made first are asked below, when a run needs them
+        if name not in MAKERS and (name, 0) not in done:
             ask_base(name, "tiny", stored)
     turns = []
     for arm, seed in in_turn(ARMS):
@@ -59,18 +59,16 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     began = time.time()
     for number, (arm, seed) in enumerate(turns, 1):
         print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
-        base = ""
         if arm.name in ("selected", "by difficulty"):
             select(folder)
-        if arm.name == "cold":
-            make_cold_base(folder / "cold-base")
-            base = "cold base"
-        if "shy" in arm.name:
-            make_shy_base(folder / "shy-base")
-            base = "shy base"
-        if base and (base, 0) not in done:
-            ask_base(base, str(folder / base.replace(" ", "-")), stored)
-            done.add((base, 0))
+        for base, make in MAKERS.items():
+            place = folder / base.replace(" ", "-")
+            if place.name not in arm.flags:
+                continue
+            make(place)
+            if (base, 0) not in done:
+                ask_base(base, str(place), stored)
+                done.add((base, 0))
         line = do_run(arm, seed, folder)
         append_rows(stored, line)
         minutes = (time.time() - began) / 60
@@ -115,7 +113,7 @@ def kept_metrics(run: Path) -> dict[str, list]:
     file = run / "metrics.jsonl"
     rows = read_rows(file)
     steps = [row["step"] for row in rows]
-    if steps != list(range(1, len(steps) + 1)):  # two hands at once: each step twice
+    if steps != list(range(1, len(steps) + 1)):  # two processes at once: each step twice
         fail(f"{file} does not hold every step once; remove {run} and run this again")
     metrics = {}
     for key in KEPT:
@@ -141,9 +139,8 @@ def select(folder: Path) -> None:
     if not (selected / "selected.parquet").exists():
         call("select_data.py", [*SELECT.split(), "--out", str(selected)], log)
     if not difficulty.exists():
-        aside = (
-            folder / "difficulty.part"
-        )  # a kill before the end leaves no folder that looks done
+        # A kill before the end leaves no folder that looks done
+        aside = folder / "difficulty.part"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(selected, aside)
         again = ["--out", str(aside), "--rescore", "--only_difficulty"]

@@ -377,20 +377,12 @@ def generalises(finding: Finding, stored: Stored) -> None:
 
 
 def price_teaches_restraint(finding: Finding, stored: Stored) -> None:
-    held = []
-    for kind in ("glance", "legible"):
-        zooms = stored.shares("priced", MIXED, "zooms", kind)
-        finding.show(f"zooms on `{kind}`", zooms)
-        held += [share <= 0.1 for share in zooms]
+    held = [zooms_where_it_pays(finding, stored, "priced")]
     for kind in ("read", "compare"):
-        zooms = stored.shares("priced", MIXED, "zooms", kind)
-        finding.show(f"zooms on `{kind}`", zooms)
-        held += [share >= 0.95 for share in zooms]
         paid = stored.shares("paid", MIXED, "right", kind)
-        finding.show(f"right on `{kind}`, the paper's bonus", paid)
-        right = stored.shares("priced", MIXED, "right", kind)
-        finding.show(f"right on `{kind}`, priced", right)
+        finding.show(f"the paper's bonus: right on `{kind}`", paid)
         least = fmean(paid) - 0.03
+        right = stored.shares("priced", MIXED, "right", kind)
         held += [share >= least for share in right]
     small = stored.shares("priced", f"{of_size(SIZES[0])} | on", "zooms")
     large = stored.shares("priced", f"{of_size(SIZES[-1])} | on", "zooms")
@@ -460,7 +452,7 @@ def zooms_where_it_pays(finding: Finding, stored: Stored, arm: str) -> bool:
         finding.show(f"{arm}: right on `{kind}`", right)
     values = stored.shares(arm, MIXED, "twice", "compare")
     finding.show(f"{arm}: two crops on `compare`", values)
-    return bool(held) and all(held)
+    return bool(held) and all(held)  # without answers nothing holds
 
 
 def bonus_brings_calls(finding: Finding, stored: Stored) -> None:

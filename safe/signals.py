@@ -42,7 +42,9 @@ def ask_again(lost) -> None:
         sys.__unraisablehook__(lost)
         return
     number = lost.exc_value.number
-    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    timer.daemon = True  # a process that ends meanwhile need not be asked
+    timer.start()
 
 
 REQUEST = Request()
