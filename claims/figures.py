@@ -10,7 +10,7 @@ from toy.world import LETTERS
 LINES = {  # of the curve of letter sizes
     "base": ("tab:grey", "before"),
     "paid": ("tab:orange", "the paper's bonus"),
-    "unpriced": ("tab:green", "no bonus, no price"),
+    "unpriced": ("tab:green", "no bonus, no price"),  # drawn wide: the next lies on it
     "priced": ("tab:blue", "a price on crops of right answers"),
 }
 TRAINED_ON = ((36, 40), (190, 210))  # px, heights of letters
@@ -71,7 +71,8 @@ def draw_line(axis, stored: Stored, arm: str, measure: str) -> None:
     colour, label = LINES[arm]
     shares = by_size(stored, arm, "on", measure)
     means = list(map(fmean, shares))
-    axis.plot(SIZES, means, color=colour, label=label)
+    width = 5 if arm == "unpriced" else 1.5
+    axis.plot(SIZES, means, color=colour, label=label, linewidth=width)
     for size, values in zip(SIZES, shares):
         draw_seeds(axis, size, values, colour)
 
