@@ -33,24 +33,23 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
-import controls
 import rollout
 import tools
 import train
+from config import knob, parse, usual_limits
 from data import load
-from families import family_of
-from fast.slots import SlotEngine
-from knobs import fail, knob, parse, usual_limits, write_json
+from engine.families import family_of
+from engine.slots import SlotEngine
+from machine.time_estimate import Work, device_speed, floors
 from model import family_named, load_model, lora_config
-from pace import Work, device_speed, floors
+from options import controls
+from safe.files import fail, write_json
 
 
 @dataclass
 class Knobs:
     model: str = knob("tiny", "preset or folder")
-    random_weights: bool = knob(
-        False, "the shapes of the model with fresh weights: needs no download"
-    )
+    random_weights: bool = knob(False, "the shapes of the model with fresh weights: needs no download")
     layers: int = knob(0, "with random weights: layers in each tower (0: all)")
     prompts: int = knob(0, "questions (0: 16 for tiny, else 2)")
     group: int = knob(8, "trajectories per question")
@@ -59,9 +58,7 @@ class Knobs:
     thought: int = knob(0, "mean tokens of a turn's thought (0: 12 for tiny, else 100)")
     look_tokens: int = knob(0, "visual tokens of a first look (0: 16 for tiny, else 1000)")
     crop_tokens: int = knob(0, "visual tokens of a crop (0: 16 for tiny, else 500)")
-    micro_batch: int = knob(
-        0, "trajectories per pass of the update (0: 64 for tiny, else a group)"
-    )
+    micro_batch: int = knob(0, "trajectories per pass of the update (0: 64 for tiny, else a group)")
     repeats: int = knob(5, "of each arm; the median counts")
     threads: int = knob(2, "CPU threads, and processes of a tiny model's slots")
     seed: int = knob(0, "of questions, boxes and lengths")
@@ -140,9 +137,7 @@ def scripted(plan, samples, group: int):
             chosen.append(ids[min(slot.written, len(ids) - 1)])
         return torch.tensor(chosen, device=scores.device)
 
-    return patch.multiple(rollout, SamplingTape=Tape), patch.object(
-        SlotEngine, "choose", choose
-    )
+    return patch.multiple(rollout, SamplingTape=Tape), patch.object(SlotEngine, "choose", choose)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -202,9 +197,7 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
         model=model,
         args=GRPOConfig(**settings | {"max_tool_calling_iterations": knobs.zooms}),
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
-        train_dataset=Dataset.from_list(
-            [{"prompt": "", "index": i} for i in range(len(samples))]
-        ),
+        train_dataset=Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))]),
         processing_class=processor,
         environment_factory=Zoom,
         peft_config=lora_config(16),
@@ -220,9 +213,7 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
     def scripted_generate(*args, **kwargs):
         now = next(turn)
         script = Script([turns[now] + [end] for turns in plan if len(turns) > now])
-        return generate(
-            trainer.model, *args, logits_processor=LogitsProcessorList([script]), **kwargs
-        )
+        return generate(trainer.model, *args, logits_processor=LogitsProcessorList([script]), **kwargs)
 
     trainer.model.generate = scripted_generate
     rows = []
@@ -364,9 +355,7 @@ def build(knobs: Knobs, run: Path):
         max_tokens=(knobs.zooms + 1) * (turn + 2 * knobs.crop_tokens + 100),
     )
     samples = load("toy", limit=knobs.prompts, seed=knobs.seed)
-    samples = [
-        replace(sample, image=sample.open()) for sample in samples
-    ]  # drawing does not count
+    samples = [replace(sample, image=sample.open()) for sample in samples]  # drawing does not count
     weights = {"random_weights": knobs.random_weights, "layers": knobs.layers}
     model, processor = load_model(knobs.model, **weights)
     other = twin(model)
@@ -377,9 +366,7 @@ def build(knobs: Knobs, run: Path):
     settings = {name: getattr(ours.args, name) for name in names.split()}
     stock = stock_trainer(knobs, other, copy.deepcopy(processor), samples, settings)
     for trainer in (ours, stock):
-        if (
-            trainer.args.gradient_checkpointing
-        ):  # `train` would switch it on, and is never called
+        if trainer.args.gradient_checkpointing:  # `train` would switch it on, and is never called
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
             trainer.model.enable_input_require_grads()
     frame = processor.family.frame or fit(processor, samples[0].image, look)
@@ -522,9 +509,7 @@ def main() -> None:
         ("crop_tokens", 16, 500),
     ):
         setattr(knobs, name, getattr(knobs, name) or (small if tiny else large))
-    knobs.micro_batch = knobs.micro_batch or (
-        min(64, knobs.prompts * knobs.group) if tiny else knobs.group
-    )
+    knobs.micro_batch = knobs.micro_batch or (min(64, knobs.prompts * knobs.group) if tiny else knobs.group)
     if knobs.prompts * knobs.group % knobs.micro_batch:
         fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group")
     if not 0 <= knobs.least_zooms <= knobs.zooms:
@@ -538,9 +523,7 @@ def main() -> None:
     updates = result["figures"]["update"]
     trl = rollouts["trl"]["seconds"]
     head = {
-        "rollout_vs_trl": {
-            engine: trl / rollouts[engine]["seconds"] for engine in controls.ENGINES
-        },
+        "rollout_vs_trl": {engine: trl / rollouts[engine]["seconds"] for engine in controls.ENGINES},
         "update_vs_trl": updates["trl"]["seconds"] / updates["ours"]["seconds"],
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {knobs.threads} threads",
         "knobs": asdict(knobs),

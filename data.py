@@ -18,8 +18,8 @@ import datasets
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from PIL import Image, ImageOps
 
-from boxes import Box
-from knobs import DATASETS
+from config import DATASETS
+from grading.boxes import Box
 from toy.world import draw_questions
 
 # Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
@@ -67,9 +67,7 @@ class Sample:
             upright = ImageOps.exif_transpose(picture)
             check_boxes(upright, self.boxes)
             return upright.convert("RGB")
-        except (
-            Exception
-        ) as error:  # PIL raises half a dozen kinds; which one does not matter to the user
+        except Exception as error:  # PIL raises half a dozen kinds; which one does not matter to the user
             raise ValueError(
                 f"sample {self.id}: its picture can't be read ({type(error).__name__}: {error})"
             ) from error
@@ -144,9 +142,7 @@ def load(
     if toy in ("toy", "toy-mixture"):
         count = 1000 if limit is None else limit
         mixture = toy == "toy-mixture"
-        rows = draw_questions(
-            count, seed=seed, split=split or "train", mixture=mixture, variant=variant
-        )
+        rows = draw_questions(count, seed=seed, split=split or "train", mixture=mixture, variant=variant)
         return [Sample(drawn=True, source=toy, **row) for row in rows]
     if name == "deepeyes":
         rows = deepeyes(find_folder(root, DEEPEYES, revision=revision))
@@ -160,9 +156,7 @@ def load(
     elif Path(name).is_dir():
         rows = folder_rows(Path(name), allow_outside)
     else:
-        raise ValueError(
-            f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder"
-        )
+        raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
     kept = collect(rows, name)
     if split:
         held_out = [zlib.crc32(sample.id.encode()) % TEST_SHARE == 0 for sample in kept]
@@ -253,9 +247,7 @@ def check(sample: Sample) -> None:
     for text in (question, sample.answer, sample.id, sample.source):
         text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
     if len(question) > MOST_LETTERS:
-        raise ValueError(
-            f"the question has {len(question)} characters, of {MOST_LETTERS} at most"
-        )
+        raise ValueError(f"the question has {len(question)} characters, of {MOST_LETTERS} at most")
     if "<|" in sample.text():  # it would be read as a special token, a picture's for instance
         raise ValueError("the question holds special tokens")
     for box in sample.boxes:
@@ -349,9 +341,7 @@ def deepeyes(folder: Path):
             question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
             tool = row["data_source"] != "thinklite_eureka"
             question = question.replace("<image>", "")
-            question = (
-                question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
-            )
+            question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
             return Sample(
                 id=f"{file.stem}-{number}",
                 image=partial(cell_picture, rows, number, "images"),
@@ -361,9 +351,7 @@ def deepeyes(folder: Path):
                 tool=tool,
             )
 
-        yield from (
-            (f"{file.name}, row {number}", partial(make, number)) for number in range(len(rows))
-        )
+        yield from ((f"{file.name}, row {number}", partial(make, number)) for number in range(len(rows)))
 
 
 def seal(folder: Path):
@@ -373,12 +361,7 @@ def seal(folder: Path):
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
 
     def make(row, name):
-        question = (
-            row["conversations"][0]["value"]
-            .split("<object>.\n")[-1]
-            .replace("<image>", "")
-            .strip()
-        )
+        question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
         corners = [target["bbox"] for target in row["target_instances"]]
         picture = folder / row["image"]
         if not picture.exists():
@@ -411,9 +394,7 @@ def inside(folder: Path, name: str, allow_outside: bool) -> str:
     if not picture.exists():
         raise ValueError(f"no picture {picture}")
     if not allow_outside and not picture.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"{name} lies outside the folder: --allow_outside, if you trust these rows"
-        )
+        raise ValueError(f"{name} lies outside the folder: --allow_outside, if you trust these rows")
     return str(picture)
 
 
@@ -472,26 +453,16 @@ def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:
     'aaaaaaaaaabbbbbbbbbb'
     """
     try:
-        wanted = {
-            name: float(share) for name, share in (part.split(":") for part in ratio.split(","))
-        }
+        wanted = {name: float(share) for name, share in (part.split(":") for part in ratio.split(","))}
     except ValueError:
-        raise ValueError(
-            f"a ratio between sources looks like vstar:47,chart:30, not {ratio!r}"
-        ) from None
+        raise ValueError(f"a ratio between sources looks like vstar:47,chart:30, not {ratio!r}") from None
     by_source = defaultdict(list)
     for sample in samples:
         by_source[sample.source].append(sample)
     if unknown := set(wanted) - set(by_source):
-        raise ValueError(
-            f"no samples of source {', '.join(sorted(unknown))}, only of {', '.join(by_source)}"
-        )
+        raise ValueError(f"no samples of source {', '.join(sorted(unknown))}, only of {', '.join(by_source)}")
     scale = min(len(by_source[name]) / share for name, share in wanted.items() if share)
     rng = random.Random(seed)
-    result = [
-        s
-        for name, share in wanted.items()
-        for s in rng.sample(by_source[name], int(scale * share))
-    ]
+    result = [s for name, share in wanted.items() for s in rng.sample(by_source[name], int(scale * share))]
     rng.shuffle(result)
     return result

@@ -20,24 +20,12 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from knobs import (
-    DATASETS,
-    PRESETS,
-    check_at_least,
-    fail,
-    fill_big,
-    fill_limits,
-    knob,
-    parse,
-    run_command,
-    write_json,
-)
+from config import DATASETS, PRESETS, check_at_least, fill_big, fill_limits, knob, parse, run_command
+from safe.files import fail, write_json
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # as train.py has it where threads take all cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py has it where threads take all cores
 OK = "ok"
 NOTE = "note"
 MISSING = "MISSING"
@@ -116,15 +104,11 @@ def check_device() -> Check:
         return Check("device", OK, f"no GPU; {cores} CPU cores: enough for the tiny model")
     properties = torch.cuda.get_device_properties(0)
     memory = properties.total_memory / GB
-    figure = (
-        f"{properties.name}, {memory:.1f} GB, capability {properties.major}.{properties.minor}"
-    )
+    figure = f"{properties.name}, {memory:.1f} GB, capability {properties.major}.{properties.minor}"
     if properties.major < 8:
         return Check("device", MISSING, figure, "bfloat16 needs capability 8.0 or newer")
     if torch.backends.cuda.cudnn_sdp_enabled():
-        return Check(
-            "device", NOTE, figure, "cuDNN's attention is on: model.py switches it off"
-        )
+        return Check("device", NOTE, figure, "cuDNN's attention is on: model.py switches it off")
     return Check("device", OK, figure)
 
 
@@ -140,8 +124,8 @@ def check_memory(knobs) -> Check:
 
 def weights_gb(knobs) -> float:
     """What the weights take on disk, in bfloat16."""
+    from machine.memory_estimate import sizes
     from model import config_of
-    from plan import sizes
 
     count = sizes(config_of(knobs.model))
     return 2 * (count["matrices"] + count["embeddings"] + count["vision"]) / GB
@@ -149,8 +133,8 @@ def weights_gb(knobs) -> float:
 
 def checkpoints_gb(knobs) -> float:
     """The two checkpoints that are kept, and the one that is being written: adapter and optimiser."""
+    from machine.memory_estimate import sizes
     from model import config_of
-    from plan import sizes
 
     lora = sizes(config_of(knobs.model))["lora"] * knobs.lora
     return 3 * lora * 12 / GB
@@ -251,7 +235,7 @@ def check_disk(knobs, to_fetch: float) -> list[Check]:
 def check_judge(knobs) -> list[Check]:
     if not knobs.judge:
         return []
-    from judge import Judge
+    from grading.judge import Judge
 
     with tempfile.TemporaryDirectory() as folder:
         judge = Judge(knobs.judge, Path(folder) / "judge.jsonl", tries=1, timeout=20)
@@ -260,9 +244,7 @@ def check_judge(knobs) -> list[Check]:
         remedy = "is the server up, and the URL the one that ends in /v1?"
         return [Check("judge", MISSING, f"{knobs.judge} does not answer", remedy)]
     if not same:
-        return [
-            Check("judge", NOTE, "answers, but finds 'It is red.' no 'red'", "another model")
-        ]
+        return [Check("judge", NOTE, "answers, but finds 'It is red.' no 'red'", "another model")]
     return [Check("judge", OK, f"{knobs.judge} answers")]
 
 
@@ -275,7 +257,7 @@ def tiny_run(folder: Path, steps: int, **more):
     import train
     from data import load
     from model import load_model
-    from runs import read_rows
+    from safe.files import read_rows
 
     threads = min(2, os.cpu_count() or 1)
     settings = {"steps": steps, "eval_size": 0, "guard": "off", "threads": threads}
@@ -309,23 +291,21 @@ def check_pace(knobs) -> list[Check]:
     """What a run of this model takes; for the tiny one on a CPU checked against real steps."""
     import torch
 
-    import pace
+    from machine import time_estimate
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.set_num_threads(knobs.threads)
-    speed = pace.device_speed(device, dtype)
-    figure = (
-        f"copies {speed.bytes_s / 1e9:.0f} GB/s, multiplies {speed.ops_s / 1e12:.2g} TFLOP/s"
-    )
+    speed = time_estimate.device_speed(device, dtype)
+    figure = f"copies {speed.bytes_s / 1e9:.0f} GB/s, multiplies {speed.ops_s / 1e12:.2g} TFLOP/s"
     checks = [Check("speed", OK, figure)]
-    figure = pace.time_text(knobs, speed, device.type)
+    figure = time_estimate.time_text(knobs, speed, device.type)
     if device.type == "cpu" and knobs.model != "tiny":
         checks.append(Check("time", MISSING, figure, "this model needs a GPU"))
         return checks
     checks.append(Check("time", OK if device.type == "cpu" else NOTE, figure))
     if knobs.model == "tiny" and device.type == "cpu":
-        predicted = sum(pace.step_seconds(knobs, speed, "cpu").values())
+        predicted = sum(time_estimate.step_seconds(knobs, speed, "cpu").values())
         with tempfile.TemporaryDirectory() as folder:
             rows = tiny_run(Path(folder), 5, show_every=100)
         steps = [row["sec_rollout"] + row["sec_train"] for row in rows[1:]]
@@ -343,20 +323,18 @@ def check_plan(knobs) -> Check:
     """Does the run fit into the memory of the GPU at hand?"""
     import torch
 
-    import plan
+    from machine import memory_estimate
     from model import config_of
 
-    parts = plan.memory(knobs, config_of(knobs.model), 1)
-    most = plan.peak(parts) + plan.CONTEXT
+    parts = memory_estimate.memory(knobs, config_of(knobs.model), 1)
+    most = memory_estimate.peak(parts) + memory_estimate.CONTEXT
     figure = f"{most:.1f} GB at most by the plan"
     if not torch.cuda.is_available():
         return Check("memory plan", NOTE if knobs.model != "tiny" else OK, figure)
     has = torch.cuda.get_device_properties(0).total_memory / GB
     if most < has:
         return Check("memory plan", OK, f"{figure}, the card has {has:.1f}")
-    return Check(
-        "memory plan", MISSING, f"{figure}, the card has {has:.1f}", plan.advice(knobs)
-    )
+    return Check("memory plan", MISSING, f"{figure}, the card has {has:.1f}", memory_estimate.advice(knobs))
 
 
 def everywhere(knobs):
@@ -393,7 +371,7 @@ def main(knobs) -> None:
         checks.append(check)
     figures = {}
     if knobs.full:
-        from fast.trial import markdown, trials
+        from doctor_full import markdown, trials
 
         for name, good, figure, remedy, more in trials(knobs):
             check = Check(name, OK if good else MISSING, figure, remedy)

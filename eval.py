@@ -27,7 +27,7 @@ from statistics import fmean
 from typing import Literal
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-from knobs import (
+from config import (
     ARMS,
     BENCHMARK_KINDS,
     EVAL_SEED,
@@ -35,16 +35,14 @@ from knobs import (
     Limits,
     check_at_least,
     check_data_name,
-    fail,
     fill_limits,
     knob,
     parse,
-    read_json,
     rollout_limits,
     run_command,
     usual_limits,
-    write_json,
 )
+from safe.files import fail, read_json, write_json
 
 # Options that speak of others keep their places ("both of them", "none of the above", "B or C").
 POINTING = re.compile(
@@ -72,24 +70,14 @@ class Evaluation:
         "tiny",
         "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)",
     )
-    data: str = knob(
-        "toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(BENCHMARK_KINDS)
-    )
-    root: str = knob(
-        "", "folder with the files of the benchmark or data set (default: the Hub's copy)"
-    )
-    revision: str = knob(
-        "", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)"
-    )
+    data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(BENCHMARK_KINDS))
+    root: str = knob("", "folder with the files of the benchmark or data set (default: the Hub's copy)")
+    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     arms: str = knob(",".join(ARMS), "which of these, separated by commas")
-    split: Literal["test", "all"] = knob(
-        "test", "of a data set: what training leaves out, or all of it"
-    )
+    split: Literal["test", "all"] = knob("test", "of a data set: what training leaves out, or all of it")
     limit: int = knob(500, "how many questions (benchmarks: 0 is all, their default)")
-    seed: int = knob(
-        EVAL_SEED, "picks the questions (default, on the toy: those that train.py holds out)"
-    )
+    seed: int = knob(EVAL_SEED, "picks the questions (default, on the toy: those that train.py holds out)")
     repeats: int = knob(1, "answers per question: avg@k and pass@k")
     temperature: float = knob(0.0, "0 is greedy (1 if --repeats is more than 1)")
     protocol: Literal["ours", "paper"] = knob(
@@ -97,18 +85,14 @@ class Evaluation:
         "ours: options shuffled, budgets that fit one card; paper: its pixels, tokens, turns, order, letter "
         "or judge",
     )
-    official_order: bool = knob(
-        False, "options in the benchmark's order, to compare with published numbers"
-    )
+    official_order: bool = knob(False, "options in the benchmark's order, to compare with published numbers")
     prompt: str = knob(
         "",
         "file with the words that another model was trained with: system prompt, a line ---, the user's text "
         "with {question} in it",
     )
     zoom: bool = knob(False, "offer the zoom to reasoning benchmarks, too")
-    judge: str = knob(
-        "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
-    )
+    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
     ask: list[str] = field(
         default_factory=list,
         metadata={
@@ -156,15 +140,11 @@ def read_knobs(argv: list[str]) -> Knobs:
             fail("--prompt needs --arms: on if its words offer the zoom, off if they don't")
     is_benchmark = knobs.data in BENCHMARK_KINDS
     reasoning = BENCHMARK_KINDS.get(knobs.data) == "reasoning"
-    if (
-        reasoning and "max_turn_tokens" not in given
-    ):  # a chain of thought that is cut counts as wrong
+    if reasoning and "max_turn_tokens" not in given:  # a chain of thought that is cut counts as wrong
         knobs.max_turn_tokens = max(knobs.max_turn_tokens, THOUGHT_TOKENS)
     if reasoning and "max_tokens" not in given:
         knobs.max_tokens = max(knobs.max_tokens, knobs.max_turn_tokens)
-    check_at_least(
-        1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch"
-    )
+    check_at_least(1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
     check_at_least(1, knobs, "threads repeats")
     if not 0 <= knobs.temperature < math.inf:
         fail("--temperature must be a number from 0 (greedy) on")
@@ -193,18 +173,13 @@ if __name__ == "__main__":
 import torch
 from tqdm import tqdm
 
-import toolbox
 import tools
-from ask import ask, last_message, model_label
 from benchmarks import BENCHMARKS, grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
 from data import USED, Sample, load, opened
-from judge import Judge
-from model import family_named, load_model, pixel_budgets, prepare_libraries, resolve
-from report import make_page
-from runs import append_rows, keep_rows, store_answer
-from safe.lock import hold
-from scores import (
+from engine.inputs import pixel_budgets
+from evaluation.ask import ask, last_message, model_label
+from evaluation.scores import (
     answer_questions,
     compare_arms,
     cut_warning,
@@ -215,6 +190,13 @@ from scores import (
     score_table,
     summarise_by_kind,
 )
+from grading.judge import Judge
+from model import family_named, load_model, prepare_libraries, resolve
+from options import toolbox
+from runlog.render import make_page
+from runlog.runs import store_answer
+from safe.files import append_rows, keep_rows
+from safe.lock import hold
 
 
 def may_shuffle(sample: Sample) -> bool:
@@ -274,9 +256,7 @@ def read_prompt(file: str) -> tuple[str, str]:
     if user.count("{question}") != 1:
         fail(f"--prompt {file}: the user's text (after a line ---) must hold {{question}} once")
     if "<|" in text:
-        fail(
-            f"--prompt {file}: no special tokens such as <|im_start|>; turns and picture are added"
-        )
+        fail(f"--prompt {file}: no special tokens such as <|im_start|>; turns and picture are added")
     return system, user
 
 
@@ -351,9 +331,7 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
     protocol["prompts"] = f"{zlib.crc32(prompts.encode()):08x}"
     source = Path(resolve(knobs.model))
     weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
-    protocol["weights"] = max(
-        (int(file.stat().st_mtime) for file in weights), default=knobs.model
-    )
+    protocol["weights"] = max((int(file.stat().st_mtime) for file in weights), default=knobs.model)
     protocol["revision"] = revision_of(source)
     protocol["data_revision"] = ", ".join(USED.values())
     protocol["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -408,9 +386,7 @@ def check_folder(out: Path, wanted: dict) -> None:
     before = read_json(out / "protocol.json")
     changed = [key for key in wanted if wanted[key] != before.get(key)]
     if before and before != wanted:
-        fail(
-            f"{out} holds answers to another protocol ({', '.join(changed)} differ); give another --out"
-        )
+        fail(f"{out} holds answers to another protocol ({', '.join(changed)} differ); give another --out")
 
 
 def stored_form(record: dict) -> dict:
@@ -427,9 +403,7 @@ def attempt(answer, samples: list[Sample]) -> tuple[list, list[tuple[Sample, str
         return [], []
     try:
         return answer(samples), []
-    except (
-        Exception
-    ) as error:  # out of memory, a picture that breaks the processor: others must not suffer
+    except Exception as error:  # out of memory, a picture that breaks the processor: others must not suffer
         reason = f"{type(error).__name__}: {error}"
     gc.collect()  # only here, where the failed attempt's frames are gone, is its memory free again
     if torch.cuda.is_available():
@@ -448,9 +422,7 @@ class Job:
     These are left out after the cut into batches, so that a batch keeps its seed on a restart.
     """
 
-    def __init__(
-        self, knobs: Knobs, samples: list[Sample], arm: str, repeat: int, start: int, done: set
-    ):
+    def __init__(self, knobs: Knobs, samples: list[Sample], arm: str, repeat: int, start: int, done: set):
         batch = samples[start : start + knobs.batch]
         self.arm = arm
         self.repeat = repeat
@@ -468,9 +440,7 @@ def make_jobs(knobs: Knobs, samples: list[Sample], done: set) -> list[Job]:
     ]
 
 
-def answer_job(
-    job: Job, samples: list[Sample], model, processor, knobs: Knobs, judge
-) -> list[tuple]:
+def answer_job(job: Job, samples: list[Sample], model, processor, knobs: Knobs, judge) -> list[tuple]:
     """Trajectories of these samples in the job's arm, each with its record."""
     settings = rollout_limits(knobs) | {"temperature": knobs.temperature, "seed": job.seed}
     trajectories = answer_questions(model, processor, samples, job.arm, **settings)
@@ -489,9 +459,7 @@ def answer_job(
 def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -> list[dict]:
     """Ask what has not been answered yet, a batch at a time; every batch is stored at once."""
     # What a judge that was away should have graded is asked again
-    records = keep_rows(
-        out / "records.jsonl", lambda row: not (knobs.judge and row.get("unjudged"))
-    )
+    records = keep_rows(out / "records.jsonl", lambda row: not (knobs.judge and row.get("unjudged")))
     done = {(record["arm"], record["repeat"], record["id"]) for record in records}
     keep_rows(out / "trajectories.jsonl", lambda row: (row["arm"], 0, row["id"]) in done)
     (out / "failed.jsonl").unlink(missing_ok=True)
@@ -508,20 +476,12 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
     failures = 0
     with tqdm(total=len(records) + missing, initial=len(records), unit="answer") as bar:
         for job in jobs:
-            answer = partial(
-                answer_job, job, model=model, processor=processor, knobs=knobs, judge=judge
-            )
-            answers, failed = attempt(
-                answer, [sample for sample in map(opened, job.samples) if sample]
-            )
+            answer = partial(answer_job, job, model=model, processor=processor, knobs=knobs, judge=judge)
+            answers, failed = attempt(answer, [sample for sample in map(opened, job.samples) if sample])
             if failed and not answers and not records:
-                raise ValueError(
-                    f"not one question of the first batch could be answered: {failed[0][1]}"
-                )
+                raise ValueError(f"not one question of the first batch could be answered: {failed[0][1]}")
             for sample, reason in failed:
-                append_rows(
-                    out / "failed.jsonl", {"arm": job.arm, "id": sample.id, "reason": reason}
-                )
+                append_rows(out / "failed.jsonl", {"arm": job.arm, "id": sample.id, "reason": reason})
             failures += len(failed)
             append_rows(out / "records.jsonl", *[record for _, record in answers])
             for trajectory, record in answers:
@@ -538,9 +498,7 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
         print(f"{judge.missed} answers were graded by the rules alone, as {times};")
         print("the same command asks for them again")
     if failures:
-        print(
-            f"{failures} answers failed and are not counted; they are named in {out / 'failed.jsonl'}"
-        )
+        print(f"{failures} answers failed and are not counted; they are named in {out / 'failed.jsonl'}")
     return records
 
 
@@ -616,16 +574,12 @@ def result_text(result: dict) -> str:
     if cut := cut_warning(result["arms"]):
         lines.append(cut)
     for arm, scores in result.get("scores", {}).items():
-        lines.append(
-            f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
-        )
+        lines.append(f"{arm}: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
     for arm, kinds in result["arms"].items():
         overall = kinds["all"]
         if "pass" in overall:
             k = result["protocol"]["repeats"]
-            lines.append(
-                f"{arm}: avg@{k} {overall['accuracy']:.3f}, pass@{k} {overall['pass']:.3f}"
-            )
+            lines.append(f"{arm}: avg@{k} {overall['accuracy']:.3f}, pass@{k} {overall['pass']:.3f}")
     for pair, found in result["paired"].items():
         one, other = pair.split(" against ")
         lines.append(paired_text(one, other, found))
@@ -635,9 +589,7 @@ def result_text(result: dict) -> str:
         figures = ", ".join(f"{model} {value}" for model, value in published.items())
         lines.append("the paper's figures, not measured here: " + figures)
         lines.append("this run is unlike theirs in: " + ", ".join(result["unlike the paper"]))
-    lines.append(
-        "protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
-    )
+    lines.append("protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items()))
     return "\n".join(lines)
 
 

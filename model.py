@@ -15,7 +15,6 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
-from PIL import Image
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -23,12 +22,11 @@ from transformers import (
     Qwen2_5_VLProcessor,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from families import FAMILIES, QWEN2_5_VL, Family, family_of_preset
-from knobs import PRESETS
+from config import PRESETS
+from engine.families import FAMILIES, QWEN2_5_VL, Family, family_of_preset
+from engine.inputs import unfold_patches
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
-from toolbox import named
 
 # On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape, in half a second;
 # nearly every call here has a new shape.
@@ -81,18 +79,14 @@ def resolve(name: str, weights: bool = True) -> Path:
             files = ["*.json", "merges.txt"] + ["*.safetensors"] * weights
             path = snapshot_download(place, revision=revision or None, allow_patterns=files)
             path = Path(path)
-        except (
-            Exception
-        ) as error:  # no connection, offline mode, no such repository, no right to it ...
+        except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
             raise ValueError(
                 f"{place} is not on this machine and can't be fetched here ({type(error).__name__}); "
                 f"where there is a connection: hf download {place}"
             ) from error
     if not path.is_dir():
         known = ", ".join(PRESETS)
-        raise ValueError(
-            f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL"
-        )
+        raise ValueError(f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL")
     if (path / "adapter_config.json").exists():
         check_kind(path)
         check_whole(path)
@@ -103,9 +97,7 @@ def resolve(name: str, weights: bool = True) -> Path:
             raise ValueError(f"{path} holds no whole checkpoint")
         return newest
     if not (path / "config.json").exists():
-        raise ValueError(
-            f"{path} holds no model: neither config.json nor adapter_config.json is there"
-        )
+        raise ValueError(f"{path} holds no model: neither config.json nor adapter_config.json is there")
     family_in(path)
     return path
 
@@ -121,9 +113,7 @@ def check_kind(path: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: adapter_config.json is broken ({error})") from error
     if kind != "LORA" or targets != LORA_TARGETS or config.get("modules_to_save"):
-        raise ValueError(
-            f"{path}: not a LoRA on the language model's projections, as train.py writes"
-        )
+        raise ValueError(f"{path}: not a LoRA on the language model's projections, as train.py writes")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{path}: adapter_config.json names no base")
 
@@ -171,33 +161,6 @@ def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
     return ZoomProcessor(images, tokenizer, template, model_type=family.model_type)
 
 
-def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
-    """Tokenise text once, each image pad repeated to its picture's number of visual tokens."""
-    pad = processor.image_token_id
-    counts = iter([processor.family.tokens(picture) for picture in pictures])
-    ids = []
-    for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
-        ids += [pad] * next(counts) if token == pad else [token]
-    return ids
-
-
-def pixel_budgets(
-    processor, look_pixels: int | None, crop_pixels: int | None
-) -> tuple[int, int]:
-    """The pixel budgets of a first look and of a crop; unset ones are the processor's own maximum.
-
-    Raises ValueError outside the processor's limits: it would resize again, into a frame of its own.
-    """
-    least = processor.image_processor.size["shortest_edge"]
-    most = processor.image_processor.size["longest_edge"]
-    for name, budget in (("look_pixels", look_pixels), ("crop_pixels", crop_pixels)):
-        if budget is not None and not least <= budget <= most:
-            raise ValueError(
-                f"{name} must be between {least} and {most} for this model, not {budget}"
-            )
-    return look_pixels or most, crop_pixels or most
-
-
 def config_of(name: str, layers: int = 0):
     """A model's configuration; that of a preset needs no download. layers: cut both towers to this many."""
     family = family_of_preset(name)
@@ -212,16 +175,6 @@ def config_of(name: str, layers: int = 0):
         config.vision_config.depth = layers
         family.cut(config, layers)
     return config
-
-
-def check_choices(knobs) -> None:
-    """Raise ValueError for a model or a tool that there is not, or pixels that the model can't be shown: by
-    small files, before large ones are fetched. knobs: of train.py; the plan of a preset needs no file."""
-    named(knobs.tools)
-    if knobs.plan and family_of_preset(knobs.model):
-        return
-    processor = load_processor(resolve(knobs.model, weights=False))
-    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
 
 
 def load_model(
@@ -312,9 +265,7 @@ def from_folder(path: Path, dtype, device: str, quantize: str | None):
             f"{path} lacks {len(missing)} of the weights, {missing[0]} among them: random ones would train"
         )
     if unexpected := sorted(info["unexpected_keys"]):
-        print(
-            f"{path} holds {len(unexpected)} weights that are not used, such as {unexpected[0]}"
-        )
+        print(f"{path} holds {len(unexpected)} weights that are not used, such as {unexpected[0]}")
     for module in model.modules():  # bitsandbytes' fast 4-bit path on a CPU has no backward
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -344,78 +295,9 @@ def merge(adapter: str, out: Path) -> None:
     model.merge_and_unload().save_pretrained(out)
     # Tokenizer and processor as they came: other programs know these
     for file in resolve(base_of(Path(adapter))).iterdir():
-        wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith(
-            "index.json"
-        )
+        wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith("index.json")
         if wanted and not (out / file.name).exists():
             shutil.copy(file, out)
-
-
-def unfold_patches(embed) -> None:
-    """The patch embedding as the matrix product that it is: as a 3-D convolution it is many times slower."""
-
-    def forward(patches):  # (patches, channels * time * rows * columns) -> (patches, width)
-        kernel = embed.proj.weight
-        matrix = kernel.flatten(1)
-        return torch.nn.functional.linear(patches.to(kernel.dtype), matrix, embed.proj.bias)
-
-    embed.forward = forward
-
-
-def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
-    """What the vision tower makes of each picture: features (visual tokens, width * levels), see `Family`.
-
-    Raises ValueError for a picture that the image processor has resized: its pads would not match.
-    """
-    if not pictures:
-        return []
-    family = processor.family
-    pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
-    grids = list(map(tuple, pixels["image_grid_thw"].tolist()))
-    for picture, grid in zip(pictures, grids):
-        if grid != family.grid(picture):
-            raise ValueError(f"a picture of {picture.size} pixels was shown at {grid} patches")
-    return family.features(model.get_image_features(**pixels, return_dict=True))
-
-
-def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:
-    """The language model's inputs for tokens `ids` (R, L), with the features of their pictures, in order.
-
-    The first level takes the place of the pads. Deeper ones go along, for Hugging Face's model to add to what
-    its first layers have made of the pads.
-    """
-    embeds = model.get_input_embeddings()(ids)  # (R, L, width)
-    if not features:
-        return {"inputs_embeds": embeds}
-    is_pad = ids == model.config.image_token_id
-    features = torch.cat(features).to(embeds.device, embeds.dtype)
-    first, *deeper = features.split(embeds.shape[-1], -1)  # (pads, width) each
-    inputs = {"inputs_embeds": embeds.masked_scatter(is_pad[..., None], first)}
-    if deeper:
-        inputs["visual_pos_masks"] = is_pad
-        inputs["deepstack_visual_embeds"] = deeper
-    return inputs
-
-
-def picture_inputs(model, processor, ids, pictures, features: list[torch.Tensor]) -> dict:
-    """What Hugging Face's whole model takes beside tokens `ids` (R, L), in place of pixels.
-
-    pictures: all that have pads in ids, row by row. features: of those that are not in the cache yet.
-    """
-    grids = list(map(processor.family.grid, pictures))
-    inputs = {
-        "image_grid_thw": torch.tensor(grids, device=model.device),
-        "mm_token_type_ids": (ids == processor.image_token_id).int(),
-        "mm_encoder_outputs": {},
-    }
-    if features:
-        width = model.config.get_text_config().hidden_size
-        levels = zip(*(each.split(width, -1) for each in features))
-        first, *deeper = map(list, levels)
-        inputs["mm_encoder_outputs"]["image"] = BaseModelOutputWithDeepstackFeatures(
-            pooler_output=first, deepstack_features=deeper
-        )
-    return inputs
 
 
 def prepare_libraries(threads: int) -> None:

@@ -9,14 +9,12 @@ reward reads fields of the trajectory, never a decoded string: in the released c
 could be graded as the answer, and a failed call could look like a delivered one.
 """
 
-import re
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import answers
-from data import Sample
+from grading import answers
+from grading.correct import MAX_ANSWER_CHARS, is_correct
 
-MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
 # With the tool or without: accuracy, format, tool.
 WEIGHTS = {True: (0.8, 0.2, 1.2), False: (1.2, 0.4, 0.0)}
 BONUSES = ("conditional", "unconditional", "none", "priced", "priced_all")
@@ -82,49 +80,3 @@ def well_formed(trajectory) -> bool:
         for turn in trajectory.turns
         for tag in ("think", "tool_call", "answer")
     )
-
-
-def is_correct(prediction: str | None, sample: Sample, judge=None) -> bool:
-    """Does a prediction agree with the gold answer? Rules first, a judge (if given) only where they can't
-    decide.
-
-    >>> is_correct("Yes, it is.", Sample("1", b"", "Is it?", "yes"))
-    True
-    >>> is_correct("A", Sample("2", b"", "Which letter?", "B"))
-    False
-    """
-    if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
-        return False
-    gold = sample.answer
-    prediction = answers.unwrap(prediction)
-    if "=" not in gold:
-        # "x = 12" is fine, "5 = 12" is not.
-        prediction = re.sub(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?", "", prediction)
-    if sample.options:
-        got = answers.option_index(prediction, sample.options)
-        wanted = gold_option(sample)
-        if got is not None and wanted is not None:
-            return sample.options[got] == wanted  # by text: two options may say the same
-    wanted = answers.normalise(answers.unwrap(gold))
-    claim = answers.without_lead(prediction)
-    if prediction == gold or wanted in (
-        answers.normalise(prediction),
-        answers.normalise(claim),
-    ):
-        return prediction == gold or wanted != ""
-    if wanted in ("yes", "no"):
-        if said := answers.yes_or_no(prediction):
-            return said == wanted
-    elif answers.same_number(prediction, answers.unwrap(gold)) or answers.same_formula(
-        prediction, gold
-    ):
-        return True
-    return bool(judge and judge(sample.text(), gold, prediction))
-
-
-def gold_option(sample: Sample) -> str | None:
-    """The text of the right option, which the gold answer is or names; None if it does neither."""
-    if sample.answer in sample.options:
-        return sample.answer
-    place = answers.option_index(sample.answer, sample.options)
-    return None if place is None else sample.options[place]

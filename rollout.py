@@ -5,7 +5,7 @@
 
 `Episodes` records all trajectories: what was asked, written, zoomed on, and shown in return. One of two
 engines runs the model: `GenerateEngine` below, turn by turn on Hugging Face `generate`, easy to check, or
-`fast.slots.SlotEngine`, which is faster and samples from the same distribution.
+`engine.slots.SlotEngine`, which is faster and samples from the same distribution.
 
 What makes both cheap: the prompt with its picture is run once per sample and copied to the group, the
 key/value cache lives on between turns, only the new observation (one crop) goes through the model, and
@@ -23,19 +23,19 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-import controls
-import toolbox
 import tools
-from answers import find_answer
-from boxes import Box
+from config import Limits, rollout_limits, run_command
 from data import LARGE_PIXELS, Sample, load
-from fast.lanes import count_lanes, run_in_lanes
-from fast.lora import sampling_mode
-from fast.slots import SlotEngine
-from knobs import Limits, rollout_limits, run_command
-from model import expand_pads, load_model, picture_inputs, pixel_budgets, see
+from engine.inputs import expand_pads, picture_inputs, pixel_budgets, see
+from engine.lora import sampling_mode
+from engine.slots import SlotEngine
+from engine.workers import count_lanes, run_in_lanes
+from grading.answers import find_answer
+from grading.boxes import Box
+from model import load_model
+from options import controls, toolbox
 from reward import score
-from show import Knobs, print_group, read_knobs
+from runlog.print_trajectory import Knobs, print_group, read_knobs
 
 
 @dataclass
@@ -495,9 +495,7 @@ def rollout(
         return run_episodes(model, episodes, samples, openings, temperature)
 
 
-def run_episodes(
-    model, episodes: Episodes, samples, openings, temperature: float
-) -> list[Trajectory]:
+def run_episodes(model, episodes: Episodes, samples, openings, temperature: float) -> list[Trajectory]:
     """Run these samples' episodes on the engine that the limits name."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     limits = episodes.limits

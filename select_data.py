@@ -20,19 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from knobs import (
-    Limits,
-    check_at_least,
-    fail,
-    fill_limits,
-    is_name,
-    knob,
-    parse,
-    read_json,
-    rollout_limits,
-    run_command,
-    write_json,
-)  # fmt: skip
+from config import Limits, check_at_least, fill_limits, is_name, knob, parse, rollout_limits, run_command
+from safe.files import fail, read_json, write_json
 
 
 @dataclass
@@ -45,24 +34,18 @@ class Selection:
     limit: int = knob(1000, "samples to score")
     seed: int = knob(0, "of samples and sampling")
     k: int = knob(8, "answers per stage")
-    own: bool = knob(
-        False, "a third stage: k answers of the policy's own zooming (stored in the scores)"
-    )
+    own: bool = knob(False, "a third stage: k answers of the policy's own zooming (stored in the scores)")
     easiest: float = knob(0.99, "highest p_look that is kept")
     solvable: float = knob(0.7, "lowest p_crop that is kept")
     gain: float = knob(0.3, "least p_crop - p_look")
     skip_crop: str = knob("chart,thinklite_eureka", "sources that pass by difficulty alone")
     only_difficulty: bool = knob(False, "leave out the crop stage's verdict (for the ablation)")
-    judge: str = knob(
-        "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
-    )
+    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
     chunk: int = knob(32, "samples scored and stored at once; part of the seed")
     out: str = knob("selected", "folder of the results")
     rescore: bool = knob(False, "apply thresholds to the stored scores of --out")
     dry_run: bool = knob(False, "all stages on 64 samples, in OUT-dry")
-    export: Literal["", "verl"] = knob(
-        "", "verl: also write the parquet that verl's DeepEyes recipe reads"
-    )
+    export: Literal["", "verl"] = knob("", "verl: also write the parquet that verl's DeepEyes recipe reads")
 
 
 @dataclass
@@ -121,11 +104,7 @@ def open_ended(sample):
     ('red', 'both')
     """
     texts = " | ".join((sample.question, *sample.options)).lower()
-    safe = (
-        sample.options
-        and sample.answer in sample.options
-        and not any(word in texts for word in UNSAFE)
-    )
+    safe = sample.options and sample.answer in sample.options and not any(word in texts for word in UNSAFE)
     return replace(sample, options=()) if safe else sample
 
 
@@ -162,8 +141,8 @@ def make_stages(samples, knobs: Knobs) -> dict:
 
 def score_chunk(model, processor, samples, knobs: Knobs, seed: int, judge=None) -> list[dict]:
     """Every stage's answers and pass rate for some samples; `seed` is the chunk's, on whatever rank."""
-    from answers import verifiable
-    from reward import is_correct
+    from grading.answers import verifiable
+    from grading.correct import is_correct
     from rollout import rollout
 
     settings = rollout_limits(knobs)
@@ -199,26 +178,20 @@ def score_all(samples, knobs: Knobs, parts: Path) -> None:
     from tqdm import tqdm
 
     from data import opened
-    from judge import Judge
+    from grading.judge import Judge
     from model import load_model, prepare_libraries
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
     prepare_libraries(knobs.threads)
-    chunks = list(range(0, len(samples), knobs.chunk))[
-        state.process_index :: state.num_processes
-    ]
+    chunks = list(range(0, len(samples), knobs.chunk))[state.process_index :: state.num_processes]
     todo = [start for start in chunks if not (parts / f"{start:06}.json").exists()]
     if todo:
-        model, processor = load_model(
-            knobs.model, quantize=knobs.quantize or None, device=str(state.device)
-        )
+        model, processor = load_model(knobs.model, quantize=knobs.quantize or None, device=str(state.device))
     judge = Judge(knobs.judge, parts.parent / "judge.jsonl") if knobs.judge else None
     bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
     for start in bar if state.is_main_process else todo:
         chunk = [s for s in map(opened, samples[start : start + knobs.chunk]) if s]
-        rows = score_chunk(
-            model, processor, chunk, knobs, knobs.seed * 1_000_003 + start, judge
-        )
+        rows = score_chunk(model, processor, chunk, knobs, knobs.seed * 1_000_003 + start, judge)
         write_json(parts / f"{start:06}.json", rows)
     state.wait_for_everyone()
     # The first process to leave with its connections open can abort the other
@@ -275,8 +248,7 @@ def write_results(rows: list[dict], samples: dict, knobs: Knobs, out: Path) -> d
     for name in ("source", "kind"):
         values = sorted({row[name] for row in rows if row[name]})
         summary[f"by {name}"] = {
-            value: count_verdicts([row for row in rows if row[name] == value])
-            for value in values
+            value: count_verdicts([row for row in rows if row[name] == value]) for value in values
         }
     write_json(out / "summary.json", summary)
     draw(rows, out / "summary.png")
@@ -292,9 +264,7 @@ def draw(rows: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2)
-    )
+    figure, axes = plt.subplots(1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2))
     boxed = [row for row in rows if row["p_crop"] is not None]
     panels = {"from one look (p_look)": [row["p_look"] for row in rows]}
     panels["with the target shown (p_crop)"] = [row["p_crop"] for row in boxed]
@@ -306,9 +276,7 @@ def draw(rows: list[dict], file: Path) -> None:
     groups = sorted({row["kind"] or row["source"] for row in rows})
     left = [0] * len(groups)
     for reason, count in count_verdicts(rows).items():
-        named = Counter(
-            row["kind"] or row["source"] for row in rows if row["verdict"] == reason
-        )
+        named = Counter(row["kind"] or row["source"] for row in rows if row["verdict"] == reason)
         widths = [named[group] for group in groups]
         axes[3].barh(groups, widths, left=left, label=f"{reason} ({count})")
         left = [start + width for start, width in zip(left, widths)]
@@ -391,9 +359,7 @@ def main(knobs: Knobs) -> None:
     samples = [open_ended(sample) for sample in samples]
     if not knobs.rescore:
         score_all(samples, knobs, parts)
-    rows = [
-        row for file in sorted(parts.glob("*.json")) for row in json.loads(file.read_text())
-    ]
+    rows = [row for file in sorted(parts.glob("*.json")) for row in json.loads(file.read_text())]
     summary = write_results(rows, {sample.id: sample for sample in samples}, knobs, out)
     for reason, count in summary["verdicts"].items():
         print(f"{count:>7}  {reason}")

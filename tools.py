@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from boxes import Box
+from grading.boxes import Box
 
 # How boxes are asked for: in pixels, or as families do whose boxes are in the frame `RELATIVE`.
 BOX = "[x1, y1, x2, y2] in pixels of the picture"
@@ -112,9 +112,7 @@ def user_turn(text: str) -> str:
     return f"<|im_start|>user\n{IMAGE}\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def prompt(
-    question: str, *, tool: bool = True, boxed: bool = False, wording=None, schemas=(SCHEMA,)
-) -> str:
+def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=None, schemas=(SCHEMA,)) -> str:
     """The whole first prompt as text, with one `IMAGE` for the first look.
 
     tool: offer the tools of these schemas. boxed: ask for `\\boxed{}` instead of `<answer>` (the ThinkLite
@@ -231,9 +229,7 @@ def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
         raise ZoomError(f'the argument "bbox_2d" is missing.{size}')
     box = arguments["bbox_2d"]
     if not isinstance(box, list) or len(box) != 4:
-        raise ZoomError(
-            f'"bbox_2d" must be a list of exactly 4 numbers [x1, y1, x2, y2].{size}'
-        )
+        raise ZoomError(f'"bbox_2d" must be a list of exactly 4 numbers [x1, y1, x2, y2].{size}')
     if any(isinstance(v, bool) or not isinstance(v, int | float) for v in box):
         raise ZoomError(f'every entry of "bbox_2d" must be a number.{size}')
     # 1e999 is JSON, and infinite.
@@ -271,9 +267,7 @@ class Call:
     error: str | None = None  # what the model is told instead
 
 
-def fit(
-    size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56, side: int = 28
-) -> tuple[int, int]:
+def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56, side: int = 28) -> tuple[int, int]:
     """The (width, height) at which a picture of this size is shown, within the pixel budget.
 
     Both are multiples of `side`, the side in pixels of the square that one visual token covers. Qwen's own
@@ -359,9 +353,7 @@ class View:
             scales = [new / old for new, old in zip(self.frame, self.original.size)]
             scale = max(scales) if self.frame == RELATIVE else min(scales)
             least = f"{math.ceil(MIN_SIDE * scale)} {unit(self.frame)}"
-            raise ZoomError(
-                f"the box is too thin: every side needs at least about {least}.{size}"
-            )
+            raise ZoomError(f"the box is too thin: every side needs at least about {least}.{size}")
         if long > MAX_ASPECT * short:
             raise ZoomError(
                 f"the box is too narrow: its long side may be at most {MAX_ASPECT} times the short.{size}"

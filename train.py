@@ -22,9 +22,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+from safe import files
+
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from knobs import Limits, knob, knobs_text, parse, rollout_limits, settle_training
+from config import Limits, knob, knobs_text, parse, rollout_limits
+from training.settle import settle_training
 
 
 @dataclass
@@ -32,18 +35,14 @@ class Training:
     model: str = knob("tiny", "preset (qwen2.5-vl-3b, -7b, -32b, qwen3-vl-2b, -4b, -8b), folder or Hub name")
     data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder")
     root: str = knob("", "folder of the deepeyes or seal files (default: from the Hub)")
-    revision: str = knob(
-        "", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)"
-    )
+    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
     limit: int = knob(0, "questions to train on at most, 0 for all (a first run: 2000)")
     mix: str = knob("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
     steps: int = knob(160, "optimiser steps, each on fresh trajectories")
     prompts: int = knob(16, "questions per step")
     group: int = knob(8, "trajectories per question, compared with one another")
-    tool: Literal["on", "off", "blank"] = knob(
-        "on", "off: no zoom on offer, text alone; blank: grey crops"
-    )
+    tool: Literal["on", "off", "blank"] = knob("on", "off: no zoom on offer, text alone; blank: grey crops")
     bonus: Literal["conditional", "unconditional", "none", "priced", "priced_all"] = knob(
         "conditional",
         "pays for a crop if the answer is right; unconditional: always; none: never; priced: a right answer "
@@ -55,28 +54,18 @@ class Training:
     lr: float = knob(1.5e-3, "learning rate of the LoRA weights")
     lr_schedule: Literal["linear", "constant"] = knob("linear", "constant: as in the paper")
     lora: int = knob(16, "rank of the LoRA on the language model's projections")
-    optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = knob(
-        "adamw_torch", "optimiser"
-    )
+    optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = knob("adamw_torch", "optimiser")
     iterations: int = knob(1, "updates on the same trajectories; above 1 the clipping matters")
     clip_high: float = knob(0.2, "upper clip of the ratio (0.28: clip-higher)")
     advantage: Literal["std", "mean"] = knob("std", "std: over the group's standard deviation")
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = knob(
-        "dapo", "how token losses are averaged"
-    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = knob("dapo", "how token losses are averaged")
     beta: float = knob(0.0, "weight of the KL term to the base; 0 needs no reference")
-    curiosity: float = knob(
-        0.0, "bonus for a crop while under 30 %% of a step's trajectories zoom"
-    )
+    curiosity: float = knob(0.0, "bonus for a crop while under 30 %% of a step's trajectories zoom")
     mask_overlong: bool = knob(False, "no advantage for running out of turns or tokens")
     refill: bool = knob(False, "replace groups without a gradient, once per step")
     guard: Literal["warn", "stop", "off"] = knob("warn", "when a health check fails")
-    judge: str = knob(
-        "", "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
-    )
-    micro_batch: int = knob(
-        64, "trajectories per pass; less where a step's number is no multiple of it"
-    )
+    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
+    micro_batch: int = knob(64, "trajectories per pass; less where a step's number is no multiple of it")
     seed: int = knob(0, "of pictures, order and sampling")
     seeds: str = knob("", "several runs, one after the other, and a page of all: 0,1,2")
     eval_size: int = knob(500, "held-out questions before and after training, 0 for none")
@@ -110,7 +99,7 @@ def read_knobs(argv: list[str]) -> Knobs:
 
 KNOBS = read_knobs(sys.argv[1:]) if __name__ == "__main__" else None
 if KNOBS and KNOBS.seeds and not KNOBS.plan:
-    from safe.seeds import run_seeds
+    from training.seeds import run_seeds
 
     sys.exit(run_seeds(KNOBS, sys.argv))
 if KNOBS:
@@ -129,24 +118,25 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig
 
-import pace
-import plan
-import runs
-import scores
 from data import Sample, opened, readable
-from fast.lora import master_lora
-from fast.packed import install_packed, store_per_token, stored_per_token
-from heldout import HeldOut, load_questions
-from judge import Judge
-from model import check_choices, load_model, lora_config, prepare_libraries, resolve
-from report import make_page, print_new_troubles
+from engine.lora import master_lora
+from engine.shared_prefix import install_packed, store_per_token, stored_per_token
+from evaluation import scores
+from evaluation.validation import HeldOut, load_questions
+from grading.judge import Judge
+from machine import memory_estimate, time_estimate
+from model import load_model, lora_config, prepare_libraries, resolve
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
-from safe.ends import finish, last_line
+from runlog import runs
+from runlog.health import print_new_troubles
+from runlog.render import make_page
 from safe.lock import hold
 from safe.signals import REQUEST, Stopped
-from safe.trainer import SafeTrainer, where_to_go_on
-from switches import refill_dead_groups, training_totals
+from training.base import SafeTrainer, where_to_go_on
+from training.grpo_variants import refill_dead_groups, training_totals
+from training.settle import check_choices
+from training.shutdown import finish, last_line
 
 
 def split_groups(groups: list[list], size: int) -> list[list[list]]:
@@ -245,9 +235,7 @@ class ZoomGRPOTrainer(SafeTrainer):
         settings = {"group": group, "temperature": self.knobs.temperature}
         settings["tool"] = self.knobs.tool
         settings |= rollout_limits(self.knobs) | {"keep_features": True}
-        trajectories = self.roll(
-            rollout, self.model, self.processing_class, samples, **settings
-        )
+        trajectories = self.roll(rollout, self.model, self.processing_class, samples, **settings)
         knobs = self.knobs
         price = knobs.call_price if self.state.global_step >= knobs.price_from else 0.0
         self.pay = partial(score, bonus=knobs.bonus, call_price=price)
@@ -362,15 +350,13 @@ class ZoomGRPOTrainer(SafeTrainer):
         row |= self.number_stats(logs["grad_norm"])
         row = {key: float(f"{v:.5g}") if isinstance(v, float) else v for key, v in row.items()}
         asked = row.pop("asked_to_stop") > 0
-        runs.append_rows(self.run / "metrics.jsonl", row)
+        files.append_rows(self.run / "metrics.jsonl", row)
         self.rows.append(row)
         print(runs.step_text(row, self.args.max_steps, self.rows), flush=True)
         if time.time() - self.page_made > 60:
             make_page(self.run, draw=self.page_made > 0)  # the first one at once
             self.page_made = time.time()
-        is_new = self.knobs.guard != "off" and print_new_troubles(
-            self.rows, self.known_troubles
-        )
+        is_new = self.knobs.guard != "off" and print_new_troubles(self.rows, self.known_troubles)
         return asked or (is_new and self.knobs.guard == "stop")
 
     def store_for_page(self, group: list[Trajectory], rewards: list[Reward]) -> None:
@@ -393,9 +379,7 @@ class ZoomGRPOTrainer(SafeTrainer):
         """TRL would write one into the run folder at every checkpoint."""
 
 
-def build_trainer(
-    knobs: Knobs, model, processor, samples, run: Path, **more
-) -> ZoomGRPOTrainer:
+def build_trainer(knobs: Knobs, model, processor, samples, run: Path, **more) -> ZoomGRPOTrainer:
     """The trainer, its TRL settings taken from the knobs; more: TRL settings that override these."""
     on_cpu = model.device.type == "cpu"
     settings = dict(
@@ -465,7 +449,7 @@ def main(knobs: Knobs) -> None:
             before = held_out.score(model, processor, "before", ("on", "off", "forced"))
             print(scores.score_table(before), flush=True)
         for name in ("metrics.jsonl", "trajectories.jsonl"):
-            runs.keep_rows(run / name, lambda row: row["step"] <= done)
+            files.keep_rows(run / name, lambda row: row["step"] <= done)
     state.wait_for_everyone()
     trainer = build_trainer(knobs, model, processor, samples, run)
     trainer.judge = judge
@@ -494,7 +478,7 @@ if __name__ == "__main__":
         check_choices(KNOBS)  # before the data and the weights are fetched
         if KNOBS.plan:
             print(knobs_text(KNOBS))
-            print(plan.table(KNOBS))
-            print(pace.time_here(KNOBS, WORLD))
+            print(memory_estimate.table(KNOBS))
+            print(time_estimate.time_here(KNOBS, WORLD))
             sys.exit()
         main(KNOBS)

@@ -8,15 +8,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from answers import chosen_by
 from benchmarks.grounding import GROUNDING, answer_box
 from benchmarks.looking import LOOKING, right_as_paper
 from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
-from boxes import iou
 from data import Sample, cell_picture, collect, find_folder, parquet
-from knobs import read_json
-from scores import plain_grade
+from evaluation.scores import plain_grade
+from grading.answers import chosen_by
+from grading.boxes import iou
+from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
 # The picture is in the first of these columns that a file has.
@@ -28,9 +28,7 @@ PICTURE_COLUMNS = (
 )
 
 
-def load_benchmark(
-    name: str, root: str | None = None, revision: str | None = None
-) -> list[Sample]:
+def load_benchmark(name: str, root: str | None = None, revision: str | None = None) -> list[Sample]:
     """All questions of a benchmark, from the folder `root` or the Hub (revision: a commit there); pictures
     are read when opened.
 
@@ -39,14 +37,10 @@ def load_benchmark(
     benchmark = BENCHMARKS[name]
     only = [f"*{pattern}" for pattern in benchmark.files]
     folder = find_folder(root, benchmark.repository, only, revision)
-    rows = (
-        file_rows(folder, benchmark) if name == "vstar" else table_rows(folder, benchmark, name)
-    )
+    rows = file_rows(folder, benchmark) if name == "vstar" else table_rows(folder, benchmark, name)
     samples = collect(rows, name)
     if len(samples) != benchmark.questions:
-        print(
-            f"{name}: {len(samples)} questions here, {benchmark.questions} in the public copy"
-        )
+        print(f"{name}: {len(samples)} questions here, {benchmark.questions} in the public copy")
     return samples
 
 
@@ -65,9 +59,7 @@ def table_rows(folder: Path, benchmark: Benchmark, name: str):
     found = [sorted(folder.rglob(pattern)) for pattern in benchmark.files]
     files = next((each for each in found if each), None)
     if files is None:
-        raise ValueError(
-            f"{folder} holds no {' or '.join(benchmark.files)}, the files of {name}"
-        )
+        raise ValueError(f"{folder} holds no {' or '.join(benchmark.files)}, the files of {name}")
     for file in files:
         if file.suffix == ".json":
             yield from json_rows(folder, file, benchmark)
@@ -103,9 +95,7 @@ def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
     rows = parquet(file, benchmark.columns)
     pictures = [column for column in PICTURE_COLUMNS if column in rows.column_names]
     if not pictures:
-        raise ValueError(
-            f"{file} lacks a column with pictures: one of {', '.join(PICTURE_COLUMNS)}"
-        )
+        raise ValueError(f"{file} lacks a column with pictures: one of {', '.join(PICTURE_COLUMNS)}")
     texts = rows.remove_columns([c for c in (*pictures, "solution") if c in rows.column_names])
 
     def make(i: int) -> list[Sample]:
@@ -116,9 +106,7 @@ def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
         yield f"{file.stem}-{i}", partial(make, i)
 
 
-def make_samples(
-    benchmark: Benchmark, row: dict, name: str, picture, file: Path
-) -> list[Sample]:
+def make_samples(benchmark: Benchmark, row: dict, name: str, picture, file: Path) -> list[Sample]:
     """A row's samples with their picture: most rows are one question, a referring row one a sentence."""
     made = benchmark.make(row | {"split": file.stem.split("-")[0]})
     if not isinstance(made, list):

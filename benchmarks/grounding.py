@@ -6,8 +6,8 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.record import Benchmark, accuracy, make_question, split_by
-from boxes import Box
 from data import Sample
+from grading.boxes import Box
 from tools import BOX
 
 LOCATE = 'Where is "{}"? Give its bounding box as ' + BOX + "."
@@ -20,18 +20,13 @@ def make_referring(row: dict) -> list[Sample]:
     box = (x, y, x + width, y + height)
     sentences = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     meta = {"kind": row["split"]}
-    return [
-        make_question(LOCATE.format(s), str(list(box)), boxes=(box,), meta=meta)
-        for s in sentences
-    ]
+    return [make_question(LOCATE.format(s), str(list(box)), boxes=(box,), meta=meta) for s in sentences]
 
 
 def make_reasonseg(row: dict) -> Sample:
     ys, xs = np.nonzero(np.asarray(row["mask"], dtype=bool))
     box = tuple(float(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
-    return make_question(
-        LOCATE.format(row["text"]), str(list(box)), boxes=(box,), meta={"kind": "test"}
-    )
+    return make_question(LOCATE.format(row["text"]), str(list(box)), boxes=(box,), meta={"kind": "test"})
 
 
 def answer_box(answer: str | None, frame, original) -> Box | None:

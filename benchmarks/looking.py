@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from answers import unwrap
 from benchmarks.record import (
     Benchmark,
     accuracy,
@@ -14,10 +13,11 @@ from benchmarks.record import (
     make_question,
     scores_by,
     split_by,
-)  # fmt: skip
+)
 from data import Sample
-from knobs import read_json
-from reward import MAX_ANSWER_CHARS, is_correct
+from grading.answers import unwrap
+from grading.correct import MAX_ANSWER_CHARS, is_correct
+from safe.files import read_json
 
 ASK_LETTER = " Answer with the letter of the right option."
 
@@ -26,9 +26,7 @@ def make_vstar(file: Path) -> Sample:
     """A .json file and the picture of the same name; boxes are x, y, width, height."""
     row = read_json(file)
     category = file.parent.name
-    pictures = [
-        path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"
-    ]
+    pictures = [path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"]
     if not pictures:
         raise ValueError(f"no picture beside {file}")
     boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
@@ -46,9 +44,7 @@ def right_as_paper(answer: str, sample: Sample, judge) -> bool:
     >>> [right_as_paper(said, cat, None) for said in ("B", "A.", "I see. B. a cat, I think")]
     [True, False, True]
     """
-    letters = [
-        chr(65 + place) for place, text in enumerate(sample.options) if text == sample.answer
-    ]
+    letters = [chr(65 + place) for place, text in enumerate(sample.options) if text == sample.answer]
     most = MAX_ANSWER_CHARS - 1
     said = unwrap(answer)[-most:]  # of a long message the end
     if len(said) == 1 or len(said) == 2 and said[1] == ".":

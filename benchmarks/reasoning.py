@@ -5,7 +5,6 @@ from collections import defaultdict
 from functools import partial
 from statistics import fmean
 
-from answers import DENIES, last_number, option_index
 from benchmarks.record import (
     Benchmark,
     accuracy,
@@ -16,9 +15,10 @@ from benchmarks.record import (
     right_letters,
     scores_by,
     split_by,
-)  # fmt: skip
+)
 from data import Sample
-from reward import is_correct
+from grading.answers import DENIES, last_number, option_index
+from grading.correct import is_correct
 
 
 def make_mathvista(row: dict) -> Sample:
@@ -28,9 +28,7 @@ def make_mathvista(row: dict) -> Sample:
         "type": row["answer_type"],
         "precision": row.get("precision"),
     }
-    return make_question(
-        row["question"] + unit, row["answer"], row["choices"] or (), meta=meta, tool=False
-    )
+    return make_question(row["question"] + unit, row["answer"], row["choices"] or (), meta=meta, tool=False)
 
 
 def all_numbers(text: str) -> list[float]:
@@ -109,16 +107,10 @@ def make_mathvision(row: dict) -> Sample:
 
 def right_mathvision(answer: str, sample: Sample, judge) -> bool:
     """The usual rules; numbers agree to two decimals, as officially."""
-    if (
-        sample.options
-        or re.search(r"[,;(\[=]", sample.answer)
-        or re.fullmatch(r"[A-E]", sample.answer)
-    ):
+    if sample.options or re.search(r"[,;(\[=]", sample.answer) or re.fullmatch(r"[A-E]", sample.answer):
         return right_letters(answer, sample, judge)
     values = last_number(answer), last_number(sample.answer)
-    if None not in values and not re.search(
-        r"[a-zA-Z]{2}", re.sub(r"\\[a-z]+", "", sample.answer)
-    ):
+    if None not in values and not re.search(r"[a-zA-Z]{2}", re.sub(r"\\[a-z]+", "", sample.answer)):
         return round(values[0], 2) == round(values[1], 2)
     return is_correct(answer, sample, judge)
 
@@ -177,10 +169,7 @@ def scores_wemath(records: list[dict]) -> dict:
             counts["CM strict" if all(steps) else "RM strict"] += 1
             counts["CM loose" if any(steps) else "RM loose"] += 1
     n = max(1, counts.pop("problems", 0))
-    result = {
-        f"{kind}": (counts["CM " + kind] + 0.5 * counts["IG"]) / n
-        for kind in ("strict", "loose")
-    }
+    result = {f"{kind}": (counts["CM " + kind] + 0.5 * counts["IG"]) / n for kind in ("strict", "loose")}
     result |= {name: counts[name] / n for name in ("IK", "IG", "CM strict", "CM loose")}
     for kind in ("strict", "loose"):
         mastered = counts["CM " + kind] + counts["RM " + kind]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from answers import letters
 from data import Sample
-from reward import is_correct
+from grading.answers import letters
+from grading.correct import is_correct
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from knobs import fail
+from safe.files import fail
 
 HELD = {}  # folders -> open files: a lock ends with its file
 

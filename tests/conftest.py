@@ -21,12 +21,12 @@ from tokenizers import AddedToken
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-import plan
 import rollout
 import tools
 from data import Sample
-from families import QWEN2_5_VL, QWEN3_VL
-from fast.slots import GROWTH, SlotCache, SlotEngine
+from engine.families import QWEN2_5_VL, QWEN3_VL
+from engine.slots import GROWTH, SlotCache, SlotEngine
+from machine import memory_estimate
 from model import ZoomProcessor
 from toy.make_base import make_model, make_processor
 from toy.world import random_scene, render
@@ -126,15 +126,13 @@ def check_planned_cache(config, parts: dict, slots: int, longest: int) -> None:
     cache = SlotCache(config, slots, "cpu", torch.bfloat16)
     cache.reserve(longest)
     held = sum(buffer.nbytes for buffer in (*cache.keys, *cache.values))
-    planned = parts["rollout: keys and values"] * plan.GB
+    planned = parts["rollout: keys and values"] * memory_estimate.GB
     assert planned <= held <= planned * (1 + GROWTH / longest)
 
 
 def call(*box, name="image_zoom_in_tool") -> str:
     numbers = ",".join(map(str, box))
-    return (
-        f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{numbers}]}}}}</tool_call>'
-    )
+    return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{numbers}]}}}}</tool_call>'
 
 
 def in_own_frame(turn: str, frame) -> str:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from answers import as_number, letters, option_index, unwrap, yes_or_no
 from data import Sample
-from reward import is_correct
+from grading.answers import as_number, letters, option_index, unwrap, yes_or_no
+from grading.correct import is_correct
 
 PETS = ("a cat", "the dog", "no pet", "The image does not feature pets")
 SENTENCES = (

@@ -8,8 +8,8 @@ from conftest import ROOT
 
 import tools
 from data import load
+from evaluation.scores import evaluate
 from model import load_model
-from scores import evaluate
 from toy.make_base import BLOCKS, Lessons, make_processor, make_tokenizer, measure_skills
 
 BASE = ROOT / "toy" / "base"
@@ -47,9 +47,7 @@ def test_its_skills(base):
     skills = measure_skills(*base, n=80, seed=99)
     assert skills["read"] >= 0.8 and skills["pair"] >= 0.75
     assert skills["ground_iou"] >= 0.36 and stored["ground_iou"] >= 0.4
-    assert (
-        skills["first_look_read"] <= 0.3 and stored["first_look_read"] <= 0.25
-    )  # chance is 0.125
+    assert skills["first_look_read"] <= 0.3 and stored["first_look_read"] <= 0.25  # chance is 0.125
     assert all(abs(skills[name] - stored[name]) < 0.2 for name in stored)
 
 
@@ -66,9 +64,7 @@ def test_no_lesson_rewards_a_good_box():
     from toy import make_base
 
     shown, plain = [], make_base.close_up
-    make_base.close_up = lambda rng, scene, *rest: (
-        shown.append(scene.seed) or plain(rng, scene, *rest)
-    )
+    make_base.close_up = lambda rng, scene, *rest: shown.append(scene.seed) or plain(rng, scene, *rest)
     drawn, draw = [], make_base.draw_question
     make_base.draw_question = lambda rng, kind: drawn.append(draw(rng, kind)) or drawn[-1]
     try:
@@ -87,9 +83,7 @@ def test_lessons_are_the_same_for_the_same_step():
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(first, again))
     for part in first:
         heavy = part["weights"] > 0
-        assert (
-            not (heavy & (part["input_ids"] == processor.image_token_id)).any() and heavy.any()
-        )
+        assert not (heavy & (part["input_ids"] == processor.image_token_id)).any() and heavy.any()
 
 
 def test_the_script_resumes_and_writes_a_model_that_loads(tmp_path):
@@ -97,10 +91,7 @@ def test_the_script_resumes_and_writes_a_model_that_loads(tmp_path):
 
     for steps in (1, 2):  # the second call goes on where the first one stopped
         train(tmp_path, steps=steps, seed=0, threads=1, peak_lr=1e-3)
-    rows = [
-        json.loads(line)
-        for line in (tmp_path / "base" / "training_log.jsonl").read_text().splitlines()
-    ]
+    rows = [json.loads(line) for line in (tmp_path / "base" / "training_log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2] and "ground" in rows[0]
     model, processor = load_model(str(tmp_path / "base"), device="cpu")
     assert model.dtype == torch.float32 and processor.tokenizer.padding_side == "left"

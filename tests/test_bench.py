@@ -33,9 +33,7 @@ def test_arms_do_the_same_work(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     figures = json.loads(out.read_text())
-    assert (
-        set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0
-    )
+    assert set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0
     rollouts, updates = figures["figures"]["rollout"], figures["figures"]["update"]
     # Each picture once against once a member a turn; each prompt once against once a member.
     distinct = 2 + figures["crops"]

@@ -10,8 +10,8 @@ import torch
 from conftest import ROOT, check_planned_cache
 from safetensors.torch import load_file, save_file
 
-import plan
 import train
+from machine import memory_estimate
 from model import load_model
 
 
@@ -130,9 +130,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "qwen-3b-two-layers"
     folder.mkdir()
     torch.manual_seed(0)
-    model, processor = load_model(
-        "qwen2.5-vl-3b", random_weights=True, layers=2, dtype=torch.bfloat16
-    )
+    model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers=2, dtype=torch.bfloat16)
     write_hub_layout(folder, model, processor)
     return folder
 
@@ -168,9 +166,7 @@ def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     second = run("train.py", "--out", out, "--resume", "--steps", 2)
     assert second.returncode == 0, second.stderr[-2000:]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2] and max(
-        row["logp_gap"] for row in rows
-    ) < 1e-3
+    assert [row["step"] for row in rows] == [1, 2] and max(row["logp_gap"] for row in rows) < 1e-3
     merged = run("model.py", out / "checkpoint-2", "--out", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr[-2000:]
     model, processor = load_model(str(tmp_path / "merged"))
@@ -217,12 +213,10 @@ def held_bytes(model) -> int:
 @pytest.mark.parametrize("quantize", ["", "4bit"])
 def test_the_plan_counts_weights_and_cache_as_they_are(folder, quantize):
     """At the 3B's widths: the weights within 2 %, the key/value cache of the slots to its growth."""
-    model, _ = load_model(
-        str(folder), quantize=quantize or None, dtype=torch.bfloat16, device="cpu"
-    )
+    model, _ = load_model(str(folder), quantize=quantize or None, dtype=torch.bfloat16, device="cpu")
     knobs = train.Knobs(model=str(folder), quantize=quantize, group=4, prompts=2, batch=8)
-    parts = plan.memory(knobs, model.config)
-    assert parts["weights"] * plan.GB == pytest.approx(held_bytes(model), rel=0.02)
+    parts = memory_estimate.memory(knobs, model.config)
+    assert parts["weights"] * memory_estimate.GB == pytest.approx(held_bytes(model), rel=0.02)
     longest = knobs.look_pixels // 784 + 500 + knobs.max_tokens
     check_planned_cache(model.config.text_config, parts, 8, longest)
 
@@ -232,11 +226,12 @@ import sys; sys.path.insert(0, {root!r})
 import ctypes, gc
 from pathlib import Path
 import torch
-import plan, tools
+import tools
+from machine import memory_estimate
 from data import load
-from model import add_lora, load_model, see
-from fast.packed import install_packed
-from model import expand_pads
+from engine.inputs import expand_pads, see
+from model import add_lora, load_model
+from engine.shared_prefix import install_packed
 from rollout import Trajectory
 
 torch.set_num_threads(2)
@@ -265,7 +260,7 @@ ctypes.CDLL("libc.so.6").malloc_trim(0)
 before = memory("VmRSS:")
 Path("/proc/self/clear_refs").write_text("5")
 update()
-planned = plan.activations(base.config, len(prompt) + 400, 400, 2, True)
+planned = memory_estimate.activations(base.config, len(prompt) + 400, 400, 2, True)
 print("ratio", planned / (memory("VmHWM:") - before))
 """
 
@@ -287,9 +282,9 @@ import sys; sys.path.insert(0, {root!r})
 import ctypes, gc
 from pathlib import Path
 import torch
-import plan
-from fast.lora import cast_lora, master_lora
-from fast.slots import SlotCache
+from machine import memory_estimate
+from engine.lora import cast_lora, master_lora
+from engine.slots import SlotCache
 from model import add_lora, load_model
 
 torch.set_num_threads(2)
@@ -326,7 +321,7 @@ def peak(tokens):
 with torch.no_grad(), cast_lora(model):
     peak(1000)
     measured = peak(6000) - peak(2000)
-print("ratio", plan.prefill_bytes(base.config, 4000, 2) / measured)
+print("ratio", memory_estimate.prefill_bytes(base.config, 4000, 2) / measured)
 """
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 import data
 import tools
 from data import Sample, load
-from heldout import load_questions
-from knobs import write_json
+from evaluation.validation import load_questions
+from safe.files import write_json
 from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
 from train import Knobs, read_knobs
 
@@ -27,9 +27,7 @@ def test_the_toy_is_drawn_from_its_seed():
         load("toy", limit=8),
         load("toy", limit=8, seed=1),
     )
-    assert [s.question for s in first] == [s.question for s in again] and first[3].id == again[
-        3
-    ].id
+    assert [s.question for s in first] == [s.question for s in again] and first[3].id == again[3].id
     assert np.array_equal(first[3].open(), again[3].open())
     assert not np.array_equal(first[3].open(), other[3].open())
     assert {s.id for s in first}.isdisjoint(s.id for s in load("toy", split="test", limit=8))
@@ -55,8 +53,7 @@ def test_answers_are_balanced():
     """No answer is a good guess: letters are even, and so are yes and no, left and right, top and bottom."""
     samples = load("toy", limit=2000)
     by_kind = {
-        k: Counter(s.answer for s in samples if s.meta["kind"] == k)
-        for k in ("read", "compare", "glance")
+        k: Counter(s.answer for s in samples if s.meta["kind"] == k) for k in ("read", "compare", "glance")
     }
     assert set(by_kind["read"]) == set(LETTERS)
     assert max(by_kind["read"].values()) < 1.4 * sum(by_kind["read"].values()) / len(LETTERS)
@@ -183,9 +180,7 @@ def saved(picture, kind, **settings) -> bytes:
 def deepeyes_rows(n: int, source: str = "vstar") -> dict:
     """verl's columns, as in ChenShawn/DeepEyes-Datasets-47k."""
     if source == "thinklite_eureka":
-        user = (
-            "<image>You FIRST think, then answer in \\boxed{}.\nQuestion:\nHow much is %d + 1?"
-        )
+        user = "<image>You FIRST think, then answer in \\boxed{}.\nQuestion:\nHow much is %d + 1?"
     else:
         user = "<image>\nWhat colour is cup %d?\nThink first, call **image_zoom_in_tool** if needed, ..."
     return {
@@ -198,9 +193,7 @@ def deepeyes_rows(n: int, source: str = "vstar") -> dict:
         ],
         "images": [[{"bytes": encoded((60 + i, 40)), "path": None}] for i in range(n)],
         "reward_model": [{"ground_truth": f"answer {i}", "style": "model"} for i in range(n)],
-        "extra_info": [
-            {"question": user % i, "answer": f"answer {i}", "index": i} for i in range(n)
-        ],
+        "extra_info": [{"question": user % i, "answer": f"answer {i}", "index": i} for i in range(n)],
         "data_source": [source] * n,
         "ability": ["vqa"] * n,
         "env_name": ["visual_toolbox_v2"] * n,
@@ -226,9 +219,7 @@ def test_deepeyes(tmp_path, monkeypatch):
     assert (maths.question, maths.tool) == ("How much is 2 + 1?", False)
     assert visual.open().size == (62, 40) and visual.open().getpixel((3, 3)) == (200, 30, 30)
     picked = load("deepeyes", root=str(tmp_path), limit=3, seed=1)
-    assert [s.id for s in picked] == [
-        s.id for s in load("deepeyes", root=str(tmp_path), limit=3, seed=1)
-    ]
+    assert [s.id for s in picked] == [s.id for s in load("deepeyes", root=str(tmp_path), limit=3, seed=1)]
 
 
 def test_a_commit_of_the_hub_is_taken_and_noted(tmp_path, monkeypatch):
@@ -265,9 +256,7 @@ def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded())
     rows = [{"image": "a.png", "question": f"{i}?", "answer": "A"} for i in range(300)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train, test = (
-        {s.id for s in load(str(tmp_path), split=part)} for part in ("train", "test")
-    )
+    train, test = ({s.id for s in load(str(tmp_path), split=part)} for part in ("train", "test"))
     assert not train & test and len(train | test) == 300 and 5 <= len(test) <= 30
 
 
@@ -292,15 +281,8 @@ def test_seal(tmp_path, monkeypatch):
     samples = load("seal", root=str(tmp_path))
     assert len(samples) == 4 and samples[0].boxes == ((10, 20, 40, 60),)
     assert (samples[0].question, samples[0].answer) == ("What is it?", "It is a red cup.")
-    bad = [
-        json.loads(line)
-        for line in (tmp_path / "runs/bad-rows-seal.jsonl").read_text().splitlines()
-    ]
-    assert (
-        len(bad) == 8
-        and bad[0]["row"] == "GQA_data.json, row 1"
-        and "no picture" in bad[0]["reason"]
-    )
+    bad = [json.loads(line) for line in (tmp_path / "runs/bad-rows-seal.jsonl").read_text().splitlines()]
+    assert len(bad) == 8 and bad[0]["row"] == "GQA_data.json, row 1" and "no picture" in bad[0]["reason"]
     (tmp_path / "GQA_data.json").unlink()
     with pytest.raises(ValueError, match="lacks GQA_data.json"):
         load("seal", root=str(tmp_path))
@@ -363,9 +345,7 @@ def test_missing_places(tmp_path, monkeypatch):
         load(str(tmp_path))
     with pytest.raises(ValueError, match="unknown data set"):
         load("toyz")
-    monkeypatch.setattr(
-        data, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net"))
-    )
+    monkeypatch.setattr(data, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
     with pytest.raises(ValueError, match="hf download --repo-type dataset ChenShawn"):
         load("deepeyes")
 

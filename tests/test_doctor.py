@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 
 import doctor
-import pace
 import train
-from knobs import PRESETS
+from config import PRESETS
+from machine import time_estimate
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -38,9 +38,7 @@ def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
     assert "MISSING" not in done.stdout and "this machine can do it" in done.stdout
     found = json.loads(out.read_text())
     verdicts = {check["name"]: check["verdict"] for check in found["checks"]}
-    assert (
-        verdicts["packages"] == verdicts["exact, slots"] == verdicts["exact, generate"] == "ok"
-    )
+    assert verdicts["packages"] == verdicts["exact, slots"] == verdicts["exact, generate"] == "ok"
     assert verdicts["a step, 4bit"] == verdicts["a step, unquantised"] == "ok"
     assert found["figures"]["a step, 4bit"]["scored"] == 4
     assert found["figures"]["beside TRL's loop"]["rollout"] > 0
@@ -94,9 +92,7 @@ def test_too_little_disk_is_named(monkeypatch):
 @pytest.mark.parametrize("name, size", [("3b", 7.0), ("7b", 15.4), ("32b", 62.3)])
 def test_gigabytes_to_fetch_are_the_published_ones(name, size):
     """Of the Hub's pages: 7.51, 16.6 and 66.9 GB (10^9 bytes)."""
-    assert doctor.weights_gb(knobs("--model", f"qwen2.5-vl-{name}")) == pytest.approx(
-        size, rel=0.02
-    )
+    assert doctor.weights_gb(knobs("--model", f"qwen2.5-vl-{name}")) == pytest.approx(size, rel=0.02)
 
 
 def test_models_and_data_that_do_not_exist(tmp_path):
@@ -123,21 +119,19 @@ def test_a_mistake_in_the_call_is_exit_code_2(arguments, here):
 
 def test_time_grows_with_the_work():
     """The estimate's arithmetic: twice the questions cost twice as much, a larger model more."""
-    speed = pace.Speed(bytes_s=1e12, ops_s=1e14, small_s=1e-4)
+    speed = time_estimate.Speed(bytes_s=1e12, ops_s=1e14, small_s=1e-4)
     one = train.Knobs(model="qwen2.5-vl-3b", prompts=8, batch=64)
     two = train.Knobs(model="qwen2.5-vl-3b", prompts=16, batch=64)
     seven = train.Knobs(model="qwen2.5-vl-7b", prompts=8, batch=64)
-    first, second, third = (
-        pace.step_seconds(each, speed, "cuda") for each in (one, two, seven)
-    )
+    first, second, third = (time_estimate.step_seconds(each, speed, "cuda") for each in (one, two, seven))
     for phase in ("rollout", "update"):
         assert second[phase] == pytest.approx(2 * first[phase], rel=1e-6)
         assert third[phase] > 1.5 * first[phase]
-    faster = pace.Speed(bytes_s=2e12, ops_s=2e14, small_s=1e-4)
-    assert sum(pace.step_seconds(one, faster, "cuda").values()) == pytest.approx(
+    faster = time_estimate.Speed(bytes_s=2e12, ops_s=2e14, small_s=1e-4)
+    assert sum(time_estimate.step_seconds(one, faster, "cuda").values()) == pytest.approx(
         sum(first.values()) / 2
     )
-    assert "guess" in pace.time_text(one, speed, "cuda")  # until a card has been measured
+    assert "guess" in time_estimate.time_text(one, speed, "cuda")  # until a card has been measured
 
 
 def test_the_plan_prints_the_time():

@@ -19,24 +19,16 @@ from PIL import Image
 
 import eval
 import tools
-from answers import find_answer, last_number, letters
 from benchmarks import BENCHMARKS, PICTURE_COLUMNS, grade, load_benchmark
 from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
+from config import Limits
 from data import Sample, load
-from eval import (
-    attempt,
-    load_questions,
-    make_result,
-    pick_samples,
-    read_knobs,
-    result_text,
-    shuffle_options,
-)
-from knobs import Limits
+from eval import attempt, load_questions, make_result, pick_samples, read_knobs, result_text, shuffle_options
+from evaluation.scores import compare_arms, evaluate, make_record, mcnemar, shows_all, summarise, wilson
+from grading.answers import find_answer, last_number, letters
 from model import load_model
 from rollout import Episodes, Trajectory
-from scores import compare_arms, evaluate, make_record, mcnemar, shows_all, summarise, wilson
 
 GROUNDING = [name for name, benchmark in BENCHMARKS.items() if benchmark.kind == "grounding"]
 PICTURE = Image.new("RGB", (400, 200), (90, 120, 30))
@@ -54,9 +46,7 @@ CODED = base64.b64encode(png()).decode()
 def table(folder, name: str, rows: list[dict], **kinds):
     """A parquet file; kinds: columns whose type is not told by their values, pictures for instance."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    plain = Dataset.from_list(
-        [{k: v for k, v in row.items() if k not in kinds} for row in rows]
-    ).features
+    plain = Dataset.from_list([{k: v for k, v in row.items() if k not in kinds} for row in rows]).features
     Dataset.from_list(rows, Features({**plain, **kinds})).to_parquet(str(folder / name))
 
 
@@ -354,9 +344,7 @@ def make_mathvision(folder):
         decoded_image=IMAGE,
         **types,
     )
-    table(
-        folder, "data/testmini-00000-of-00001.parquet", rows[:1], decoded_image=IMAGE, **types
-    )
+    table(folder, "data/testmini-00000-of-00001.parquet", rows[:1], decoded_image=IMAGE, **types)
     return [case[2:] for case in cases]
 
 
@@ -388,9 +376,7 @@ def make_wemath(folder):
                 "answer": "B",
                 "image_path": PICTURE,
             }
-            rows.append(
-                row | {"question number": len(rows), "knowledge concept description": "y"}
-            )
+            rows.append(row | {"question number": len(rows), "knowledge concept description": "y"})
             right.append(bool(mark))
     table(folder, "data/testmini-00000-of-00001.parquet", rows, image_path=IMAGE)
     return right
@@ -487,9 +473,7 @@ def test_a_policy_that_always_says_a_is_exposed(tmp_path, monkeypatch):
             copy = tmp_path / "direct_attributes" / f"sa_{i}.{end}"
             copy.write_bytes((tmp_path / "direct_attributes" / f"sa_0.{end}").read_bytes())
     argv = ["--model", "tiny", "--data", "vstar", "--root", str(tmp_path)]
-    official, shuffled_ = (
-        load_questions(read_knobs(argv + more)) for more in (["--official_order"], [])
-    )
+    official, shuffled_ = (load_questions(read_knobs(argv + more)) for more in (["--official_order"], []))
     assert all(s.options[0] == s.answer for s in official)
     assert [s.options for s in shuffled_] == [
         s.options for s in load_questions(read_knobs(argv))
@@ -508,10 +492,7 @@ def test_hrbench_means_its_cycles(built):
     answers = [s.answer if s.meta["kind"] == "FSP" else "x" for s in samples]
     result = score("hrbench4k", samples, answers)
     assert result["scores"]["off"] == {"mean of cycles": 0.5, "all cycles right": 0.5}
-    assert (
-        result["arms"]["off"]["FSP"]["accuracy"] == 1.0
-        and result["arms"]["off"]["FCP"]["accuracy"] == 0.0
-    )
+    assert result["arms"]["off"]["FSP"]["accuracy"] == 1.0 and result["arms"]["off"]["FCP"]["accuracy"] == 0.0
     assert (
         len({s.meta["group"] for s in samples}) == 4 and len(pick_samples(samples, 5, 0)) == 8
     )  # whole groups
@@ -523,9 +504,7 @@ def test_pope_exposes_one_that_always_says_yes(built):
     scores = score("pope", samples, ["Yes, there is."] * 12)["scores"]["off"]
     for split in ("adversarial", "popular", "random"):
         assert scores[f"{split}: yes ratio"] == scores[f"{split}: recall"] == 1.0
-        assert scores[f"{split}: precision"] == 0.5 and scores[f"{split}: F1"] == pytest.approx(
-            2 / 3
-        )
+        assert scores[f"{split}: precision"] == 0.5 and scores[f"{split}: F1"] == pytest.approx(2 / 3)
     assert scores["mean accuracy of splits"] == 0.5
     perfect = score("pope", samples, [s.answer.upper() + "." for s in samples])["scores"]["off"]
     assert (
@@ -563,14 +542,8 @@ def test_grounding_rescales_boxes_and_means_iou(built, name):
     assert records[0]["box_iou"] > 0.99 and records[3]["box_iou"] == 0.0
     scores = make_result(name, records, {})["scores"]["off"]
     assert scores["accuracy at IoU 0.5"] == 0.5
-    assert scores["mean IoU"] == pytest.approx(
-        (records[0]["box_iou"] * 2 + records[2]["box_iou"]) / 4
-    )
-    assert (
-        0.48
-        < record(name, reply(samples[0], str(upper), look=(196, 98)), "off")["box_iou"]
-        < 0.52
-    )
+    assert scores["mean IoU"] == pytest.approx((records[0]["box_iou"] * 2 + records[2]["box_iou"]) / 4)
+    assert 0.48 < record(name, reply(samples[0], str(upper), look=(196, 98)), "off")["box_iou"] < 0.52
 
 
 @pytest.mark.parametrize("name", ["mathvista", "mathverse", "mathvision"])
@@ -579,8 +552,7 @@ def test_mathematics_is_scored_as_by_hand(built, name):
     samples = [shuffle_options(s, 0) if name != "mathvision" else s for s in samples]
     assert not any(s.tool for s in samples)
     got = [
-        record(name, reply(s, answer), "off")["right"]
-        for s, (answer, _) in zip(samples, said, strict=True)
+        record(name, reply(s, answer), "off")["right"] for s, (answer, _) in zip(samples, said, strict=True)
     ]
     assert got == [right for _, right in said]
     by = {"mathvista": "type", "mathverse": "type", "mathvision": "level"}[name]
@@ -595,9 +567,9 @@ def test_wemath_counts_problems_four_ways(built):
     """IG 1, IK 1, CM strict 1; of two right composites with a wrong step one is loosely mastered."""
     samples, right = built("wemath")
     assert samples[0].options == ("2 cm", "3; 4 cm", "5 cm") and samples[0].answer == "3; 4 cm"
-    scores = score(
-        "wemath", samples, [letter(s) if r else "Z" for s, r in zip(samples, right)]
-    )["scores"]["off"]
+    scores = score("wemath", samples, [letter(s) if r else "Z" for s, r in zip(samples, right)])["scores"][
+        "off"
+    ]
     expected = {
         "strict": (1 + 0.5) / 5,
         "loose": (2 + 0.5) / 5,
@@ -608,8 +580,7 @@ def test_wemath_counts_problems_four_ways(built):
     expected |= {"CM loose": 0.4, "RM strict": 2 / 3, "RM loose": 1 / 3}
     assert scores == pytest.approx(expected)
     assert len(pick_samples(samples, 4, 0)) >= 4 and all(
-        len([s for s in pick_samples(samples, 4, 0) if s.meta["group"] == name])
-        in (0, len(marks))
+        len([s for s in pick_samples(samples, 4, 0) if s.meta["group"] == name]) in (0, len(marks))
         for name, marks in WEMATH.items()
     )
 
@@ -772,13 +743,9 @@ def test_boxes_on_a_picture_of_8000_pixels(processor):
     box = [v * s for v, s in zip((4567, 1234, 4767, 1384), (sx, sy, sx, sy))]
     ids = processor.tokenizer(call(*box), add_special_tokens=False)["input_ids"]
     crops = episodes.end_turn(i, ids, [0.0] * len(ids)).pictures
-    assert (
-        episodes.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
-    )
+    assert episodes.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
     colours = crops[0].getcolors(maxcolors=crops[0].width * crops[0].height)
-    assert colours == [
-        (crops[0].width * crops[0].height, (200, 30, 40))
-    ]  # not one pixel of what is around
+    assert colours == [(crops[0].width * crops[0].height, (200, 30, 40))]  # not one pixel of what is around
     said = answer_box(str([round(v, 3) for v in box]), frame, (8000, 6000))
     assert said == pytest.approx(sample.boxes[0], abs=0.01)
     whole = [
@@ -807,10 +774,7 @@ def test_repeats_are_averaged_and_passed():
     rows = [record("", reply(sample, a), "on", k) for k, a in enumerate(["A", "B", None, "A"])]
     found = summarise(rows)
     assert (
-        found["accuracy"] == 0.5
-        and found["pass"] == 1.0
-        and found["n"] == 1
-        and found["unanswered"] == 0.25
+        found["accuracy"] == 0.5 and found["pass"] == 1.0 and found["n"] == 1 and found["unanswered"] == 0.25
     )
 
 
@@ -901,10 +865,7 @@ def test_options_that_name_each_other_are_not_shuffled():
     for options in kept:
         for i in range(9):
             assert (
-                shuffle_options(
-                    Sample(str(i), b"", "?", options[0], options=options), 0
-                ).options
-                == options
+                shuffle_options(Sample(str(i), b"", "?", options[0], options=options), 0).options == options
             )
 
 
@@ -967,9 +928,9 @@ def test_scores_are_means_over_repeats(built):
         said = [letter(s) if mark else "Z" for s, mark in zip(samples, marks)]
         rows += [record("wemath", reply(s, a), "off", repeat) for s, a in zip(samples, said)]
     scores = make_result("wemath", rows, {})["scores"]["off"]
-    assert scores["strict"] == pytest.approx((0.3 + 1.0) / 2) and scores[
-        "CM strict"
-    ] == pytest.approx((0.2 + 1) / 2)
+    assert scores["strict"] == pytest.approx((0.3 + 1.0) / 2) and scores["CM strict"] == pytest.approx(
+        (0.2 + 1) / 2
+    )
 
 
 def test_an_arm_without_a_kind_has_a_gap_in_the_table():
@@ -997,20 +958,14 @@ def test_a_judge_hears_what_rules_cannot_read():
     assert record("mathverse", reply(free, "N 60 E"), "off", 0, judge)["right"] and asked == [
         "How long is AB?"
     ]
-    choice = Sample(
-        "1", b"", "As shown.", "B", tool=False, meta={"type": "multi-choice", "asked": "?"}
-    )
-    assert (
-        not record("mathverse", reply(choice, "C"), "off", 0, judge)["right"]
-        and len(asked) == 1
-    )
+    choice = Sample("1", b"", "As shown.", "B", tool=False, meta={"type": "multi-choice", "asked": "?"})
+    assert not record("mathverse", reply(choice, "C"), "off", 0, judge)["right"] and len(asked) == 1
 
 
 def test_shuffling_keeps_the_gold_and_the_set():
     sample = Sample("x", b"", "?", "b", options=("a", "b", "c", "d"))
     orders = {
-        shuffle_options(Sample(str(i), b"", "?", "b", options=sample.options), 0).options
-        for i in range(200)
+        shuffle_options(Sample(str(i), b"", "?", "b", options=sample.options), 0).options for i in range(200)
     }
     assert len(orders) == 24 and all(set(order) == set(sample.options) for order in orders)
 
@@ -1043,9 +998,7 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "eval.py"), *argv, "--out", "cut"], cwd=tmp_path,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     records = tmp_path / "cut" / "records.jsonl"
-    while process.poll() is None and not (
-        records.exists() and records.read_text().count("\n") >= 8
-    ):
+    while process.poll() is None and not (records.exists() and records.read_text().count("\n") >= 8):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -1055,23 +1008,15 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
     assert again.returncode == 0, again.stderr
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     assert len({(r["arm"], r["id"]) for r in rows}) == len(rows) == 48
-    one, other = (
-        json.loads((tmp_path / name / "eval.json").read_text()) for name in ("whole", "cut")
-    )
+    one, other = (json.loads((tmp_path / name / "eval.json").read_text()) for name in ("whole", "cut"))
     assert one["arms"] == other["arms"] and one["paired"] == other["paired"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "args.json").write_text("{}")
     assert "folder of another run" in command(*argv, "--out", "run", cwd=tmp_path).stderr
-    shown = [
-        json.loads(line)
-        for line in (tmp_path / "cut" / "trajectories.jsonl").read_text().splitlines()
-    ]
+    shown = [json.loads(line) for line in (tmp_path / "cut" / "trajectories.jsonl").read_text().splitlines()]
     assert len({(row["arm"], row["id"]) for row in shown}) == len(shown)
     other_protocol = command(*argv, "--seed", "5", "--out", "cut", cwd=tmp_path)
-    assert (
-        other_protocol.returncode == 2
-        and "another protocol (seed differ)" in other_protocol.stderr
-    )
+    assert other_protocol.returncode == 2 and "another protocol (seed differ)" in other_protocol.stderr
     page = (tmp_path / "whole" / "report.html").read_text()
     assert "blank" in page and "Run health" not in page and page.count('"arm"') >= 48
 
@@ -1193,7 +1138,13 @@ def test_another_models_words(processor, tmp_path):
 def test_asking_about_a_picture_of_ones_own(tmp_path):
     PICTURE.save(tmp_path / "photo.jpg")
     done = command(
-        "--model", "tiny", "--ask", "photo.jpg", "What letter is on the red tile?", "--threads", "1",
+        "--model",
+        "tiny",
+        "--ask",
+        "photo.jpg",
+        "What letter is on the red tile?",
+        "--threads",
+        "1",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -1256,8 +1207,6 @@ def test_arms_differ_in_the_crop_alone():
         "look_pixels": 112 * 112,
         "crop_pixels": 134 * 134,
     }
-    result = {
-        arm: evaluate(model, processor, samples, arm, **limits) for arm in ("on", "forced")
-    }
+    result = {arm: evaluate(model, processor, samples, arm, **limits) for arm in ("on", "forced")}
     assert result["on"]["all"]["n"] == result["forced"]["all"]["n"] == 16
     assert result["forced"]["all"]["tool_rate"] > 0.8 > result["on"]["all"]["tool_rate"]

@@ -20,31 +20,22 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import eval
-import plan
 import rollout as rollout_module
 import select_data
-import show
 import tools
 import train
 from benchmarks import grade
 from benchmarks.grounding import LOCATE
+from config import PRESETS, fill_big, fill_limits, usual_limits
 from data import Sample, load
-from families import FAMILIES, QWEN2_5_VL, QWEN3_VL, family_of_preset
-from fast.packed import install_packed
-from knobs import PRESETS, fill_big, fill_limits, usual_limits
-from model import (
-    add_lora,
-    config_of,
-    family_named,
-    language_inputs,
-    load_model,
-    load_processor,
-    make_random,
-    merge,
-    resolve,
-)
+from engine.families import FAMILIES, QWEN2_5_VL, QWEN3_VL, family_of_preset
+from engine.inputs import language_inputs
+from engine.shared_prefix import install_packed
+from evaluation.scores import answer_records
+from machine import memory_estimate
+from model import add_lora, config_of, family_named, load_model, load_processor, make_random, merge, resolve
 from rollout import Trajectory, rollout
-from scores import answer_records
+from runlog import print_trajectory
 
 # preprocessor_config.json of Qwen/Qwen3-VL-2B, -4B and -8B-Instruct.
 PREPROCESSOR = {
@@ -194,9 +185,7 @@ def test_texts_are_of_the_familys_frame(model, processor):
     """Qwen2.5-VL's stay what the tiny base knows, to the byte; Qwen3-VL's speak of no pixels."""
     prompts = tools.prompt("") + tools.prompt("", tool=False) + tools.observation()
     prompts += tools.prompt("", tool=False, boxed=True)
-    assert (
-        zlib.crc32(prompts.encode()) == 2597239145 and tools.in_frame(prompts, None) == prompts
-    )
+    assert zlib.crc32(prompts.encode()) == 2597239145 and tools.in_frame(prompts, None) == prompts
     relative = tools.in_frame(tools.prompt("What?") + LOCATE, tools.RELATIVE)
     assert "pixel" not in relative and relative.count("from 0 to 1000") == 2
     turns = ["", "<tool_call>{</tool_call>", call(1), call(1e7, 1, 1, 1), call(9, 9, 3, 3)]
@@ -226,9 +215,7 @@ def test_boxes_of_answers_are_in_the_familys_frame(family, processor, pictures):
     sample = Sample("g", pictures[0], "Where?", "x", boxes=((252.0, 504.0, 504.0, 756.0),))
     said = {"qwen2_5_vl": "[28, 56, 56, 84]", "qwen3_vl": "[250, 500, 500, 750]"}[family]
     look = Image.new("RGB", (112, 112))
-    trajectory = Trajectory(
-        sample, [1], images=[look], frame=processor.family.frame, answer=said
-    )
+    trajectory = Trajectory(sample, [1], images=[look], frame=processor.family.frame, answer=said)
     assert grade("refcoco", trajectory)["box_iou"] == pytest.approx(1.0)
 
 
@@ -286,12 +273,8 @@ def wide(request, tmp_path_factory):
 def test_real_widths_train_resume_merge_and_are_scored(wide, tmp_path):
     """One step, a second one resumed from its checkpoint, the merged model asked; sampler and trainer agree
     in float32, and every weight that is loaded is the file's."""
-    limits = dict(
-        look_pixels=65536, crop_pixels=65536, max_turns=2, max_turn_tokens=6, max_tokens=200
-    )
-    given = dict(
-        prompts=2, group=2, micro_batch=4, lora=4, save_every=1, show_every=100, threads=2
-    )
+    limits = dict(look_pixels=65536, crop_pixels=65536, max_turns=2, max_turn_tokens=6, max_tokens=200)
+    given = dict(prompts=2, group=2, micro_batch=4, lora=4, save_every=1, show_every=100, threads=2)
     checkpoint = None
     for steps in (1, 2):
         model, processor = load_model(str(wide), device="cpu")
@@ -311,8 +294,8 @@ def test_real_widths_train_resume_merge_and_are_scored(wide, tmp_path):
     records = answer_records(model, processor, load("toy", limit=2), "on", **limits)
     assert len(records) == 2
     # The plan counts this model as it is.
-    parts = plan.memory(replace(knobs, quantize="", batch=8), model.config)
-    assert parts["weights"] * plan.GB == pytest.approx(2 * model.num_parameters(), rel=0.001)
+    parts = memory_estimate.memory(replace(knobs, quantize="", batch=8), model.config)
+    assert parts["weights"] * memory_estimate.GB == pytest.approx(2 * model.num_parameters(), rel=0.001)
     longest = 65536 // 1024 + 500 + 200
     check_planned_cache(model.config.text_config, parts, 4, longest)
 
@@ -322,11 +305,13 @@ import sys; sys.path.insert(0, {root!r})
 import ctypes, gc
 from pathlib import Path
 import torch
-import plan, tools
-from families import QWEN3_VL
-from fast.lora import master_lora
-from fast.packed import install_packed
-from model import add_lora, config_of, expand_pads, load_processor, make_random, resolve
+import tools
+from machine import memory_estimate
+from engine.inputs import expand_pads
+from engine.families import QWEN3_VL
+from engine.lora import master_lora
+from engine.shared_prefix import install_packed
+from model import add_lora, config_of, load_processor, make_random, resolve
 from PIL import Image
 from rollout import Trajectory
 
@@ -359,7 +344,7 @@ def peak(length):  # as it trains: LoRA in float32, under autocast
     with torch.autocast("cpu", torch.bfloat16):
         loss = base(packed=[group])[0].sum()
     loss.backward()
-    planned = plan.activations(config, len(prompt) + 4 * length, 4 * length, 2, True)
+    planned = memory_estimate.activations(config, len(prompt) + 4 * length, 4 * length, 2, True)
     return planned, memory("VmHWM:") - before
 
 peak(5)
@@ -372,9 +357,7 @@ print("ratio", (more[0] - less[0]) / (more[1] - less[1]))
 def test_the_plan_is_the_measured_peak(name):
     """What 160 tokens more add to an update's peak in a layer of the preset's widths: planned within 15 %."""
     command = [sys.executable, "-c", MEASURE.format(root=str(ROOT), name=name)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | EXACT_MEMORY
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | EXACT_MEMORY)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0.85 < float(done.stdout.split("ratio")[1]) < 1.15, done.stdout
 
@@ -395,7 +378,7 @@ def test_presets_fit_the_cards_they_are_for():
         fill_big(knobs, set())
         assert quantize or not knobs.quantize
         knobs.quantize = quantize
-        said = plan.table(knobs)
+        said = memory_estimate.table(knobs)
         assert f"{card} GB: yes" in said and "expected peak" in said, (name, said)
 
 
@@ -433,9 +416,7 @@ def test_four_bits(folder):
     assert all("visual" in name or name == "lm_head" for name in kinds["Linear"])
     model = add_lora(model, 4)
     install_packed(model.get_base_model())
-    limits = dict(
-        look_pixels=65536, max_turn_tokens=8, max_tokens=60, keep_features=True, seed=0
-    )
+    limits = dict(look_pixels=65536, max_turn_tokens=8, max_tokens=60, keep_features=True, seed=0)
     group = rollout(model, processor, load("toy", limit=1), group=2, engine="slots", **limits)
     assert group[0].features[0].shape == (64, 4 * 64)
     logprobs, _, mask = model(packed=[group], temperature=1.0)
@@ -452,9 +433,7 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     out = tmp_path / "run"
     limits = "--look_pixels 65536 --crop_pixels 65536 --max_turns 2 --max_turn_tokens 6 --max_tokens 200"
     limits = f"{limits} --threads 1 --batch 8".split()
-    knobs = (
-        "--data toy --prompts 1 --group 2 --micro_batch 2 --save_every 1 --eval_size 2 --merge"
-    )
+    knobs = "--data toy --prompts 1 --group 2 --micro_batch 2 --save_every 1 --eval_size 2 --merge"
     knobs = knobs.split()
     first = run("train.py", "--model", folder, "--out", out, "--steps", 1, *knobs, *limits)
     assert first.returncode == 0, first.stderr[-2000:]
@@ -475,6 +454,6 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     argv += ["--out", tmp_path / "selected"]
     select_data.main(select_data.read_knobs(list(map(str, argv))))
     argv = ["--model", str(out / "checkpoint-2"), "--group", "2"]
-    rollout_module.main(show.read_knobs(argv, ""))
+    rollout_module.main(print_trajectory.read_knobs(argv, ""))
     said = capsys.readouterr().out
     assert "of 2 kept" in said and "64 visual tokens" in said and "page:" in said

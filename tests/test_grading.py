@@ -182,11 +182,7 @@ CORPUS = [
         ["H", "(H)", "The answer is H.", "h", "答案是H"], ["A", "GH", "not H", "G or H"],
     ),
 ]  # fmt: skip
-ROWS = [
-    (name, str(row), answer)
-    for _, name, row, right, wrong in CORPUS
-    for answer in (*right, *wrong)
-]
+ROWS = [(name, str(row), answer) for _, name, row, right, wrong in CORPUS for answer in (*right, *wrong)]
 
 
 def test_the_corpus_has_no_row_twice_and_every_benchmark_with_a_rule_of_its_own():

@@ -11,15 +11,15 @@ import pytest
 from conftest import ROOT, both_families, call
 from test_train import build, metrics, random_turn  # noqa: F401  (build is a fixture)
 
-import plan
 import train
 from data import Sample
-from judge import Judge
-from report import TROUBLES, health
+from evaluation.scores import is_garbage, repeats_box
+from grading.judge import Judge
+from machine import memory_estimate
 from reward import Reward
 from rollout import Trajectory
-from scores import is_garbage, repeats_box
-from switches import training_totals
+from runlog.health import TROUBLES, health
+from training.grpo_variants import training_totals
 
 FINE = dict(
     tool_rate=0.9,
@@ -57,17 +57,13 @@ def test_a_policy_that_stops_zooming_is_told(build, script, capsys, guard):  # n
 
     def policy(rng):
         turns.append(1)
-        return (
-            call(10, 10, 60, 60) if len(turns) <= 24 else f"<answer>{rng.choice('AX')}</answer>"
-        )
+        return call(10, 10, 60, 60) if len(turns) <= 24 else f"<answer>{rng.choice('AX')}</answer>"
 
     script(policy)
     trainer = build(steps=9, lr=0.0, guard=guard, max_turns=2, eval_size=0)
     trainer.train()
     said = capsys.readouterr().out
-    assert ("UNWELL: fewer than 5 %" in said) == (guard != "off") and said.count(
-        "fewer than 5 %"
-    ) <= 1
+    assert ("UNWELL: fewer than 5 %" in said) == (guard != "off") and said.count("fewer than 5 %") <= 1
     steps = [row["tool_rate"] for row in metrics(trainer.run)]
     first = next(i for i, rate in enumerate(steps) if rate < 0.05)
     assert len(steps) == (first + 5 if guard == "stop" else 9)
@@ -94,10 +90,7 @@ def test_curiosity_pays_only_below_the_floor():
 def test_overlong_trajectories_get_the_mean_of_the_others():
     group = [trajectory(), trajectory("turns"), trajectory()]
     assert totals_of(group, [2.0, -0.2, 0.0], mask_overlong=True) == [2.0, 1.0, 0.0]
-    assert (
-        totals_of([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True)
-        == [0.0] * 3
-    )
+    assert totals_of([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True) == [0.0] * 3
 
 
 def test_garbage_and_repeats():
@@ -199,9 +192,7 @@ def test_training_asks_the_judge_where_rules_fail(endpoint, build, script, tmp_p
     trainer.train()
     (first, second) = metrics(tmp_path)
     asked = state["asked"]
-    assert (
-        first["accuracy"] + second["accuracy"] > 0 and 0 < asked <= 64
-    )  # each pair is asked for once
+    assert first["accuracy"] + second["accuracy"] > 0 and 0 < asked <= 64  # each pair is asked for once
     state["failures"] = 10**9
     trainer = build(steps=2, seed=7)
     trainer.judge = Judge(url, tmp_path / "other.jsonl", tries=1)
@@ -221,7 +212,7 @@ sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 import torch, train
 from conftest import call, in_own_frame, make_tiny_model, make_tiny_processor
 from data import load
-from fast.slots import SlotEngine
+from engine.slots import SlotEngine
 from test_train import StockLoss
 from accelerate import PartialState
 
@@ -294,25 +285,23 @@ def test_the_plan_speaks_before_anything_loads():
                             (["--model", "qwen2.5-vl-3b", "--quantize", "4bit"], "16 GB: yes"),
                             (["--model", "qwen2.5-vl-7b"], "24 GB: yes"),
                             (["--model", "qwen2.5-vl-7b", "--quantize", ""], "80 GB: yes")):  # fmt: skip
-        said = plan.table(train.read_knobs(arguments))
+        said = memory_estimate.table(train.read_knobs(arguments))
         assert fits in said and "expected peak" in said
 
 
 def test_the_plans_sizes_are_the_models():
     import torch
 
-    from families import FAMILIES
+    from engine.families import FAMILIES
     from model import add_lora, config_of
 
     for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "tiny", "qwen3-vl-4b"):
         config = config_of(name)
-        count = plan.sizes(config)
+        count = memory_estimate.sizes(config)
         with torch.device("meta"):
             model = FAMILIES[config.model_type].model_class(config)
             total = sum(p.numel() for p in model.parameters())
-            lora = sum(
-                p.numel() for n, p in add_lora(model, 1).named_parameters() if "lora" in n
-            )
+            lora = sum(p.numel() for n, p in add_lora(model, 1).named_parameters() if "lora" in n)
         assert count["matrices"] + count["embeddings"] + count["vision"] == pytest.approx(
             total, rel=0.006
         )  # norms and biases are left out

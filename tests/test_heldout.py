@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import call
 
-import heldout
 from data import load
-from fast.slots import SlotEngine
-from heldout import HeldOut, aim_of, comparison_text
-from runs import read_rows
-from stats import two_way_interval
+from engine.slots import SlotEngine
+from evaluation import validation
+from evaluation.stats import two_way_interval
+from evaluation.validation import HeldOut, aim_of, comparison_text
+from safe.files import read_rows
 
 LIMITS = {
     "max_turns": 3,
@@ -87,8 +87,7 @@ def test_what_is_scored_already_is_not_scored_again(held_out, policy, model, pro
 def forced(when: str, boxes, kind="read") -> list[dict]:
     target = [100, 100, 200, 200]
     return [
-        {"when": when, "arm": "forced", "kind": kind, "boxes": [box], "targets": [target]}
-        for box in boxes
+        {"when": when, "arm": "forced", "kind": kind, "boxes": [box], "targets": [target]} for box in boxes
     ]
 
 
@@ -99,10 +98,10 @@ def test_rows_of_one_group_are_one_question():
         for i in range(8):
             row = {"when": when, "arm": "on", "id": str(i), "group": "one", "right": when == "after"}
             rows.append(row)
-    found = heldout.compare_times(rows)["on"]
+    found = validation.compare_times(rows)["on"]
     assert (found["difference"], found["p"]) == (1.0, 1.0)
     apart = [row | {"group": row["id"]} for row in rows]
-    assert heldout.compare_times(apart)["on"]["p"] == pytest.approx(2 / 2**8)
+    assert validation.compare_times(apart)["on"]["p"] == pytest.approx(2 / 2**8)
 
 
 def test_boxes_that_only_shrink_are_told_from_boxes_that_aim():
@@ -132,7 +131,7 @@ def test_an_interval_over_seeds_is_wider_where_seeds_differ():
 
 
 def test_a_swap_is_summed_up():
-    assert heldout.comparison_text(
+    assert validation.comparison_text(
         {"paired": {}, "after": {"swap": {"read": {"says_shown": 0.95}, "all": {"says_shown": 0.5}}}}
     ) == ("shown another tile's crop, it says that one's letter: 0.95")
 

@@ -12,15 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import model as models
+from config import PRESETS
 from data import load
-from families import family_of_preset
-from knobs import PRESETS
-from model import add_lora, config_of, load_model, merge, resolve, see, unfold_patches
+from engine.families import family_of_preset
+from engine.inputs import see, unfold_patches
+from model import add_lora, config_of, load_model, merge, resolve
 from rollout import rollout
 
-LIMITS = dict(
-    max_turns=2, max_turn_tokens=6, max_tokens=200, look_pixels=112 * 112, crop_pixels=112 * 112
-)
+LIMITS = dict(max_turns=2, max_turn_tokens=6, max_tokens=200, look_pixels=112 * 112, crop_pixels=112 * 112)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +41,7 @@ def test_presets_have_the_published_size(name, billions):
 
 
 def test_a_preset_at_its_real_widths_rolls_out():
-    model, processor = load_model(
-        "qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.bfloat16
-    )
+    model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.bfloat16)
     assert model.lm_head.weight.shape == (151936, 2048)
     trajectory = rollout(model, processor, load("toy", limit=1), engine="slots", **LIMITS)[0]
     assert trajectory.completion_ids and trajectory.stop
@@ -58,23 +55,17 @@ def test_the_unfolded_patch_embedding_is_the_convolution(model, processor):
     if embed.proj.bias is not None:
         torch.nn.init.normal_(embed.proj.bias)
     unfold_patches(embed)
-    assert torch.allclose(
-        embed.forward(patches), type(embed).forward(embed, patches), atol=1e-5
-    )
+    assert torch.allclose(embed.forward(patches), type(embed).forward(embed, patches), atol=1e-5)
 
 
 def test_four_bits(tmp_path):
     """The language model is quantised, vision tower and head are not; LoRA on it gets gradients."""
     model, processor = load_model("tiny", quantize="4bit")
     kinds = {
-        name: type(module).__name__
-        for name, module in model.named_modules()
-        if "Linear" in str(type(module))
+        name: type(module).__name__ for name, module in model.named_modules() if "Linear" in str(type(module))
     }
     assert {kind for name, kind in kinds.items() if "language_model" in name} == {"Linear4bit"}
-    assert {kind for name, kind in kinds.items() if "visual" in name or "lm_head" in name} == {
-        "Linear"
-    }
+    assert {kind for name, kind in kinds.items() if "visual" in name or "lm_head" in name} == {"Linear"}
     model = add_lora(model, 4)
     trajectory = rollout(model, processor, load("toy", limit=1), **LIMITS)[0]
     ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
@@ -104,10 +95,7 @@ def test_a_hub_layout_with_legacy_sizes_and_a_video_processor(tmp_path):
     assert type(processor.image_processor).__name__ == "Qwen2VLImageProcessorPil"
     plain = load_model("tiny")[1]
     look = load("toy", limit=1)[0].open().resize((112, 112))
-    pixels = [
-        p.image_processor([look], return_tensors="pt")["pixel_values"]
-        for p in (processor, plain)
-    ]
+    pixels = [p.image_processor([look], return_tensors="pt")["pixel_values"] for p in (processor, plain)]
     assert torch.equal(*pixels)
 
 
@@ -120,23 +108,17 @@ def test_adapter_and_merged_checkpoint_say_the_same(tmp_path):
     merge(str(tmp_path / "adapter"), tmp_path / "merged")
     ids = torch.tensor([processor.tokenizer("What letter is on the red tile?")["input_ids"]])
     with torch.no_grad():
-        logits = [
-            m(input_ids=ids).logits for m in (model, load_model(str(tmp_path / "adapter"))[0])
-        ]
+        logits = [m(input_ids=ids).logits for m in (model, load_model(str(tmp_path / "adapter"))[0])]
         merged = load_model(str(tmp_path / "merged"))
         logits.append(merged[0](input_ids=ids).logits)
     assert torch.equal(logits[0], logits[1])
-    assert (
-        logits[0] - logits[2]
-    ).abs().max() < 0.3  # merged weights are stored in the base's bfloat16
+    assert (logits[0] - logits[2]).abs().max() < 0.3  # merged weights are stored in the base's bfloat16
     assert not list(Path(tmp_path / "merged").glob("adapter*"))
     assert merged[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
 def test_a_hub_name_without_a_connection_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(
-        models, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net"))
-    )
+    monkeypatch.setattr(models, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
     with pytest.raises(ValueError, match="hf download Qwen/Qwen2.5-VL-3B-Instruct"):
         resolve("qwen2.5-vl-3b")
     with pytest.raises(ValueError, match="unknown model"):
@@ -165,9 +147,7 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path, capsys):
     folder = tmp_path / "model"
     shutil.copytree(PRESETS["tiny"].place, folder)
     weights = load_file(folder / "model.safetensors")
-    renamed = {
-        name.replace(".layers.1.", ".layers.9."): value for name, value in weights.items()
-    }
+    renamed = {name.replace(".layers.1.", ".layers.9."): value for name, value in weights.items()}
     save_file(renamed, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="lacks .* of the weights, .*layers.1.* among them"):
         load_model(str(folder))
@@ -177,10 +157,7 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path, capsys):
         {"format": "pt"},
     )
     load_model(str(folder))
-    assert (
-        "holds 1 weights that are not used, such as model.visual.more"
-        in capsys.readouterr().out
-    )
+    assert "holds 1 weights that are not used, such as model.visual.more" in capsys.readouterr().out
 
 
 def test_what_a_gpu_would_do():

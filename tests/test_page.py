@@ -7,8 +7,9 @@ import pytest
 from browser import CHROMIUM, Browser
 from test_report import HOSTILE, trajectory, write_run
 
-from report import make_page, series
-from story import around_target, asked, box_clouds, sentence, small_curves
+from runlog.curves import series
+from runlog.render import make_page
+from runlog.summary import around_target, asked, box_clouds, sentence, small_curves
 
 NBSP = "\u00a0"
 ARGS = {"model": "tiny", "data": "toy", "steps": 40, "prompts": 16, "group": 8, "tool": "on"}
@@ -44,10 +45,7 @@ def test_the_sentence_of_the_issue():
     stored = scored(arm(0.42, 0.0), arm(0.94, 1.0, 0.02), arm(0.43))
     lead, numbers = sentence(ARGS, steps((0.3, 1.0)), stored)
     assert lead == "It learned to zoom"
-    assert (
-        numbers
-        == "right 42 → 94 % (92 to 96), zooms 0 → 100 %, with the crop blanked 43 %: it looks"
-    )
+    assert numbers == "right 42 → 94 % (92 to 96), zooms 0 → 100 %, with the crop blanked 43 %: it looks"
     assert asked(ARGS, stored) == (
         "tiny on toy, 40 steps of 16 questions with 8 tries each. Scored on 500 questions kept out of"
         " training; in brackets the 95 % interval."
@@ -165,9 +163,7 @@ def test_points_that_rest_on_few_trajectories_are_left_out(tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     text = "".join(json.dumps(row | {"tool_rate": s}) + "\n" for row, s in zip(rows, shares))
     (run / "metrics.jsonl").write_text(text)
-    kept = [
-        [row[k] is not None for k in ("acc_no_zoom", "acc_zoom", "iou")] for row in series(run)
-    ]
+    kept = [[row[k] is not None for k in ("acc_no_zoom", "acc_zoom", "iou")] for row in series(run)]
     assert kept == [[False, True, True], [True, True, True], [True, False, False]]
     # What is made of the two is left out with either
     assert [row["zoom_gain"] is None for row in series(run)] == [True, False, True]
@@ -332,17 +328,12 @@ FIRST_AND_LAST = """[...document.querySelectorAll("#probe-view .end")].map((e) =
 @pytest.mark.parametrize("width", [1440, 390])
 def test_one_question_first_and_last_and_what_lies_between(browser, page, width):
     browser.open(page, width, False)
-    assert (
-        browser.ask("byId('probe').selectedOptions[0].text")
-        == "What letter is on the red tile?"
-    )
+    assert browser.ask("byId('probe').selectedOptions[0].text") == "What letter is on the red tile?"
     first, last = browser.ask(FIRST_AND_LAST)
     assert first["top"] == last["top"] and first["left"] < last["left"]  # side by side
     assert "first step 1" in first["text"] and "wrong: X (it is A)" in first["text"]
     assert "last step 31" in last["text"] and "right: A (it is A)" in last["text"]
-    assert (first["look"], first["boxes"], first["crops"]) == (1, 0, 0) and "no zoom" in first[
-        "text"
-    ]
+    assert (first["look"], first["boxes"], first["crops"]) == (1, 0, 0) and "no zoom" in first["text"]
     assert (last["look"], last["boxes"], last["crops"]) == (1, 1, 1)
     if width == 1440:  # with no scrolling
         assert browser.ask("byId('probe-view').getBoundingClientRect().bottom") < 900
@@ -377,9 +368,7 @@ def test_a_run_that_is_new_and_unwell_says_so_in_a_word(browser, folder):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     browser.open(make_page(run), 390, False)
     health = browser.ask("document.querySelector('#health').innerText")
-    assert (
-        "Unwell: collapse (steps 1 to 12)" in health and "--curiosity" not in health
-    )  # folded
+    assert "Unwell: collapse (steps 1 to 12)" in health and "--curiosity" not in health  # folded
     title = browser.ask("document.querySelector('h1').innerText")
     assert title.startswith("Still training, and it does not zoom: 12 of 40 steps")
     # One stored step is shown alone, and has nothing to run through
@@ -403,9 +392,7 @@ def test_the_page_of_scores(browser, page_of_scores, width, dark):
     text = browser.ask("document.body.innerText").replace(NBSP, " ")
     assert "The zoom helps: right 94 % (92 to 96) with it, 45 % without" in text
     assert "qwen on toy. Scored on 500 questions" in text and "secret" not in text
-    assert (
-        "every crop is blank" in text and "0.920 to 0.960" in text
-    )  # what an arm is; its interval
+    assert "every crop is blank" in text and "0.920 to 0.960" in text  # what an arm is; its interval
     for absent in ("While it trained", "One question", "Its boxes", "Health", "newest first"):
         assert absent not in text
 

@@ -13,19 +13,20 @@ import pytest
 from browser import CHROMIUM
 from PIL import Image
 
-import report
-from compare import same_but_seed
-from report import draw_curves, history, make_page, patterns, spread_out
 from rollout import rollout
-from runs import observed_texts
+from runlog import curves
+from runlog.compare import same_but_seed
+from runlog.curves import draw_curves
+from runlog.health import history
+from runlog.patterns import patterns
+from runlog.render import make_page, spread_out
+from runlog.runs import observed_texts
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
 LETTERS = "ACHX"
 
 
-def trajectory(
-    step, member, probe=False, zoomed=True, right=True, kind="read", turns=None, error=False
-):
+def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", turns=None, error=False):
     boxes = [[100 + 9 * member, 100, 300, 300]] if zoomed else []
     turns = turns or (["<think> red</think><tool_call>..</tool_call>"] if zoomed else []) + [
         "<answer>A</answer>"
@@ -51,7 +52,7 @@ def write_run(folder, rows, name="run", seed=0, steps=12, **args):
     rng = random.Random(seed)
     with (run / "metrics.jsonl").open("w") as file:
         for step in range(1, steps + 1):
-            keys = {key: rng.random() for panel in report.PANELS.values() for key in panel[0]}
+            keys = {key: rng.random() for panel in curves.PANELS.values() for key in panel[0]}
             healthy = {
                 "tool_rate": 0.9,
                 "repeats": 0.0,
@@ -90,10 +91,7 @@ def test_patterns():
         "boxes": [[0, 0, 50, 50]],
         "turns": ["the answer is B", "so"],
     }
-    assert (
-        patterns(one | {"answer": "C"}) == ["correction"]
-        and patterns(one | {"answer": "B"}) == []
-    )
+    assert patterns(one | {"answer": "C"}) == ["correction"] and patterns(one | {"answer": "B"}) == []
     assert patterns(one | {"answer": None, "boxes": [], "turns": []}) == []
     assert (
         patterns(one | {"turns": ["red=A", "so"], "answer": "no"}) == []
@@ -134,9 +132,9 @@ def test_the_page_stands_alone_and_hostile_text_stays_text(make_run):
     (run / "eval.json").write_text(json.dumps({"after": {"on": {"all": {
         "n": 1, "accuracy": 0.5, "tool_rate": 1.0, "crops": 1.0, "iou": None, "holds": None}}}}))  # fmt: skip
     page = make_page(run).read_text()
-    assert not re.search(
-        r"""(?:src|href)=["'](?!data:|#)""", page
-    ) and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page) and "http://" not in page.replace(
+        "http://www.w3.org/2000/svg", ""
+    )
     assert page.count("<script") == 2 and "<img src=x" not in page  # the model's are escaped
     assert len(page) < 1_000_000 and "0.500" in page
     data = json.loads(html.unescape(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))
@@ -192,9 +190,7 @@ document.body.setAttribute("data-result", JSON.stringify(result));
 """
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine; the page is checked as text above"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; the page is checked as text above")
 def test_in_a_browser(make_run, tmp_path):
     """Filters, slider, hostile text, and 2,000 trajectories that open within 2 s."""
     rows = [
@@ -220,9 +216,7 @@ def test_in_a_browser(make_run, tmp_path):
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
     began = time.time()
-    dom = subprocess.run(
-        [*command, tested.as_uri()], capture_output=True, text=True, timeout=120
-    ).stdout
+    dom = subprocess.run([*command, tested.as_uri()], capture_output=True, text=True, timeout=120).stdout
     result = json.loads(html.unescape(re.search(r'data-result="(.*?)"', dom, re.S)[1]))
     assert result["problems"] == [] and result["requests"] == [] and result["images"] == 0, (
         time.time() - began
@@ -239,20 +233,13 @@ def test_in_a_browser(make_run, tmp_path):
         and result["before"] != result["after"]
     )
     assert result["more"] > result["cards"] > 0
-    assert (
-        "<script>" in result["text"]
-        and "U+202e" in result["text"]
-        and "\u202e" not in result["text"]
-    )
+    assert "<script>" in result["text"] and "U+202e" in result["text"] and "\u202e" not in result["text"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
     """Arms of one question side by side, named; no curves, no health, no slider; nothing breaks."""
-    rows = [
-        trajectory(0, m, zoomed=m != 1) | {"arm": arm}
-        for m, arm in enumerate(("on", "off", "blank"))
-    ]
+    rows = [trajectory(0, m, zoomed=m != 1) | {"arm": arm} for m, arm in enumerate(("on", "off", "blank"))]
     run = make_run(rows)
     (run / "metrics.jsonl").unlink()
     arms = {"on": {"all": {"accuracy": 0.5, "tool_rate": 1.0, "iou": None, "holds": None}}}
@@ -281,11 +268,7 @@ def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
     ]
     command += [f"--user-data-dir={tmp_path / 'profile'}", tested.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    assert (
-        "data-bad" not in dom
-        and 'data-seen="on,off,blank"' in dom
-        and 'data-hidden="true"' in dom
-    )
+    assert "data-bad" not in dom and 'data-seen="on,off,blank"' in dom and 'data-hidden="true"' in dom
     assert 'id="health"' not in dom and 'id="curves"' not in dom and "<title>run</title>" in dom
     scores = re.search(r">on<small>.*?</tr>", dom, re.S)[0]
     assert "<td>0.500</td>" in scores and "<td>1.00</td>" in scores
@@ -297,17 +280,9 @@ def test_the_command(make_run):
 
     from conftest import ROOT
 
-    good = subprocess.run(
-        [sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (
-        good.returncode == 0
-        and (run / "report.html").exists()
-        and (run / "curves.png").exists()
-    )
-    bad = subprocess.run(
-        [sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True
-    )
+    good = subprocess.run([sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    assert good.returncode == 0 and (run / "report.html").exists() and (run / "curves.png").exists()
+    bad = subprocess.run([sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True)
     assert bad.returncode == 2 and "no metrics.jsonl" in bad.stderr
 
 
@@ -341,8 +316,6 @@ def test_observations_stand_after_their_turns(model, processor, samples, script)
         "look_pixels": 112 * 112,
     }
     for forced in (True, False):
-        t = rollout(
-            model, processor, samples[:1], force_call=forced, crop_pixels=134 * 134, **limits
-        )[0]
+        t = rollout(model, processor, samples[:1], force_call=forced, crop_pixels=134 * 134, **limits)[0]
         texts = observed_texts(t, processor.tokenizer)
         assert len(texts) == len(t.calls) and all("user" in text for text in texts)

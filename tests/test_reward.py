@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import Sample
-from reward import MAX_ANSWER_CHARS, is_correct, score
+from grading.correct import MAX_ANSWER_CHARS, is_correct
+from reward import score
 from rollout import Trajectory
 
 GOLD = Sample("1", b"", "What letter is on the red tile?", "A")
@@ -164,9 +165,7 @@ def test_a_judge_is_asked_last():
 
     sample = Sample("1", b"", "What is it?", "a sofa")
     assert is_correct("a sofa", sample, judge) and not asked
-    assert is_correct("a couch", sample, judge) and asked == [
-        ("What is it?", "a sofa", "a couch")
-    ]
+    assert is_correct("a couch", sample, judge) and asked == [("What is it?", "a sofa", "a couch")]
 
 
 @pytest.mark.parametrize(
@@ -190,9 +189,7 @@ def test_hostile_answers_are_scored_fast(text):
         (r"\frac{1}{2}", ()),
     ):
         is_correct(text, Sample("1", b"", "?", gold, options=options))
-    assert (
-        time.time() - began < 8
-    )  # math-verify gives up after a second; its import takes some more
+    assert time.time() - began < 8  # math-verify gives up after a second; its import takes some more
 
 
 @settings(deadline=None)  # the first formula imports math-verify

@@ -16,17 +16,18 @@ import torch
 from conftest import ROOT, both_families, call
 from PIL import Image, ImageChops
 
-import controls
-import fast.graph as graph_module
-import fast.lanes as lanes_module
-import fast.slots as slots_module
-import scores
 import tools
+from config import Limits
 from data import Sample, load
-from fast.lora import cast_lora, master_lora, merged_lora
-from fast.slots import SlotEngine
-from knobs import Limits
-from model import add_lora, see
+from engine import graph as graph_module
+from engine import slots as slots_module
+from engine import workers as lanes_module
+from engine.inputs import see
+from engine.lora import cast_lora, master_lora, merged_lora
+from engine.slots import SlotEngine
+from evaluation import scores
+from model import add_lora
+from options import controls
 from rollout import Episodes, Trajectory
 from rollout import rollout as plain_rollout
 
@@ -98,10 +99,7 @@ def test_episodes_cover_what_they_should(episodes):
 def test_cached_logprobs_equal_a_full_forward(model, processor, episodes):
     for trajectory in episodes:
         mask = torch.tensor(trajectory.sampled).bool()
-        gap = (
-            full_logprobs(model, processor, trajectory)[mask]
-            - torch.tensor(trajectory.logprobs)[mask]
-        )
+        gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
         assert gap.abs().max() < 1e-4
 
 
@@ -110,17 +108,12 @@ def test_free_sampling_logprobs_equal_a_full_forward(rollout, model, processor, 
     """No script: real sampling at a temperature, and a Hub-like generation config that must not leak in."""
     model.generation_config.repetition_penalty, model.generation_config.top_k = 1.5, 3
     try:
-        trajectories = rollout(
-            model, processor, samples, group=3, seed=1, force_call=True, **LIMITS
-        )
+        trajectories = rollout(model, processor, samples, group=3, seed=1, force_call=True, **LIMITS)
     finally:
         model.generation_config.repetition_penalty, model.generation_config.top_k = 1.0, 50
     for trajectory in trajectories:
         mask = torch.tensor(trajectory.sampled).bool()
-        gap = (
-            full_logprobs(model, processor, trajectory)[mask]
-            - torch.tensor(trajectory.logprobs)[mask]
-        )
+        gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
         assert gap.abs().max() < 1e-4
         ids = trajectory.completion_ids  # top_k 3 and the like would repeat itself
         assert len(set(ids)) > min(10, len(ids) // 2)
@@ -129,9 +122,7 @@ def test_free_sampling_logprobs_equal_a_full_forward(rollout, model, processor, 
 @both_families
 def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
     """Temperature 0, batched and cached, picks the tokens that a forward per token would pick."""
-    for trajectory in rollout(
-        model, processor, samples, temperature=0, force_call=True, **LIMITS
-    ):
+    for trajectory in rollout(model, processor, samples, temperature=0, force_call=True, **LIMITS):
         start, first = len(trajectory.prompt_ids), trajectory.sampled.index(1)
         banned = processor.tokenizer.convert_tokens_to_ids(list(tools.BANNED))
         ids = torch.tensor([trajectory.prompt_ids + trajectory.completion_ids])
@@ -143,10 +134,7 @@ def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
                 **pixels,
             ).logits[0]
         logits[:, banned] = -torch.inf
-        assert (
-            logits[start - 1 + first : -1].argmax(-1).tolist()
-            == trajectory.completion_ids[first:]
-        )
+        assert logits[start - 1 + first : -1].argmax(-1).tolist() == trajectory.completion_ids[first:]
 
 
 @both_families
@@ -179,18 +167,12 @@ def test_crops_come_from_ones_own_original(processor, episodes):
             by_hand = original.crop(tuple(int(v) for v in box))
             size = tools.fit(by_hand.size, CROP, least, processor.family.token_side)
             by_hand = by_hand.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-            assert (
-                crop.size == by_hand.size and not ImageChops.difference(crop, by_hand).getbbox()
-            )
+            assert crop.size == by_hand.size and not ImageChops.difference(crop, by_hand).getbbox()
 
 
 @both_families
 def test_siblings_share_no_list(episodes):
-    lists = [
-        id(x)
-        for t in episodes
-        for x in (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids)
-    ]
+    lists = [id(x) for t in episodes for x in (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids)]
     assert len(set(lists)) == len(lists)
     assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
 
@@ -213,20 +195,14 @@ def test_an_answer_wins_over_a_call(rollout, model, processor, samples, script):
 
 def test_a_turn_ends_right_after_a_call(rollout, model, processor, samples, script):
     text = call(10, 10, 60, 60)
-    script(
-        lambda rng: [
-            *processor.tokenizer(text + " and more", add_special_tokens=False)["input_ids"]
-        ]
-    )
+    script(lambda rng: [*processor.tokenizer(text + " and more", add_special_tokens=False)["input_ids"]])
     t = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
     assert t.turns[0] == text and len(t.boxes) == 1
 
 
 @both_families
 @pytest.mark.parametrize("short", [1, 10, 25])
-def test_an_observation_that_does_not_fit_is_dropped_whole(
-    rollout, model, processor, samples, script, short
-):
+def test_an_observation_that_does_not_fit_is_dropped_whole(rollout, model, processor, samples, script, short):
     script(lambda rng: call(10, 10, 60, 60))
     whole = rollout(model, processor, samples[:1], max_turns=2, **LIMITS)[0]
     first_turn = whole.sampled.index(0)
@@ -239,9 +215,7 @@ def test_an_observation_that_does_not_fit_is_dropped_whole(
         **LIMITS | {"max_tokens": first_turn + observation + 1 - short},
     )[0]
     assert (t.stop, t.boxes, len(t.images)) == ("budget", [], 1)
-    assert (
-        processor.image_token_id not in t.completion_ids and len(t.completion_ids) == first_turn
-    )
+    assert processor.image_token_id not in t.completion_ids and len(t.completion_ids) == first_turn
 
 
 def test_a_turn_that_runs_on_is_cut(rollout, model, processor, samples, script):
@@ -261,14 +235,10 @@ def test_banned_ids_are_never_sampled(rollout, model, processor, samples):
         trajectories = rollout(model, processor, samples, group=4, seed=0, **LIMITS)
     finally:
         hook.remove()
-    assert not {
-        i for t in trajectories for i, s in zip(t.completion_ids, t.sampled) if s
-    } & set(banned)
+    assert not {i for t in trajectories for i, s in zip(t.completion_ids, t.sampled) if s} & set(banned)
 
 
-def test_errors_keep_the_episode_going_and_show_no_picture(
-    rollout, model, processor, samples, script
-):
+def test_errors_keep_the_episode_going_and_show_no_picture(rollout, model, processor, samples, script):
     turns = iter(
         [
             call(50, 50, 20, 20),
@@ -286,17 +256,9 @@ def test_errors_keep_the_episode_going_and_show_no_picture(
 def test_a_hostile_call_leaves_no_image_token(rollout, model, processor, samples, script):
     """A call that spells special tokens out in letters: the error must not bring them back as tokens."""
     text = '<tool_call>{"name": "<|image_pad|>", "arguments": {"bbox_2d": "<|vision_start|>"}}</tool_call>'
-    spelled = [
-        i for c in text for i in processor.tokenizer(c, add_special_tokens=False)["input_ids"]
-    ]
-    script(
-        lambda rng: (
-            spelled + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
-        )
-    )
-    for t in rollout(
-        model, processor, samples, max_turns=2, **LIMITS | {"max_turn_tokens": 120}
-    ):
+    spelled = [i for c in text for i in processor.tokenizer(c, add_special_tokens=False)["input_ids"]]
+    script(lambda rng: spelled + processor.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"])
+    for t in rollout(model, processor, samples, max_turns=2, **LIMITS | {"max_turn_tokens": 120}):
         assert t.stop == "turns" and "<|image_pad|>" in t.turns[0]
     t = rollout(model, processor, samples, max_turns=3, **LIMITS | {"max_turn_tokens": 120})[0]
     assert t.errors and processor.image_token_id not in t.completion_ids
@@ -321,9 +283,7 @@ def test_arms(rollout, model, processor, samples, script, pictures):
     assert arms["off"].boxes == [] and "image_zoom_in_tool" not in processor.tokenizer.decode(
         arms["off"].prompt_ids
     )
-    assert (
-        arms["on"].boxes == arms["blank"].boxes == arms["random"].boxes == arms["oracle"].boxes
-    )
+    assert arms["on"].boxes == arms["blank"].boxes == arms["random"].boxes == arms["oracle"].boxes
     assert arms["blank"].images[1].getcolors() == [(112 * 112, (128, 128, 128))]
     assert ImageChops.difference(arms["on"].images[1], arms["random"].images[1]).getbbox()
     target = (
@@ -442,9 +402,7 @@ def test_what_fails_in_a_lane_is_heard(model, processor, samples, monkeypatch):
     """An unreadable picture, and a process that is killed, in the second lane."""
     broken = Sample("broken", "nowhere.png", "What?", "A")
     with pytest.raises(ValueError, match="nowhere.png"):
-        plain_rollout(
-            model, processor, [samples[0], broken], engine="slots", threads=2, **LIMITS
-        )
+        plain_rollout(model, processor, [samples[0], broken], engine="slots", threads=2, **LIMITS)
     begin, parent = Episodes.begin, os.getpid()
     monkeypatch.setattr(
         Episodes,
@@ -553,9 +511,7 @@ def test_a_graph_that_can_not_be_trusted_is_not_used(breaks, monkeypatch):
 
     stream, streams = SimpleNamespace(wait_stream=lambda other: None, device="cuda"), []
     graph_module.side_stream.cache_clear()
-    names = dict(
-        CUDAGraph=IdleGraph, Stream=lambda device: stream, current_stream=lambda: stream
-    )
+    names = dict(CUDAGraph=IdleGraph, Stream=lambda device: stream, current_stream=lambda: stream)
     names |= dict(stream=nullcontext, graph=graph, set_stream=streams.append)
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(**names))
     with pytest.warns(UserWarning, match="capturing" if breaks else "something else"):
@@ -573,9 +529,7 @@ def test_graphs_share_one_stream(monkeypatch):
     graph_module.side_stream.cache_clear()
 
 
-def test_a_failed_graph_is_tried_again_in_the_next_rollout(
-    model, processor, samples, script, monkeypatch
-):
+def test_a_failed_graph_is_tried_again_in_the_next_rollout(model, processor, samples, script, monkeypatch):
     plain = SlotEngine.__init__
     tried = []
     monkeypatch.setattr(slots_module, "capture_graph", lambda *given: tried.append(1))
@@ -644,9 +598,7 @@ def test_merged_lora_leaves_no_trace(model, processor, samples):
     names = [name for name, _ in lora.named_modules()]
     with merged_lora(lora):
         assert not any("lora" in name for name, _ in lora.named_modules())
-        merged = lora.state_dict()[
-            "base_model.model.model.language_model.layers.0.self_attn.q_proj.weight"
-        ]
+        merged = lora.state_dict()["base_model.model.model.language_model.layers.0.self_attn.q_proj.weight"]
         assert not any(torch.equal(merged, other) for other in before.values())
     assert [name for name, _ in lora.named_modules()] == names
     assert all(torch.equal(value, before[name]) for name, value in lora.state_dict().items())
@@ -654,15 +606,9 @@ def test_merged_lora_leaves_no_trace(model, processor, samples):
 
 def test_the_command_prints_a_trajectory():
     """Turns with logprobs, the crop, the reward's terms, and the advantages, which are those of the group."""
-    done = subprocess.run(
-        [sys.executable, "rollout.py"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "rollout.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (
-        "trained on" in done.stdout
-        and "not trained on" in done.stdout
-        and "[the crop:" in done.stdout
-    )
+    assert "trained on" in done.stdout and "not trained on" in done.stdout and "[the crop:" in done.stdout
     assert "accuracy 1" in done.stdout and "tool 1 = 2.00" in done.stdout
     advantages = [float(v) for v in re.findall(r"advantage ([+-][\d.]+)", done.stdout)]
     assert len(advantages) == 8 and abs(sum(advantages)) < 0.05 and "<- this one" in done.stdout

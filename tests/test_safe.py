@@ -19,20 +19,19 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_train import build, metrics, random_turn  # noqa: F401
 
-import runs
 import safe.checkpoints
 import select_data
 import train
-from judge import Judge
-from knobs import write_json, write_whole
-from report import health, history
+from grading.judge import Judge
+from runlog import runs
+from runlog.health import health, history
+from safe import files
 from safe.checkpoints import fault, newest_whole
+from safe.files import write_json, write_whole
 from safe.lock import hold
-from safe.trainer import NotFinite, where_to_go_on
+from training.base import NotFinite, where_to_go_on
 
-SMALL = shlex.split(
-    "--prompts 2 --group 4 --micro_batch 8 --eval_size 0 --threads 1 --show_every 100"
-)
+SMALL = shlex.split("--prompts 2 --group 4 --micro_batch 8 --eval_size 0 --threads 1 --show_every 100")
 
 
 def run(script, *arguments, **more):
@@ -74,9 +73,7 @@ def test_a_run_that_loses_its_numbers_ends_and_keeps_what_was_good(tmp_path):
     done = run("train.py", *SMALL, "--steps", 12, "--lr", "4e9", "--out", out)
     assert done.returncode == 1, done.stdout + done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert (
-        "3 steps in a row" in last and "lower --lr" in last and "Traceback" not in done.stderr
-    )
+    assert "3 steps in a row" in last and "lower --lr" in last and "Traceback" not in done.stderr
     rows = strict_rows(out / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) < 12
     assert [row["left_out"] for row in rows[-3:]] == [1.0, 1.0, 1.0]
@@ -90,9 +87,7 @@ def test_a_run_that_loses_its_numbers_ends_and_keeps_what_was_good(tmp_path):
 def plant(trainer, bad_steps: set[int]) -> None:
     """Let a weight's gradient be NaN in these steps."""
     weight = next(p for p in trainer.model.parameters() if p.requires_grad)
-    weight.register_hook(
-        lambda g: g * math.nan if trainer.state.global_step + 1 in bad_steps else g
-    )
+    weight.register_hook(lambda g: g * math.nan if trainer.state.global_step + 1 in bad_steps else g)
 
 
 def test_an_update_that_is_no_number_is_left_out(build, script, tmp_path, capsys):  # noqa: F811
@@ -125,9 +120,7 @@ def test_three_in_a_row_are_the_end_and_the_last_good_checkpoint_is_named(
     script(random_turn)
     trainer = build(steps=9, save_every=1)
     plant(trainer, {4, 5, 6})
-    with pytest.raises(
-        NotFinite, match="from step 4 on; checkpoint-2 is the last good one.*--lr"
-    ):
+    with pytest.raises(NotFinite, match="from step 4 on; checkpoint-2 is the last good one.*--lr"):
         trainer.train()
     assert len(metrics(tmp_path)) == 6
     assert {p.name for p in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
@@ -144,7 +137,7 @@ def test_a_jump_of_the_gradient_is_told_at_once():
 
 
 def test_files_are_strict_json(tmp_path):
-    runs.append_rows(tmp_path / "a.jsonl", {"loss": math.nan, "boxes": [[1.0, -math.inf]]})
+    files.append_rows(tmp_path / "a.jsonl", {"loss": math.nan, "boxes": [[1.0, -math.inf]]})
     write_json(tmp_path / "a.json", {"x": (math.inf, 1)})
     assert strict_rows(tmp_path / "a.jsonl") == [{"loss": None, "boxes": [[1.0, None]]}]
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [None, 1]}
@@ -172,9 +165,7 @@ def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_from_before(tmp_path):
     out = tmp_path / "run"
     argv = ["train.py", *SMALL, "--steps", "3", "--out", str(out)]
     code = FULL.format(root=str(ROOT), argv=argv, number=errno.ENOSPC)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "can't be written" in last and "No space left" in last
@@ -189,9 +180,7 @@ def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_from_before(tmp_path):
 def test_too_little_disk_is_told_before_training(tmp_path, monkeypatch):
     free = namedtuple_of(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
-    with pytest.raises(
-        ValueError, match="too little disk for checkpoints and pictures in .*0.0 are free"
-    ):
+    with pytest.raises(ValueError, match="too little disk for checkpoints and pictures in .*0.0 are free"):
         safe.checkpoints.check_space(tmp_path, 10**6)
 
 
@@ -301,10 +290,7 @@ def test_a_resume_without_its_checkpoints_refuses(copy):
     for checkpoint in copy.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     done = run("train.py", "--out", copy, "--resume", "--steps", 5)
-    assert (
-        done.returncode == 2
-        and "has done 3 steps, but holds no whole checkpoint" in done.stderr
-    )
+    assert done.returncode == 2 and "has done 3 steps, but holds no whole checkpoint" in done.stderr
     assert (copy / "metrics.jsonl").read_bytes() == before
 
 
@@ -321,7 +307,7 @@ def test_a_command_can_be_run_again_as_it_is(copy, tmp_path, capsys):
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
-    runs.append_rows(tmp_path / "metrics.jsonl", {"step": 3})
+    files.append_rows(tmp_path / "metrics.jsonl", {"step": 3})
     assert where_to_go_on(tmp_path, save_every=5) == (None, [{"step": 3}])
     with pytest.raises(ValueError, match="no whole checkpoint"):
         where_to_go_on(tmp_path, save_every=3)
@@ -329,19 +315,19 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
 
 def test_a_bad_line_costs_itself_alone(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
-    runs.append_rows(file, *[{"step": i} for i in range(5)])
+    files.append_rows(file, *[{"step": i} for i in range(5)])
     with file.open("a") as lines:
         lines.write('{"step": 5, "rew\n[1, 2]\n\x00\n')
-    runs.append_rows(file, *[{"step": i} for i in range(6, 1000)])
+    files.append_rows(file, *[{"step": i} for i in range(6, 1000)])
     text = file.read_bytes()
-    kept = runs.keep_rows(file, lambda row: row["step"] != 7)
+    kept = files.keep_rows(file, lambda row: row["step"] != 7)
     assert [row["step"] for row in kept] == [i for i in range(1000) if i not in (5, 7)]
     assert (tmp_path / "rows.jsonl.bak").read_bytes() == text
     assert "line 6, 7, 8 can't be read" in capsys.readouterr().out
     with file.open("a") as lines:
         lines.write('{"step": 1000, "cut')  # by a kill; the next line is not lost with it
-    runs.append_rows(file, {"step": 1001})
-    assert runs.read_rows(file)[-1] == {"step": 1001}
+    files.append_rows(file, {"step": 1001})
+    assert files.read_rows(file)[-1] == {"step": 1001}
 
 
 def test_a_cut_line_of_verdicts_blocks_nothing(tmp_path):
@@ -360,9 +346,7 @@ def test_a_dry_run_deletes_only_what_it_wrote(tmp_path, monkeypatch):
     (out / "parts" / "000000.json").write_text("[]")
     select_data.forget(out)
     assert all(file.read_text() == "mine" for file in mine)
-    assert (
-        not (out / "scores.parquet").exists() and not (out / "parts" / "000000.json").exists()
-    )
+    assert not (out / "scores.parquet").exists() and not (out / "parts" / "000000.json").exists()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -491,9 +475,7 @@ def server():
     http.shutdown()
 
 
-@pytest.mark.parametrize(
-    "say", ["", "Yesterday", "maybe yes", "<html>", "I would say no", None]
-)
+@pytest.mark.parametrize("say", ["", "Yesterday", "maybe yes", "<html>", "I would say no", None])
 def test_garbage_is_no_verdict(server, tmp_path, say):
     url, state = server
     state["say"] = say

@@ -13,8 +13,8 @@ import datasets
 import pytest
 from conftest import ROOT
 
-from answers import verifiable
 from data import Sample, load
+from grading.answers import verifiable
 from select_data import Knobs, open_ended, verdict
 
 SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
@@ -60,9 +60,7 @@ def test_multiple_choice_turns_open_ended_only_where_that_is_safe():
     question = dict(id="1", image=b"", answer="red", options=("red", "blue"))
     assert open_ended(Sample(question="Which colour?", **question)).options == ()
     assert open_ended(Sample(question="Which of the following is true?", **question)).options
-    assert open_ended(
-        Sample(question="Which?", **question | {"answer": "A"})
-    ).options  # only a letter
+    assert open_ended(Sample(question="Which?", **question | {"answer": "A"})).options  # only a letter
     assert verifiable(Sample(question="Which?", **question))
 
 
@@ -83,10 +81,7 @@ def test_files_and_their_contents(undisturbed):
     assert len(rows) == 24 == summary["scored"] and summary["kept"] == sum(
         r["verdict"] == "kept" for r in rows
     )
-    assert all(
-        len(r["answers_look"]) == len(r["answers_crop"]) == len(r["answers_own"]) == 2
-        for r in rows
-    )
+    assert all(len(r["answers_look"]) == len(r["answers_crop"]) == len(r["answers_own"]) == 2 for r in rows)
     assert (undisturbed / "summary.png").stat().st_size > 10_000
     selected = load(str(undisturbed))
     source = {s.id: s for s in load("toy-mixture", split="train", limit=24)}
@@ -106,12 +101,8 @@ def test_files_and_their_contents(undisturbed):
     }  # fmt: skip
     assert len(verl) == len(selected)
     for row, sample in zip(verl, selected):
-        assert row["prompt"][1]["content"].startswith(
-            f"<image>\n{sample.question}\nThink first"
-        )
-        assert (
-            row["reward_model"]["ground_truth"] == sample.answer and row["images"][0]["bytes"]
-        )
+        assert row["prompt"][1]["content"].startswith(f"<image>\n{sample.question}\nThink first")
+        assert row["reward_model"]["ground_truth"] == sample.answer and row["images"][0]["bytes"]
 
 
 def test_what_it_keeps_needs_the_zoom(tmp_path):
@@ -125,13 +116,9 @@ def test_what_it_keeps_needs_the_zoom(tmp_path):
     kept = Counter(row["kind"] for row in rows if row["verdict"] == "kept")
     need = ("read", "compare")
     assert sum(kept[kind] for kind in need) >= 0.95 * kept.total(), kept
-    assert sum(kept[kind] for kind in need) >= 0.7 * sum(everything[kind] for kind in need), (
-        kept
-    )
+    assert sum(kept[kind] for kind in need) >= 0.7 * sum(everything[kind] for kind in need), kept
     broken = ("mislabelled", "blank")
-    assert sum(kept[kind] for kind in broken) <= 0.05 * sum(
-        everything[kind] for kind in broken
-    ), kept
+    assert sum(kept[kind] for kind in broken) <= 0.05 * sum(everything[kind] for kind in broken), kept
     command = [sys.executable, "train.py", "--data", str(out), "--steps", "1", "--prompts", "4"]
     command += ["--eval_size", "0", "--out", str(tmp_path / "run")]
     trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -163,9 +150,7 @@ def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
     result = run("--out", out, "--own", *SMALL)
     assert result.returncode == 0, result.stderr
     assert scores(out) == scores(undisturbed)
-    assert all(
-        (out / "parts" / name).stat().st_mtime_ns == then for name, then in before.items()
-    )
+    assert all((out / "parts" / name).stat().st_mtime_ns == then for name, then in before.items())
 
 
 def test_two_shards_equal_one_run(undisturbed, tmp_path):
@@ -177,9 +162,7 @@ def test_two_shards_equal_one_run(undisturbed, tmp_path):
 
 def test_rescoring_needs_no_model(undisturbed):
     began = time.time()
-    result = run(
-        "--out", undisturbed, "--rescore", "--gain", "-1", "--solvable", "0", "--easiest", "1"
-    )
+    result = run("--out", undisturbed, "--rescore", "--gain", "-1", "--solvable", "0", "--easiest", "1")
     assert result.returncode == 0 and "24 of 24 kept" in result.stdout, result.stdout
     assert time.time() - began < 30
     kinds = Counter(s.meta["kind"] for s in load(str(undisturbed)))
@@ -200,6 +183,4 @@ def test_bad_use_is_one_clear_line(tmp_path, here):
         (["--data", "toyz", "--out", tmp_path / "x"], "unknown data set"),
     ):
         result = here("select_data.py", *arguments)
-        assert result.returncode == 2 and message in result.stderr.splitlines()[-1], (
-            result.stderr
-        )
+        assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr

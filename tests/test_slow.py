@@ -45,9 +45,7 @@ def kill_often(command: list[str], at_rest) -> None:
     rng = random.Random(0)
     for _ in range(KILLS):
         code = killed(command, rng.uniform(3, 9))
-        assert code == -signal.SIGKILL, (
-            f"it ended by itself with {code}: too little work for the kills"
-        )
+        assert code == -signal.SIGKILL, f"it ended by itself with {code}: too little work for the kills"
         at_rest()
 
 
@@ -102,9 +100,7 @@ def test_eval_killed_again_and_again(tmp_path):
 
 def test_two_thousand_steps_grow_by_little(tmp_path):
     out = tmp_path / "run"
-    knobs = (
-        "--prompts 1 --group 2 --micro_batch 2 --max_turns 1 --max_turn_tokens 4 --eval_size 0"
-    )
+    knobs = "--prompts 1 --group 2 --micro_batch 2 --max_turns 1 --max_turn_tokens 4 --eval_size 0"
     knobs += " --save_every 500 --threads 1 --guard off"
     done = run("train.py", *shlex.split(knobs), "--steps", 2000, "--out", out)
     assert done.returncode == 0, done.stderr

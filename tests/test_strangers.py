@@ -17,16 +17,16 @@ from PIL import Image
 from test_rollout import random_turn
 from test_safe import SMALL, run
 
-import answers
 import tools
-from answers import formula_value, same_formula
+from config import PRESETS, Limits
 from data import MOST_PIXELS, Sample, load, opened
-from judge import Judge
-from knobs import PRESETS, Limits, write_json
+from grading import answers
+from grading.answers import formula_value, same_formula
+from grading.judge import Judge
 from model import load_model, resolve
-from report import make_page
 from rollout import Episodes, rollout
-from runs import append_rows
+from runlog.render import make_page
+from safe.files import append_rows, write_json
 
 GOOD = {"image": "a.png", "question": "What letter is on the red tile?", "answer": "A"}
 
@@ -116,12 +116,7 @@ def bomb(width: int, height: int) -> bytes:
 
     head = width.to_bytes(4) + height.to_bytes(4) + b"\x01\x00\x00\x00\x00"
     content = zlib.compress(b"\x00" * 1000)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", content)
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
@@ -181,9 +176,7 @@ def test_rows_stay_in_their_folder(mine):
     (mine / "link.png").symlink_to(outside)
     rows = [GOOD | {"image": name} for name in ("../secret.png", str(outside), "link.png")]
     write_rows(mine, GOOD, *rows)
-    assert [sample.image for sample in load("mine")] == [
-        str(mine.relative_to(mine.parent) / "a.png")
-    ]
+    assert [sample.image for sample in load("mine")] == [str(mine.relative_to(mine.parent) / "a.png")]
     bad = (mine.parent / "runs" / "bad-rows-mine.jsonl").read_text()
     assert bad.count("lies outside the folder") == 3
     assert len(load("mine", allow_outside=True)) == 4
@@ -214,13 +207,9 @@ def test_a_page_embeds_its_own_pictures_alone(tmp_path):
     assert "secret-models" not in text and "10.0.0.9" not in text and "qwen" in text
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     nonce = re.search(r"script-src 'nonce-(\w+)'", policy)[1]
-    assert (
-        "default-src 'none'" in policy and "unsafe-inline" not in policy.split("script-src")[1]
-    )
+    assert "default-src 'none'" in policy and "unsafe-inline" not in policy.split("script-src")[1]
     scripts = re.findall(r"<script[^>]*>", text)
-    assert (
-        all(nonce in tag or "application/json" in tag for tag in scripts) and len(scripts) == 2
-    )
+    assert all(nonce in tag or "application/json" in tag for tag in scripts) and len(scripts) == 2
     assert "<img src=x" not in text and make_page(run_folder).read_text() != text  # a new nonce
 
 
@@ -456,9 +445,7 @@ def test_a_good_call_after_any_text_is_a_crop(width, height, data):
     assert check_text(data.draw(TEXT) + call(*box), width, height)
 
 
-@settings(
-    max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT | WRITTEN, max_size=4))
 def test_books_are_right_whatever_is_written(processor, turns):
     """As many pads as pictures have tokens, and every list as long as the tokens."""
@@ -498,9 +485,7 @@ def test_any_row_is_a_sample_or_is_named(mine, changed):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (300, 200)])
-def test_a_random_policy_on_pictures_of_every_shape_and_mode(
-    script, model, processor, size, mode
-):
+def test_a_random_policy_on_pictures_of_every_shape_and_mode(script, model, processor, size, mode):
     """What comes of its calls is a crop or an error; the episode ends, its books are right."""
     script(random_turn)
     limits = {"max_turns": 3, "max_turn_tokens": 40, "max_tokens": 300, "engine": "slots"}

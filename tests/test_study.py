@@ -13,18 +13,18 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import claims.bases
-import claims.runs
-from claims import verdicts
-from claims.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, ask, of_size
-from claims.page import write_page
-from claims.runs import CURVE_DATA
-from claims.seeds import table
-from claims.stored import Stored
-from claims.verdicts import FORCED, MIXED, ON, SAMPLED
+import study.bases
+import study.runs
+from evaluation.stats import holm, permutation_p
 from model import load_model
-from runs import read_rows
-from stats import holm, permutation_p
+from safe.files import read_rows
+from study import verdicts
+from study.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, ask, of_size
+from study.page import write_page
+from study.runs import CURVE_DATA
+from study.seeds import table
+from study.stored import Stored
+from study.verdicts import FORCED, MIXED, ON, SAMPLED
 from toy import make_base
 
 
@@ -92,9 +92,7 @@ def test_a_folder_that_is_no_run_is_one_line(argv, here):
 KINDS = "rrrrccgl" * 10
 
 
-def line(
-    arm: str, seed: int = 0, asked=(), right=1.0, zooms=1.0, box=(0, 0, 90, 90), **more
-) -> dict:
+def line(arm: str, seed: int = 0, asked=(), right=1.0, zooms=1.0, box=(0, 0, 90, 90), **more) -> dict:
     """A stored run in which the first share of the questions is right, and zoomed on, with one box."""
     number = len(KINDS)
     answers = {
@@ -117,9 +115,7 @@ def word(lines: list[dict], claim: str) -> str:
     return finding.word
 
 
-@pytest.mark.parametrize(
-    "zooms, expected", [(1.0, "refuted"), (0.05, "supported"), (0.5, "undecided")]
-)
+@pytest.mark.parametrize("zooms, expected", [(1.0, "refuted"), (0.05, "supported"), (0.5, "undecided")])
 def test_without_a_bonus(zooms, expected):
     lines = [line("no bonus", seed, [ON], zooms=zooms) for seed in range(5)]
     assert word(lines, "without_bonus") == expected
@@ -149,9 +145,7 @@ def test_a_price_must_hold_in_every_seed():
     """In the planted answers the kinds are mixed evenly: zooms on all of them, `glance` too."""
     sizes = [f"{of_size(size)} | on" for size in (36, 210)]
     asked = [MIXED, *sizes]
-    lines = [line("base")] + [
-        line(arm, s, asked) for arm in ("paid", "priced") for s in range(2)
-    ]
+    lines = [line("base")] + [line(arm, s, asked) for arm in ("paid", "priced") for s in range(2)]
     assert word(lines, "price_teaches_restraint") == "refuted"
 
     def selective(answers: dict) -> dict:
@@ -233,7 +227,7 @@ def test_a_claim_without_answers_is_not_supported():
 
 def test_an_unknown_arm_is_named_before_any_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        claims.runs.do_all(tmp_path / "runs", tmp_path / "study.jsonl", 1, ["shy", "prised"])
+        study.runs.do_all(tmp_path / "runs", tmp_path / "study.jsonl", 1, ["shy", "prised"])
     assert "'prised'" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
@@ -245,9 +239,7 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
         "accuracy_read": [0.5] * 40,
     }
     metrics["calls"] = [0.4] * 5 + [2.0] * 10 + [1.2] * 25
-    lines = [
-        line("base", 0, [ON, FORCED, SAMPLED, *(f"{of_size(s)} | on" for s in SIZES)], zooms=0)
-    ]
+    lines = [line("base", 0, [ON, FORCED, SAMPLED, *(f"{of_size(s)} | on" for s in SIZES)], zooms=0)]
     lines[0]["skills"] = {"read": 0.9}
     for arm in ("no bonus", "bonus, blank", "no bonus, blank", "no bonus, 3136"):
         lines += [line(arm, seed, [ON, FORCED], metrics=metrics) for seed in range(3)]
@@ -258,15 +250,8 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "study.md").read_text()
     assert done.stdout.strip() == str(tmp_path / "study.md")
-    assert (
-        "| 2. Without the tool bonus the model stops calling the tool | Table 5 | **refuted** |"
-        in text
-    )
-    assert (
-        "**not run**" in text
-        and "**not tested**" in text
-        and "1.00, 1.00, 1.00 | 1.000" in text
-    )
+    assert "| 2. Without the tool bonus the model stops calling the tool | Table 5 | **refuted** |" in text
+    assert "**not run**" in text and "**not tested**" in text and "1.00, 1.00, 1.00 | 1.000" in text
     assert "nan" not in text and "None" not in text
     for name in re.findall(r"!\[.*\]\(([^)]+)\)", text):
         assert (tmp_path / name).stat().st_size > 0
@@ -285,13 +270,13 @@ def test_the_page_in_docs_is_that_of_the_stored_scores(tmp_path):
 def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
     """The real commands on the toy: two short runs, and one more seed when it is called again."""
     arms = [Arm("bonus", "--prompts 2 --group 4", 2, ask("on sampled", "toy"), seeds=2)]
-    monkeypatch.setattr(claims.runs, "ARMS", arms)
-    monkeypatch.setattr(claims.runs, "BASES", {"base": ask("forced", "toy")})
-    monkeypatch.setattr(claims.runs, "QUESTIONS", 6)
-    monkeypatch.setattr(claims.runs, "measure_skills", lambda model, processor: {"read": 0.5})
+    monkeypatch.setattr(study.runs, "ARMS", arms)
+    monkeypatch.setattr(study.runs, "BASES", {"base": ask("forced", "toy")})
+    monkeypatch.setattr(study.runs, "QUESTIONS", 6)
+    monkeypatch.setattr(study.runs, "measure_skills", lambda model, processor: {"read": 0.5})
     stored = tmp_path / "study.jsonl"
-    claims.runs.do_all(tmp_path / "runs", stored, 1, [])
-    claims.runs.do_all(tmp_path / "runs", stored, 2, [])
+    study.runs.do_all(tmp_path / "runs", stored, 1, [])
+    study.runs.do_all(tmp_path / "runs", stored, 2, [])
     base, first, second = map(json.loads, stored.read_text().splitlines())
     assert (base["arm"], first["seed"], second["seed"]) == ("base", 0, 1)
     assert len(first["metrics"]["tool_rate"]) == 2
@@ -310,7 +295,7 @@ def test_a_run_that_two_hands_wrote_is_not_kept(tmp_path, capsys):
     rows = [{"step": step, "calls": 1.0} for step in (1, 1, 2, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(SystemExit):
-        claims.runs.kept_metrics(tmp_path)
+        study.runs.kept_metrics(tmp_path)
     assert "every step once" in capsys.readouterr().err
 
 
@@ -358,18 +343,15 @@ def test_holm_against_the_textbook():
 def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
     """A step of it, from the base's last lessons; made once."""
     usual = make_base.loose_box
-    folder = claims.bases.make_cold_base(tmp_path / "cold", steps=1)
+    folder = study.bases.make_cold_base(tmp_path / "cold", steps=1)
     assert make_base.loose_box is usual
     model, _ = load_model(str(folder))
     base, _ = load_model("tiny")
-    moved = [
-        (one - other).abs().max().item()
-        for one, other in zip(model.parameters(), base.parameters())
-    ]
+    moved = [(one - other).abs().max().item() for one, other in zip(model.parameters(), base.parameters())]
     assert 0 < max(moved) < 0.1
-    assert claims.bases.make_cold_base(tmp_path / "cold", steps=10**9) == folder
+    assert study.bases.make_cold_base(tmp_path / "cold", steps=10**9) == folder
     rng = random.Random(0)
-    boxes = [claims.bases.box_anywhere(rng, None) for _ in range(200)]
+    boxes = [study.bases.box_anywhere(rng, None) for _ in range(200)]
     assert min(box[0] for box in boxes) < 10 and max(box[2] for box in boxes) > 100
     assert all(0 <= x1 < x2 <= 112 and 0 <= y1 < y2 <= 112 for x1, y1, x2, y2 in boxes)
 
@@ -377,9 +359,9 @@ def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
 def test_a_shy_base_sees_lighter_calls(tmp_path):
     """One step with calls of an eighth of the weight is another step than one with the usual weight."""
     usual = make_base.CALL
-    claims.bases.make_shy_base(tmp_path / "shy", steps=1)
+    study.bases.make_shy_base(tmp_path / "shy", steps=1)
     assert usual == make_base.CALL
-    claims.bases.teach(tmp_path / "usual", 1, "CALL", usual)
+    study.bases.teach(tmp_path / "usual", 1, "CALL", usual)
     shy, _ = load_model(str(tmp_path / "shy"))
     same, _ = load_model(str(tmp_path / "usual"))
     pairs = zip(shy.parameters(), same.parameters())

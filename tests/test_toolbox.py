@@ -12,11 +12,11 @@ from test_rollout import full_logprobs
 
 import rollout
 import tools
+from config import Limits
 from data import Sample
-from knobs import Limits
+from evaluation.scores import make_record, plain_grade, step_stats, summarise
+from options.toolbox import TOOLBOX, image_rotate_tool, named
 from reward import score
-from scores import make_record, plain_grade, step_stats, summarise
-from toolbox import TOOLBOX, image_rotate_tool, named
 from tools import View, ZoomError
 
 BOTH = "zoom,rotate"
@@ -57,9 +57,7 @@ def arrow():
     picture = Image.new("RGB", (1008, 504), "white")
     picture.paste("red", (0, 0, 100, 504))
     picture.paste("blue", (908, 0, 1008, 504))
-    return Sample(
-        "arrow", picture, "What is at the top?", "blue", boxes=((908.0, 0.0, 1008.0, 504.0),)
-    )
+    return Sample("arrow", picture, "What is at the top?", "blue", boxes=((908.0, 0.0, 1008.0, 504.0),))
 
 
 def test_the_prompt_of_the_zoom_alone_is_what_it_was():
@@ -107,20 +105,14 @@ def test_a_rotation_alone_earns_the_bonus_and_is_counted(processor, arrow):
     assert stats["tool_rate"] == stats["delivered"] == stats["rate_image_rotate_tool"] == 1.0
     assert stats["iou"] is None
     summary = summarise([make_record(trajectory, plain_grade(trajectory), "on")])
-    assert (
-        summary["tool_rate"] == summary["crops"] == summary["rate_image_rotate_tool"] == 1.0
-    )
+    assert summary["tool_rate"] == summary["crops"] == summary["rate_image_rotate_tool"] == 1.0
 
 
 def test_control_arms_leave_a_rotation_alone_but_for_its_pixels(processor, arrow):
     for arm in ("random", "oracle"):
-        trajectory, (rotated, _) = play(
-            processor, arrow, [rotate_call(180), "<answer>x</answer>"], tool=arm
-        )
+        trajectory, (rotated, _) = play(processor, arrow, [rotate_call(180), "<answer>x</answer>"], tool=arm)
         assert tuple(np.asarray(rotated.pictures[0])[5, 2]) == (0, 0, 255), arm
-    _, (rotated, _) = play(
-        processor, arrow, [rotate_call(180), "<answer>x</answer>"], tool="blank"
-    )
+    _, (rotated, _) = play(processor, arrow, [rotate_call(180), "<answer>x</answer>"], tool="blank")
     assert len(set(rotated.pictures[0].getcolors())) == 1
 
 
@@ -132,9 +124,7 @@ def test_a_tool_that_is_not_offered_is_unknown(processor, arrow):
     ]
 
 
-@pytest.mark.parametrize(
-    "angle", ['"90"', "true", "null", "[90]", "1e999", "-1e400", "1e7", "{}"]
-)
+@pytest.mark.parametrize("angle", ['"90"', "true", "null", "[90]", "1e999", "-1e400", "1e7", "{}"])
 def test_angles_that_are_refused(processor, arrow, angle):
     trajectory, (said, _) = play(processor, arrow, [rotate_call(angle), "<answer>x</answer>"])
     assert "degrees" in trajectory.errors[0] and not said.pictures and trajectory.delivered == 0

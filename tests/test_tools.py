@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import tools
-from answers import find_answer
+from grading.answers import find_answer
 from tools import View, ZoomError, find_call, fit, parse_call
 
 
@@ -93,9 +93,7 @@ def test_the_last_call_counts():
 
 @given(
     st.text()
-    | st.text(alphabet='{}[]",:<>/tol_cabx2d1234567890.eE+- ').map(
-        lambda t: f"<tool_call>{t}</tool_call>"
-    )
+    | st.text(alphabet='{}[]",:<>/tol_cabx2d1234567890.eE+- ').map(lambda t: f"<tool_call>{t}</tool_call>")
 )
 def test_any_text_parses_or_is_refused(text):
     """Never another exception, and what parses are four finite numbers."""
@@ -150,9 +148,7 @@ SIZES = st.tuples(st.integers(28, 3000), st.integers(28, 3000))
 
 
 @settings(deadline=None)
-@given(
-    SIZES, st.integers(56 * 56, 10**6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4)
-)
+@given(SIZES, st.integers(56 * 56, 10**6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4))
 def test_a_crop_is_what_the_box_says(size, budget, box):
     """Clamped to the picture, covering the scaled box, never more than a pixel larger."""
     view = View(Image.new("L", size), fit(size, budget))
@@ -160,9 +156,7 @@ def test_a_crop_is_what_the_box_says(size, budget, box):
         crop, (x1, y1, x2, y2) = view.crop(tuple(box))
     except ZoomError:
         return
-    assert (
-        0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1] and crop.size == (x2 - x1, y2 - y1)
-    )
+    assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1] and crop.size == (x2 - x1, y2 - y1)
     left, top, right, bottom = view.to_original(tuple(box))
     for got, wanted, most in (
         (x1, left, size[0]),
@@ -182,9 +176,9 @@ def test_a_crop_is_what_the_box_says(size, budget, box):
 def test_what_fits_is_left_alone_by_the_image_processor(size, budget):
     """The rollout resizes once; the processor must then see exactly the grid that was promised."""
     shown = fit(size, budget)
-    grid = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=10**8)(
-        [Image.new("RGB", shown)]
-    )["image_grid_thw"][0]
+    grid = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=10**8)([Image.new("RGB", shown)])[
+        "image_grid_thw"
+    ][0]
     assert (grid[2] * 14, grid[1] * 14) == shown and shown[0] % 28 == shown[1] % 28 == 0
 
 
@@ -240,9 +234,7 @@ def test_the_prompt_is_what_the_chat_template_writes(family):
         },
     ]
     rendered = (
-        jinja2.Environment()
-        .from_string(template)
-        .render(messages=messages, add_generation_prompt=True)
+        jinja2.Environment().from_string(template).render(messages=messages, add_generation_prompt=True)
     )
     assert rendered == tools.prompt("What?")
 

@@ -26,10 +26,10 @@ import reward
 import train
 from bench import stock_batch
 from data import Sample, load
-from fast import packed, slots
+from engine import shared_prefix, slots
 from model import load_model
 from reward import group_advantages
-from runs import picture_bytes
+from runlog.runs import picture_bytes
 from safe.checkpoints import newest_whole
 
 
@@ -138,9 +138,7 @@ def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
     assert [row["step"] for row in rows] == [1, 2]
     assert max(row["logp_gap"] for row in rows) < 1e-4
     assert rows[0]["delivered"] > 0 and rows[0]["errors"] > 0 and rows[0]["grad_norm"] > 0
-    changed = [
-        p.abs().sum() for name, p in trainer.model.named_parameters() if "lora_B" in name
-    ]
+    changed = [p.abs().sum() for name, p in trainer.model.named_parameters() if "lora_B" in name]
     assert all(changed) and not any(
         p.requires_grad for name, p in trainer.model.named_parameters() if "visual" in name
     )
@@ -218,9 +216,7 @@ def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta
         noise = 0.4 * torch.randn(len(t.sampled), generator=random)
         t.old_logprobs = torch.tensor(t.logprobs) + noise
         ratio = (-noise).exp()
-        clipped += (
-            (ratio > 1.28) & (t.advantage > 0) | (ratio < 0.8) & (t.advantage < 0)
-        ).sum()
+        clipped += ((ratio > 1.28) & (t.advantage > 0) | (ratio < 0.8) & (t.advantage < 0)).sum()
     oracle = copy.copy(trainer)
     oracle.__class__ = StockLoss
     losses = {}
@@ -232,9 +228,7 @@ def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta
             loss = each.compute_loss(trainer.model, part)
             loss.backward()
             losses[name].append(loss.item())
-        grads[name] = {
-            n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad
-        }
+        grads[name] = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert clipped > 5
     assert losses["ours"] == pytest.approx(losses["trl"], abs=1e-6)
     assert_equal(grads["ours"], grads["trl"], 1e-5)
@@ -244,9 +238,7 @@ def test_split_groups_keeps_members_together():
     groups = [[f"{g}{m}" for m in range(4)] for g in "abc"]
     for size in (1, 2, 3, 4, 6, 12):
         parts = train.split_groups(groups, size)
-        assert [m for part in parts for group in part for m in group] == [
-            m for g in groups for m in g
-        ]
+        assert [m for part in parts for group in part for m in group] == [m for g in groups for m in g]
         assert all(sum(map(len, part)) == size for part in parts)
         assert all(len({m[0] for m in group}) == 1 for part in parts for group in part)
         assert all(len({group[0][0] for group in part}) == len(part) for part in parts)
@@ -267,9 +259,7 @@ def test_the_page_shows_the_advantages_that_train(build, script, tmp_path, monke
     """Those of a stored group are those that reach the loss, for both ways of taking them."""
     for kind in ("std", "mean"):
         script(random_turn)
-        trainer = build(
-            steps=1, prompts=1, group=6, micro_batch=6, advantage=kind, show_every=1
-        )
+        trainer = build(steps=1, prompts=1, group=6, micro_batch=6, advantage=kind, show_every=1)
         seen, plain = [], trainer.compute_loss
 
         def spy(model, groups, *args, seen=seen, plain=plain, **more):
@@ -279,10 +269,7 @@ def test_the_page_shows_the_advantages_that_train(build, script, tmp_path, monke
         monkeypatch.setattr(trainer, "compute_loss", spy)
         (tmp_path / "trajectories.jsonl").unlink(missing_ok=True)
         trainer.train()
-        rows = [
-            json.loads(line)
-            for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()
-        ]
+        rows = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
         shown = sorted(row["advantage"] for row in rows if not row["probe"])
         assert len(set(shown)) > 1 and shown == pytest.approx(sorted(seen))
 
@@ -300,13 +287,13 @@ def test_formulas_are_compared_in_training(build, script, tmp_path):
 def test_trajectories_without_an_advantage_are_not_computed(build, script, monkeypatch):
     """A dead group costs nothing, and its absence changes neither loss nor gradients."""
     results, computed = [], []
-    plain = packed.packed_logprobs
+    plain = shared_prefix.packed_logprobs
 
     def spy(base, groups, temperature):
         computed.append(sum(map(len, groups)))
         return plain(base, groups, temperature)
 
-    monkeypatch.setattr(packed, "packed_logprobs", spy)
+    monkeypatch.setattr(shared_prefix, "packed_logprobs", spy)
 
     def policy(rng):  # the first group always fails alike, the others differ
         policy.asked += 1
@@ -322,10 +309,7 @@ def test_trajectories_without_an_advantage_are_not_computed(build, script, monke
 
 def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch):
     """The same prompt ids, but another picture: not one group."""
-    same = [
-        replace(sample, question="What letter is on the red tile?")
-        for sample in load("toy", limit=6)
-    ]
+    same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
     results = []
     for kind in (train.ZoomGRPOTrainer, StockLoss):
         script(random_turn)
@@ -344,10 +328,7 @@ def test_only_sampled_tokens_move_the_policy(build, script):
     groups = trainer.sample_groups(trainer.samples[:3])
     logprobs, entropies, mask = trainer.model(packed=groups, temperature=1.0)
     for t, row, own in zip([t for group in groups for t in group], mask, logprobs):
-        assert (
-            row[: len(t.sampled)].int().tolist() == t.sampled
-            and not row[len(t.sampled) :].any()
-        )
+        assert row[: len(t.sampled)].int().tolist() == t.sampled and not row[len(t.sampled) :].any()
         assert own[: len(t.logprobs)].tolist() == pytest.approx(t.logprobs, abs=1e-4)
     assert not logprobs[~mask].any() and not entropies[~mask].any()
 
@@ -371,9 +352,7 @@ def test_every_picture_is_opened_and_seen_once_a_step(build, script):
         counts.update(opened=1)
         return sample.open()
 
-    trainer.samples = [
-        replace(sample, image=partial(drawn, sample)) for sample in trainer.samples
-    ]
+    trainer.samples = [replace(sample, image=partial(drawn, sample)) for sample in trainer.samples]
     pictures, plain = set(), trainer.roll_and_score
 
     def note(chosen):
@@ -384,10 +363,7 @@ def test_every_picture_is_opened_and_seen_once_a_step(build, script):
     trainer.roll_and_score = note
     trainer.train()
     assert counts["opened"] == 3
-    assert (
-        counts["seen"] == len(pictures) > 3
-        and counts["text_backward"] > 0 == counts["vision_backward"]
-    )
+    assert counts["seen"] == len(pictures) > 3 and counts["text_backward"] > 0 == counts["vision_backward"]
 
 
 def test_the_bonus_is_the_knobs(build, script, tmp_path):
@@ -506,10 +482,7 @@ def test_the_main_job_in_small(tmp_path):
     assert set(scores["after"]) == arms and set(scores["paired"]) == {"on", "off", "forced"}
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 6 * (3 + len(arms))
-    assert (
-        scores["after"]["on"]["all"]["n"] == 6
-        and scores["after"]["off"]["all"]["tool_rate"] == 0
-    )
+    assert scores["after"]["on"]["all"]["n"] == 6 and scores["after"]["off"]["all"]["tool_rate"] == 0
     assert (out / "curves.png").stat().st_size > 10_000
     # What it says at the start, and at each step
     assert (out / "report.html").as_uri() in result.stdout.split("reward")[0]
@@ -517,18 +490,11 @@ def test_the_main_job_in_small(tmp_path):
     drawn = sum(file.stat().st_size for file in (out / "pictures").iterdir())
     knobs = json.loads((out / "args.json").read_text())
     assert 0 < drawn <= picture_bytes(train.Knobs(**knobs))
-    assert (
-        len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3
-        and "after: oracle" in result.stdout
-    )
+    assert len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3 and "after: oracle" in result.stdout
     scores["after"].pop("oracle")  # as if it had been killed while it was being scored
     (out / "eval.json").write_text(json.dumps(scores))
     resumed = run("--out", out, "--resume")
-    assert (
-        resumed.returncode == 0
-        and metrics(out) == rows
-        and "oracle: 6 questions" in resumed.stdout
-    )
+    assert resumed.returncode == 0 and metrics(out) == rows and "oracle: 6 questions" in resumed.stdout
     assert "oracle" in json.loads((out / "eval.json").read_text())["after"]
     back = run("--out", out, "--resume", "--steps", 2)
     assert back.returncode == 2 and "would go back" in back.stderr
@@ -563,9 +529,7 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         reached = int(checkpoint.name.split("-")[1])
         assert reached >= kill_at - 1  # no step lost but the running one
         kept.append((reached, metrics(out)[:reached]))
-        (out / "metrics.jsonl").open("a").write(
-            '{"step": 99, "rew'
-        )  # a line cut short by the kill
+        (out / "metrics.jsonl").open("a").write('{"step": 99, "rew')  # a line cut short by the kill
         arguments = ["--out", out, "--resume"]
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
@@ -602,18 +566,13 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
 def test_bad_knobs_end_in_one_clear_line(arguments, message, here):
     result = here("train.py", *arguments)
     lines = [line for line in result.stderr.splitlines() if "gemm_4bit" not in line]
-    assert result.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), (
-        result.stderr
-    )
+    assert result.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_help_explains_every_knob():
     text = run("--help").stdout
-    assert (
-        all(f"--{name}" in text for name in train.Knobs.__dataclass_fields__)
-        and "python train.py" in text
-    )
+    assert all(f"--{name}" in text for name in train.Knobs.__dataclass_fields__) and "python train.py" in text
 
 
 def test_eval_scores_a_model_and_a_checkpoint(tmp_path, here):
@@ -677,7 +636,7 @@ def first_gradients(trainer) -> dict[str, torch.Tensor]:
 
 def cap_updates(monkeypatch, most: int, where: str) -> None:
     """Let updates of more than `most` members run out of memory, in the forward or in the backward pass."""
-    plain = packed.packed_logprobs
+    plain = shared_prefix.packed_logprobs
 
     def capped(model, groups, temperature):
         too_many = sum(map(len, groups)) > most
@@ -688,13 +647,11 @@ def cap_updates(monkeypatch, most: int, where: str) -> None:
             logprobs.register_hook(out_of_memory)
         return logprobs, *rest
 
-    monkeypatch.setattr(packed, "packed_logprobs", capped)
+    monkeypatch.setattr(shared_prefix, "packed_logprobs", capped)
 
 
 def out_of_memory(*arguments):
-    raise RuntimeError(
-        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-    )
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
 
 @pytest.mark.parametrize(
@@ -707,9 +664,7 @@ def out_of_memory(*arguments):
     ],
 )
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_an_update_out_of_memory_is_done_in_halves(
-    build, script, monkeypatch, capsys, knobs, where
-):
+def test_an_update_out_of_memory_is_done_in_halves(build, script, monkeypatch, capsys, knobs, where):
     """The same gradients come out, though the first attempt had got as far as some gradients."""
     script(random_turn)
     knobs |= {"steps": 1}
@@ -730,9 +685,7 @@ def test_what_fails_in_halves_is_the_end(build, script, monkeypatch):
         build(micro_batch=6).train()
 
 
-def test_a_rollout_out_of_memory_gets_half_the_slots(
-    build, script, monkeypatch, capsys, tmp_path
-):
+def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch, capsys, tmp_path):
     plain = slots.SlotCache.__init__
 
     def capped(cache, config, count, *arguments):
@@ -746,9 +699,7 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(
     trainer = build(steps=1)
     found = first_gradients(trainer)
     assert trainer.knobs.batch == 6
-    assert (
-        capsys.readouterr().out.count("out of memory in a rollout: from here on --batch 6") == 1
-    )
+    assert capsys.readouterr().out.count("out of memory in a rollout: from here on --batch 6") == 1
     assert all(gradient.norm() > 0 for gradient in found.values())
     assert len(metrics(tmp_path)) == 1
     monkeypatch.setattr(slots.SlotCache, "__init__", out_of_memory)
@@ -762,15 +713,13 @@ def test_the_last_word_names_the_knob(tmp_path):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 sys.argv = "train.py --steps 1 --prompts 2 --eval_size 0 --out".split() + [{str(tmp_path / "run")!r}]
-import fast.slots, runpy
+import engine.slots, runpy
 def full(*arguments):
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-fast.slots.SlotCache.__init__ = full
+engine.slots.SlotCache.__init__ = full
 runpy.run_path("train.py", run_name="__main__")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "out of memory" in last and "lower --" in last and "--resume" in last
@@ -789,9 +738,7 @@ def test_adapters_in_4_bits_train_in_float32_before_and_after_a_resume(tmp_path)
     )  # fmt: skip
     checkpoint = None
     for steps in (1, 2):
-        model, processor = load_model(
-            "tiny", quantize="4bit", dtype=torch.bfloat16, device="cpu"
-        )
+        model, processor = load_model("tiny", quantize="4bit", dtype=torch.bfloat16, device="cpu")
         knobs = train.Knobs(**given, steps=steps)
         trainer = train.build_trainer(knobs, model, processor, load("toy", limit=4), tmp_path)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -800,9 +747,7 @@ def test_adapters_in_4_bits_train_in_float32_before_and_after_a_resume(tmp_path)
         assert {p.dtype for p in trained} == {torch.float32}
         states = [v for s in trainer.optimizer.state.values() for v in s.values()]
         moments = [value for value in states if value.dim()]
-        assert len(moments) >= 2 * len(trained) and {v.dtype for v in moments} == {
-            torch.float32
-        }
+        assert len(moments) >= 2 * len(trained) and {v.dtype for v in moments} == {torch.float32}
         checkpoint = str(tmp_path / f"checkpoint-{steps}")
 
 
@@ -814,7 +759,5 @@ def test_a_step_of_the_default_rate_moves_the_adapters(build, script):
     trainer.train()
     now = dict(trainer.model.named_parameters())
     moved = torch.cat([(now[n] != p).flatten() for n, p in before.items()]).float().mean()
-    rounded = torch.cat(
-        [(now[n].bfloat16() != p.bfloat16()).flatten() for n, p in before.items()]
-    )
+    rounded = torch.cat([(now[n].bfloat16() != p.bfloat16()).flatten() for n, p in before.items()])
     assert moved > 0.9 > 0.6 > rounded.float().mean()

@@ -17,14 +17,14 @@ from test_train import build, metrics, random_turn  # noqa: F401
 from transformers import TrainerCallback
 
 import benchmarks
-import knobs
+import config
 import tools
 import train
-from ask import answer_text
-from compare import score_rows, scores_text
 from data import Sample, load
 from eval import unlike_paper
+from evaluation.ask import answer_text
 from rollout import Trajectory
+from runlog.compare import score_rows, scores_text
 
 NIGHT = ["--seeds", "0,1", "--steps", "2", *SMALL, "--eval_size", "4"]
 
@@ -38,9 +38,7 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
     """Killed in the second run; the same command ends with both and one page."""
     command = [sys.executable, str(ROOT / "train.py"), *map(str, NIGHT), "--out", "night"]
     with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(
-            command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        )
+        first = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
         second_run = tmp_path / "night-seed1" / "args.json"
         for _ in range(1200):
             if second_run.exists():
@@ -55,9 +53,7 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
         folder = tmp_path / f"night-seed{seed}"
         assert [row["step"] for row in metrics(folder)] == [1, 2]
         assert json.loads((folder / "args.json").read_text())["seed"] == seed
-    names = glob.glob(
-        str(tmp_path / "night-seed*")
-    )  # what the README gives to report.py and study.py
+    names = glob.glob(str(tmp_path / "night-seed*"))  # what the README gives to report.py and study.py
     assert sorted(Path(name).name for name in names) == ["night-seed0", "night-seed1"]
     assert re.search(r"after: on +2 ", done.stdout) and "night-all.html" in done.stdout
     page = (tmp_path / "night-all.html").read_text()
@@ -102,16 +98,14 @@ try:
 except SystemExit as end:
     print(end.code, "torch" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == ["2", "False"], done.stderr
     assert len(done.stderr.splitlines()) == 1 and "--typo" in done.stderr
 
 
 def test_help_has_both_values_and_the_plan_all_knobs(tmp_path):
     text = " ".join(run("train.py", "--help").stdout.split())
-    for name, value in knobs.big_values(train.Knobs).items():
+    for name, value in config.big_values(train.Knobs).items():
         usual = getattr(train.Knobs(), name)
         assert f"(big: {value}) (default: {usual})" in text, name
     plan = run("train.py", "--model", "qwen2.5-vl-7b", "--plan").stdout
@@ -122,7 +116,7 @@ def test_help_has_both_values_and_the_plan_all_knobs(tmp_path):
 
 def test_names_that_are_known_before_anything_heavy_is_imported():
     kinds = {name: benchmark.kind for name, benchmark in benchmarks.BENCHMARKS.items()}
-    assert kinds == knobs.BENCHMARK_KINDS
+    assert kinds == config.BENCHMARK_KINDS
 
 
 def test_a_tracker_gets_the_whole_row(build, script, tmp_path):  # noqa: F811
@@ -215,10 +209,7 @@ def test_questions_one_after_the_other(photo):
     argv = ["--model", "tiny", "--ask", "photo.jpg", "--threads", "1"]
     done = run("eval.py", *argv, cwd=photo, input=lines)
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr
-    assert (
-        done.stdout.count("answer:") == 2
-        and "not asked: the question holds special" in done.stdout
-    )
+    assert done.stdout.count("answer:") == 2 and "not asked: the question holds special" in done.stdout
     assert "right" not in done.stdout
     page = (photo / "runs" / "ask-tiny" / "report.html").read_text()
     assert "the red tile" in page and "the blue tile" in page and "never" not in page
@@ -232,6 +223,5 @@ def test_a_refused_call_is_shown_with_its_reason(photo):
     trajectory.stop = "answer"
     text = answer_text(trajectory)
     assert (
-        "-> refused: the tool call is not valid JSON." in text
-        and "answer: A (pictures looked at: 0)" in text
+        "-> refused: the tool call is not valid JSON." in text and "answer: A (pictures looked at: 0)" in text
     )

@@ -38,11 +38,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 import tools
-from answers import find_answer
-from boxes import iou
-from knobs import write_json
-from model import ZoomProcessor, expand_pads, load_model
-from runs import append_rows, keep_rows
+from engine.inputs import expand_pads
+from grading.answers import find_answer
+from grading.boxes import iou
+from model import ZoomProcessor, load_model
+from safe.files import append_rows, keep_rows, write_json
 from toy.world import (
     COLOURS,
     LETTERS,
@@ -122,8 +122,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         corpus += [f"Is the {colour} tile on the left or on the right?", "left", "right"] * 20
         corpus += [f"Is the {colour} tile at the top or at the bottom?", "top", "bottom"] * 20
         corpus += [
-            f"Do the {colour} tile and the {other} tile show the same letter?"
-            for other in COLOURS
+            f"Do the {colour} tile and the {other} tile show the same letter?" for other in COLOURS
         ] * 10
         corpus += [f" {colour}={letter}" for letter in LETTERS] * 5 + ["yes", "no"] * 20
     corpus += ["system\n", "user\n", "assistant\n", "Error: "] * 20
@@ -386,9 +385,7 @@ def lesson_ground(
             reply = [thought, *call_parts(shown_box(tile), 1), (END, 1)]
             turns.append((f"Zoom in on the {tile.colour} tile.", reply))
         else:
-            turns.append(
-                (f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)])
-            )
+            turns.append((f"Where is the {tile.colour} tile?", [*box_parts(shown_box(tile)), (END, 1)]))
     suffix = tools.TOOL_SUFFIX if tool else tools.PLAIN_SUFFIX
     question, reply = turns[0]
     parts = [(tools.prompt(question, tool=tool), 0), *reply]
@@ -445,9 +442,7 @@ def lesson_direct(rng: random.Random, kind: str, tool: bool, final: bool):
     return [asked, *answer_parts(f" {colour}={answer}", answer, weight)], [look(scene)]
 
 
-def lesson_call(
-    rng: random.Random, kind: str, ease: float, last: bool, final: bool = False, sizes=False
-):
+def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: bool = False, sizes=False):
     """A call with a clumsy box, then a close-up that has nothing to do with that box, then the answer.
 
     Nothing here rewards a good box: what is read was never inside it. last: calls without a thought, too,
@@ -479,9 +474,7 @@ def lesson_call(
         blank = final and kind == "read" and rng.random() < 0.1
         tile = Tile(colour, "" if blank else letter, tile.box, tile.letter_px)
         others = tuple(t for t in other.tiles if t.colour != colour and t.box != tile.box)
-        pictures.append(
-            close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease, sizes))
-        )
+        pictures.append(close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease, sizes)))
         seen.append(f" {colour}={letter}")
     if kind == "read":
         answer = seen[0][-1]
@@ -537,9 +530,7 @@ def answer_or_call(rng: random.Random, stage: int, ease: float):
     shares = FINAL_KINDS if final else (0.35, 0.27, 0.33, 0.05)
     shares = SIZES_KINDS if sizes else shares
     kind = rng.choices(("read", "compare", "glance", "legible"), shares)[0]
-    habit = (
-        LAST_HABIT if stage >= 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
-    )
+    habit = LAST_HABIT if stage >= 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
     if sizes and kind == "legible":
         kind = "sized"
     # As often for a letter of any size: which of them need a call is left to RL
@@ -563,11 +554,7 @@ class Lessons(Dataset):
         self.tokens = lru_cache(10_000)(self.tokenise)
 
     def tokenise(self, text: str) -> list[int]:
-        return (
-            self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if text
-            else []
-        )
+        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def __len__(self):
         return self.steps - self.start
@@ -577,18 +564,14 @@ class Lessons(Dataset):
             (skill, *self.encode(parts, pictures))
             for skill, parts, pictures in lessons(self.start + index, self.steps, self.seed)
         ]
-        rows.sort(
-            key=lambda row: len(row[1])
-        )  # short with short: half of a mixed batch is padding
+        rows.sort(key=lambda row: len(row[1]))  # short with short: half of a mixed batch is padding
         third = -(-len(rows) // 3)
         return [self.collate(rows[i : i + third]) for i in range(0, len(rows), third)]
 
     def encode(self, parts, pictures):
         """One lesson -> token ids, a loss weight per token, and its preprocessed pictures."""
         pad = self.processor.image_processor.merge_size**2
-        pixels = (
-            self.processor.image_processor(pictures, return_tensors="pt") if pictures else {}
-        )
+        pixels = self.processor.image_processor(pictures, return_tensors="pt") if pictures else {}
         counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist() if pictures else [])
         ids = []
         weights = []
@@ -632,9 +615,7 @@ def loss_and_hits(model, batch: dict, heavy: float = 2.5):
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(**batch, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
     targets = batch["input_ids"][:, 1:]
-    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
-        weights
-    )
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
     counted = weights >= heavy
     right = ((logits.argmax(-1) == targets) & counted).sum(1) / counted.sum(1)
     return (losses * weights).sum(), weights.sum(), list(zip(skills, right.tolist()))
@@ -656,9 +637,7 @@ def save(out: Path, stateful: dict, line: dict) -> None:
     """Log one line, then save the state, at once or not at all."""
     append_rows(out / "log.jsonl", line)
     print("  ".join(f"{k} {v}" for k, v in line.items()), flush=True)
-    state = {name: part.state_dict() for name, part in stateful.items()} | {
-        "step": line["step"]
-    }
+    state = {name: part.state_dict() for name, part in stateful.items()} | {"step": line["step"]}
     torch.save(state, out / "state.tmp")
     (out / "state.tmp").rename(out / "state.pt")
 
@@ -681,12 +660,8 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     model = make_model(processor.tokenizer).train()
     # Sdpa's backward is twice as slow on a CPU.
     model.model.language_model.set_attn_implementation("eager")
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate(step * STEPS / steps)
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step * STEPS / steps))
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
     start = resume(out, stateful)
     began = time.time()
@@ -705,9 +680,7 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == steps:
-            seen = {
-                skill: [v for v in values if v == v] for skill, values in sorted(hits.items())
-            }
+            seen = {skill: [v for v in values if v == v] for skill, values in sorted(hits.items())}
             rates = {skill: round(sum(v) / len(v), 3) for skill, v in seen.items() if v}
             save(out, stateful, {"step": step, "seconds": round(time.time() - began), **rates})
             hits = {}
@@ -731,14 +704,10 @@ def write(model, processor: ZoomProcessor, conversations: list[tuple[str, list]]
     batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
     written = model.generate(**batch, **pixels, max_new_tokens=40, do_sample=False)
-    return tokenizer.batch_decode(
-        written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    return tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def measure_skills(
-    model, processor: ZoomProcessor, n: int = 300, seed: int = 12345
-) -> dict[str, float]:
+def measure_skills(model, processor: ZoomProcessor, n: int = 300, seed: int = 12345) -> dict[str, float]:
     """Reading (alone, and as a second picture), grounding, answers at first sight; n fresh pictures each."""
     rng = random.Random(seed)
     skills = {}
@@ -758,9 +727,7 @@ def measure_skills(
         skills[name] = fmean(answer == letter for answer, letter in zip(said, gold))
     scenes = [random_scene(rng) for _ in range(n)]
     tiles = [rng.choice(scene.tiles) for scene in scenes]
-    questions = [
-        tools.prompt(f"Where is the {tile.colour} tile?", tool=False) for tile in tiles
-    ]
+    questions = [tools.prompt(f"Where is the {tile.colour} tile?", tool=False) for tile in tiles]
     asked = [(question, [look(scene)]) for question, scene in zip(questions, scenes)]
     overlaps = []
     for text, tile in zip(write(model, processor, asked), tiles):
@@ -769,9 +736,7 @@ def measure_skills(
     skills["ground_iou"] = fmean(overlaps)
     for kind in ("read", "compare", "glance"):
         questions = [draw_question(rng, kind) for _ in range(n)]
-        asked = [
-            (tools.prompt(text, tool=False), [look(scene)]) for scene, text, _, _ in questions
-        ]
+        asked = [(tools.prompt(text, tool=False), [look(scene)]) for scene, text, _, _ in questions]
         said = map(find_answer, write(model, processor, asked))
         gold = [answer for _, _, answer, _ in questions]
         skills[f"first_look_{kind}"] = fmean(s == g for s, g in zip(said, gold))

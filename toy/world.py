@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from boxes import Box
+from grading.boxes import Box
 from toy.variants import read_variant
 
 SIZE = 1008  # px; nine times the 112 px of the default first look
@@ -204,9 +204,7 @@ def draw_questions(
     rows = []
     for i in range(n):
         name = f"{source}-{split}-{seed}-{i}"
-        rng = random.Random(
-            name
-        )  # the split is part of the seed: train and test share no picture
+        rng = random.Random(name)  # the split is part of the seed: train and test share no picture
         kind = rng.choices(list(weights), list(weights.values()))[0]
         question = draw_question(rng, kind, **scene)
         asked = [tile.box for tile in question.targets]

@@ -1,0 +1,93 @@
+import torch
+from PIL import Image
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+
+def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
+    """Tokenise text once, each image pad repeated to its picture's number of visual tokens."""
+    pad = processor.image_token_id
+    counts = iter([processor.family.tokens(picture) for picture in pictures])
+    ids = []
+    for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        ids += [pad] * next(counts) if token == pad else [token]
+    return ids
+
+
+def pixel_budgets(processor, look_pixels: int | None, crop_pixels: int | None) -> tuple[int, int]:
+    """The pixel budgets of a first look and of a crop; unset ones are the processor's own maximum.
+
+    Raises ValueError outside the processor's limits: it would resize again, into a frame of its own.
+    """
+    least = processor.image_processor.size["shortest_edge"]
+    most = processor.image_processor.size["longest_edge"]
+    for name, budget in (("look_pixels", look_pixels), ("crop_pixels", crop_pixels)):
+        if budget is not None and not least <= budget <= most:
+            raise ValueError(f"{name} must be between {least} and {most} for this model, not {budget}")
+    return look_pixels or most, crop_pixels or most
+
+
+def unfold_patches(embed) -> None:
+    """The patch embedding as the matrix product that it is: as a 3-D convolution it is many times slower."""
+
+    def forward(patches):  # (patches, channels * time * rows * columns) -> (patches, width)
+        kernel = embed.proj.weight
+        matrix = kernel.flatten(1)
+        return torch.nn.functional.linear(patches.to(kernel.dtype), matrix, embed.proj.bias)
+
+    embed.forward = forward
+
+
+def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
+    """What the vision tower makes of each picture: features (visual tokens, width * levels), see `Family`.
+
+    Raises ValueError for a picture that the image processor has resized: its pads would not match.
+    """
+    if not pictures:
+        return []
+    family = processor.family
+    pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
+    grids = list(map(tuple, pixels["image_grid_thw"].tolist()))
+    for picture, grid in zip(pictures, grids):
+        if grid != family.grid(picture):
+            raise ValueError(f"a picture of {picture.size} pixels was shown at {grid} patches")
+    return family.features(model.get_image_features(**pixels, return_dict=True))
+
+
+def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:
+    """The language model's inputs for tokens `ids` (R, L), with the features of their pictures, in order.
+
+    The first level takes the place of the pads. Deeper ones go along, for Hugging Face's model to add to what
+    its first layers have made of the pads.
+    """
+    embeds = model.get_input_embeddings()(ids)  # (R, L, width)
+    if not features:
+        return {"inputs_embeds": embeds}
+    is_pad = ids == model.config.image_token_id
+    features = torch.cat(features).to(embeds.device, embeds.dtype)
+    first, *deeper = features.split(embeds.shape[-1], -1)  # (pads, width) each
+    inputs = {"inputs_embeds": embeds.masked_scatter(is_pad[..., None], first)}
+    if deeper:
+        inputs["visual_pos_masks"] = is_pad
+        inputs["deepstack_visual_embeds"] = deeper
+    return inputs
+
+
+def picture_inputs(model, processor, ids, pictures, features: list[torch.Tensor]) -> dict:
+    """What Hugging Face's whole model takes beside tokens `ids` (R, L), in place of pixels.
+
+    pictures: all that have pads in ids, row by row. features: of those that are not in the cache yet.
+    """
+    grids = list(map(processor.family.grid, pictures))
+    inputs = {
+        "image_grid_thw": torch.tensor(grids, device=model.device),
+        "mm_token_type_ids": (ids == processor.image_token_id).int(),
+        "mm_encoder_outputs": {},
+    }
+    if features:
+        width = model.config.get_text_config().hidden_size
+        levels = zip(*(each.split(width, -1) for each in features))
+        first, *deeper = map(list, levels)
+        inputs["mm_encoder_outputs"]["image"] = BaseModelOutputWithDeepstackFeatures(
+            pooler_output=first, deepstack_features=deeper
+        )
+    return inputs

@@ -1,0 +1,260 @@
+"""The update's forward pass with every prompt computed once.
+
+The members of a group share their prompt and its picture; a padded batch computes them for each. Here all
+tokens of a micro-batch, each prompt once, stand in one row without padding, and attention is cut to fit: a
+prompt sees itself, a completion its prompt and itself. Logprobs and gradients are those of the padded batch.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from engine.families import family_of
+from engine.inputs import language_inputs
+
+LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
+
+
+@dataclass
+class Layout:
+    """Where the tokens of S prompts and B completions stand in the one row of N tokens.
+
+    It goes along with the model's inputs, as `layout`, and reaches `shared_prompt_attention` unseen: all the
+    layers on the way pass on what they do not know.
+    """
+
+    prompts: torch.Tensor  # (S, P) places in the row, padded right with place 0
+    prompts_real: torch.Tensor  # (S, P) bool
+    completions: torch.Tensor  # (B, T)
+    completions_real: torch.Tensor  # (B, T) bool
+    owner: torch.Tensor  # (B,) the prompt of each completion
+    mask: torch.Tensor  # (B, 1, T, P + T) bool: what a completion's tokens see
+
+
+def shared_prompt_attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    layout: Layout | None = None,
+    **kwargs,
+):
+    """Attention over a `Layout`; without one it is the usual one. q, k, v: (1, heads, N, head size)."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    repeat = module.num_key_value_groups
+    row = torch.cat([query, key, value], 1)[0]
+    row = row.transpose(0, 1)  # (N, all heads, head size)
+    heads = [query.shape[1], key.shape[1], value.shape[1]]
+
+    q, k, v = gather_rows(row, layout.prompts, heads)
+    # Padding is on the right, so that causality alone keeps it out of sight.
+    prompts = scaled_dot_product_attention(
+        q,
+        repeat_kv(k, repeat),
+        repeat_kv(v, repeat),
+        scale=scaling,
+        is_causal=True,
+    )
+    own_q, own_k, own_v = gather_rows(row, layout.completions, heads)
+    prompt_k = k.index_select(0, layout.owner)
+    prompt_v = v.index_select(0, layout.owner)
+    keys = torch.cat([prompt_k, own_k], 2)  # (B, key heads, P + T, head size)
+    values = torch.cat([prompt_v, own_v], 2)
+    completions = scaled_dot_product_attention(
+        own_q,
+        repeat_kv(keys, repeat),
+        repeat_kv(values, repeat),
+        attn_mask=layout.mask,
+        scale=scaling,
+    )
+    prompts = prompts.transpose(1, 2)[layout.prompts_real]
+    completions = completions.transpose(1, 2)[layout.completions_real]
+    row = torch.cat([prompts, completions])
+    return row[None], None  # (1, N, heads, head size)
+
+
+def gather_rows(row: torch.Tensor, places: torch.Tensor, heads: list[int]):
+    """The queries, keys and values at places (B, L) of the row: each (B, heads, L, head size)."""
+    picked = row.index_select(0, places.flatten())
+    picked = picked.view(*places.shape, *row.shape[1:])
+    return picked.transpose(1, 2).split(heads, 1)
+
+
+AttentionInterface.register("shared_prompt", shared_prompt_attention)
+AttentionMaskInterface.register("shared_prompt", sdpa_mask)
+
+
+def install_packed(base) -> None:
+    """Let `model(packed=groups, temperature=...)` answer with `packed_logprobs`, for the bare model and all
+    that wraps it: through PEFT and DDP, which has to see every pass that has gradients."""
+    base.model.language_model.set_attn_implementation("shared_prompt")
+    plain = base.forward
+
+    @functools.wraps(plain)  # `generate` reads the signature
+    def forward(*args, packed=None, temperature=1.0, **kwargs):
+        return packed_logprobs(base, packed, temperature) if packed else plain(*args, **kwargs)
+
+    base.forward = forward
+
+
+def ragged(lengths: list[int], start: int, device):
+    """Places (B, longest) of rows that stand one after the other from `start` on, and which of them are real.
+
+    >>> ragged([2, 1], 5, "cpu")
+    (tensor([[5, 6],
+            [7, 0]]), tensor([[ True,  True],
+            [ True, False]]))
+    """
+    longest = max(lengths)
+    lengths = torch.tensor(lengths, device=device)
+    steps = torch.arange(longest, device=device)
+    real = steps < lengths[:, None]
+    starts = start + lengths.cumsum(0) - lengths
+    places = starts[:, None] + steps
+    return places * real, real
+
+
+def make_layout(prompts: list[int], completions: list[int], owner: list[int], device) -> Layout:
+    """The layout of prompts and completions of these lengths; owner: the prompt of each completion."""
+    places, real = ragged(prompts, 0, device)
+    own, own_real = ragged(completions, sum(prompts), device)
+    owner = torch.tensor(owner, device=device)
+    longest = own.shape[1]
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=device)
+    causal = causal.tril()
+    sees_prompt = real[owner][:, None].expand(-1, longest, -1)  # (B, T, P)
+    sees_itself = causal.expand(len(own), -1, -1)  # (B, T, T)
+    mask = torch.cat([sees_prompt, sees_itself], 2)
+    return Layout(
+        prompts=places,
+        prompts_real=real,
+        completions=own,
+        completions_real=own_real,
+        owner=owner,
+        mask=mask[:, None],
+    )
+
+
+def packed_positions(family, groups, pad_id: int) -> torch.Tensor:
+    """The positions (3, N) of all prompts and then all completions, which go on after their prompt."""
+    prompts = []
+    completions = []
+    for group in groups:
+        look = family.grid(group[0].images[0])
+        positions, after = family.positions(group[0].prompt_ids, pad_id, [look])
+        prompts.append(positions)
+        for trajectory in group:
+            crops = map(family.grid, trajectory.images[1:])
+            ids = trajectory.completion_ids
+            positions, _ = family.positions(ids, pad_id, crops, after)
+            completions.append(positions)
+    return torch.cat(prompts + completions, 1)
+
+
+def packed_features(groups) -> list[torch.Tensor]:
+    """The features of all pictures in the order of their pads: those of the prompts come first."""
+    looks = [group[0].features[0] for group in groups]
+    crops = []
+    for group in groups:
+        for trajectory in group:
+            crops += trajectory.features[1:]
+    return looks + crops
+
+
+def predicting_places(layout: Layout) -> torch.Tensor:  # (B, T)
+    """Where each completion's tokens are predicted: the first one at the end of its prompt, the others at the
+    token before."""
+    starts = layout.prompts[:, 0]
+    lengths = layout.prompts_real.sum(1)
+    prompt_ends = starts + lengths - 1  # (S,)
+    first = prompt_ends[layout.owner]
+    others = layout.completions[:, :-1]
+    return torch.cat([first[:, None], others], 1)
+
+
+def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
+    """Logprobs, entropies and mask (B, T) of the completions. The mask is true for what the policy sampled;
+    logprobs and entropies of all the rest are zero.
+
+    model: without PEFT around it, its language model set to "shared_prompt". groups: lists of trajectories
+    that share a prompt, with the features of their pictures. B counts their members, T is the longest
+    completion.
+    """
+    device = model.device
+    members = [trajectory for group in groups for trajectory in group]
+    owner = [number for number, group in enumerate(groups) for _ in group]
+    prompts = [group[0].prompt_ids for group in groups]
+    completions = [trajectory.completion_ids for trajectory in members]
+    prompt_lengths = list(map(len, prompts))
+    completion_lengths = list(map(len, completions))
+
+    row = torch.tensor(sum(prompts + completions, []), device=device)  # (N,)
+    family = family_of(model)
+    pad_id = model.config.image_token_id
+    positions = packed_positions(family, groups, pad_id)  # (3, N)
+    layout = make_layout(prompt_lengths, completion_lengths, owner, device)
+    output = model.model.language_model(
+        **language_inputs(model, row[None], packed_features(groups)),
+        position_ids=positions[:, None].to(device),
+        layout=layout,
+        use_cache=False,
+    )
+    hidden = output.last_hidden_state[0]  # (N, H)
+
+    sampled = [torch.tensor(trajectory.sampled) for trajectory in members]
+    sampled = pad_sequence(sampled, batch_first=True).bool().to(device)  # (B, T)
+    before = predicting_places(layout)[sampled]  # (M,) places of as many tokens as were sampled
+    targets = row[layout.completions[sampled]]
+    logprobs, entropies = score_tokens(
+        head=model.lm_head,
+        hidden=hidden[before],
+        targets=targets,
+        temperature=temperature,
+    )
+    blank = torch.zeros(sampled.shape, device=device)
+    logprobs = blank.masked_scatter(sampled, logprobs)
+    entropies = blank.masked_scatter(sampled, entropies)
+    return logprobs, entropies, sampled
+
+
+def store_per_token(trajectories, name: str, rows: torch.Tensor) -> None:
+    """Keep what was computed for each trajectory, rows (B, T), for later updates on it."""
+    for trajectory, row in zip(trajectories, rows):
+        setattr(trajectory, name, row[: len(trajectory.sampled)])
+
+
+def stored_per_token(trajectories, name: str) -> torch.Tensor:  # (B, T)
+    rows = [getattr(trajectory, name) for trajectory in trajectories]
+    return pad_sequence(rows, batch_first=True)
+
+
+def score_tokens(head, hidden, targets, temperature: float) -> tuple[torch.Tensor, ...]:
+    """Logprobs and entropies (M,) of targets (M,) after hidden (M, H), a part at a time."""
+
+    def score_part(hidden, targets):
+        logprobs = head(hidden).float().div_(temperature).log_softmax(-1)  # (m, V)
+        with torch.no_grad():  # the entropy is only watched; its graph would double the memory
+            entropies = -logprobs.exp().mul_(logprobs).sum(-1)
+        wanted = logprobs.gather(1, targets[:, None])
+        return wanted[:, 0], entropies
+
+    size = max(1, LOGITS // head.out_features)
+    if len(hidden) <= size:
+        return score_part(hidden, targets)
+    logprobs = []
+    entropies = []
+    for part in zip(hidden.split(size), targets.split(size)):
+        part_logprobs, part_entropies = checkpoint(score_part, *part, use_reentrant=False)
+        logprobs.append(part_logprobs)
+        entropies.append(part_entropies)
+    return torch.cat(logprobs), torch.cat(entropies)

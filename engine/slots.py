@@ -1,0 +1,375 @@
+"""The fast engine: every trajectory has a slot of the key/value cache to itself; none waits for the slowest.
+
+`generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
+cache as padding. Here a trajectory's tokens lie side by side in its own slot. When its turn ends, its
+observation is appended within a few steps, while the others go on; when it is finished, the last live slot
+moves to its place (the live ones are always the first), and waiting groups move in where slots are free.
+
+The model is Hugging Face's own; only the cache, the positions and the mask are ours.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from engine.families import family_of, head_size
+from engine.graph import capture_graph
+from engine.inputs import language_inputs, see
+
+PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
+MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
+ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this long
+GROWTH = 256  # tokens by which the slots grow when one is full
+CROWD = 1 / 8  # observations go in together: when this share of the slots waits for one ...
+PATIENCE = 8  # ... or after so many steps
+
+
+@dataclass
+class Slot:
+    """What the host knows of a live trajectory. Its place among the live slots is its row in the cache."""
+
+    trajectory: int  # its index in the episodes
+    length: int = 0  # tokens in the cache
+    position: int = 0  # of the next token; below the length: a picture takes few positions
+    written: int = 0  # tokens of this turn
+    room: int = 0  # tokens that this turn may have
+    waits: bool = False  # its turn has ended, and its observation is not in the cache yet
+
+
+class SlotCache:
+    """Keys and values of every layer, (slots, heads, length, head size), written in place.
+
+    Hugging Face's layers know a cache by its `update`. Before each forward pass `aim` says where that writes.
+    """
+
+    def __init__(self, config, slots: int, device, dtype):
+        # No length at first: `reserve` makes room.
+        shape = (
+            slots,
+            config.num_key_value_heads,
+            0,
+            head_size(config),
+        )
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+
+    def room(self) -> int:
+        return self.keys[0].shape[2]
+
+    def reserve(self, length: int) -> None:
+        """Make room for so many tokens in every slot."""
+        missing = length - self.room()
+        if missing <= 0:
+            return
+        more = -(-missing // GROWTH) * GROWTH
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):  # one by one: never twice the whole cache
+                slots, heads, _, size = buffer.shape
+                # Zeros, not junk: a masked value counts for nothing only if it is a number.
+                buffers[layer] = torch.cat([buffer, buffer.new_zeros(slots, heads, more, size)], 2)
+
+    def aim(self, rows: torch.Tensor | None, places: torch.Tensor, end: int) -> None:
+        """Where the next pass writes: places (R, L) of the slots `rows` (R,), or of the first R if None. It
+        sees their first `end` tokens."""
+        self.rows = rows
+        self.places = places
+        self.end = end
+
+    def update(self, keys, values, layer: int, *args, **kwargs):
+        """Store a layer's new keys and values (R, heads, L, head size); returns all that it may look at."""
+        keys = self.write(self.keys[layer], keys)
+        values = self.write(self.values[layer], values)
+        return keys, values
+
+    def write(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        count = len(self.places)
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(count, device=buffer.device)
+        buffer[rows[:, None], :, self.places] = new.transpose(1, 2)
+        if self.rows is None:
+            return buffer[:count, :, : self.end]  # a view: cheaper than a selection
+        seen = buffer[rows]
+        return seen[:, :, : self.end]
+
+    # What Hugging Face asks where no mask is given: a pass from the slots' beginning, so that it needs none.
+
+    def get_query_offset(self, *args) -> int:
+        return 0
+
+    def get_mask_sizes(self, *args) -> tuple[int, int]:
+        return self.end, 0
+
+    def copy(self, source: int, target, length: int) -> None:
+        """Copy the first tokens of a slot to another, or to a slice of others."""
+        for buffer in (*self.keys, *self.values):
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+
+class SlotEngine:
+    """Runs `episodes` (see rollout.py) with at most `slots` trajectories at a time."""
+
+    use_graphs = True  # on a GPU; bench.py and doctor.py switch them off
+
+    def __init__(self, model, episodes, temperature: float, slots: int):
+        self.model = model
+        self.episodes = episodes
+        self.temperature = temperature
+        self.size = max(slots, episodes.group)
+        self.device = model.device
+        self.family = family_of(model)
+        on_gpu = self.device.type == "cuda"
+        self.use_graphs = SlotEngine.use_graphs and on_gpu
+        self.graph = None
+        self.graph_room = 0
+        self.live: list[Slot] = []
+        config = model.config.get_text_config()
+        self.cache = SlotCache(config, self.size, self.device, model.dtype)
+        # One more for the surplus token of a slot that waits.
+        turn = episodes.limits.max_turn_tokens + 1
+        # The logits of each slot's next token; what its turn has written so far.
+        self.logits = torch.zeros(self.size, config.vocab_size, device=self.device)
+        self.ids = torch.zeros(self.size, turn, dtype=torch.long, device=self.device)
+        self.logprobs = torch.zeros(self.size, turn, device=self.device)
+        self.end_ids = torch.tensor(episodes.end_ids, device=self.device)
+        self.banned_ids = torch.tensor(episodes.banned_ids, dtype=torch.long, device=self.device)
+
+    def run(self, samples: list, openings: list[list[int]]) -> list:
+        """All trajectories of these samples' groups; openings: ids that a sample's completions start with."""
+        queue = deque(zip(samples, openings))
+        steps = 0  # since a slot began to wait
+        while queue or self.live:
+            self.admit(queue)
+            tokens = self.next_tokens()
+            # A token that ends its turn is decoded like the others: it belongs in the cache, too.
+            self.logits[: len(self.live)] = self.decode(tokens)
+            self.advance(torch.isin(tokens, self.end_ids).tolist())
+            waiting = [row for row, slot in enumerate(self.live) if slot.waits]
+            steps = steps + 1 if waiting else 0
+            crowd = CROWD * len(self.live)
+            if waiting and (steps >= PATIENCE or len(waiting) >= crowd):
+                self.end_turns(waiting)
+                steps = 0
+        return self.episodes.trajectories
+
+    def admit(self, queue: deque) -> None:
+        """Prefill each waiting prompt once, while slots are free, and copy it to its group's slots."""
+        group = self.episodes.group
+        heads = []  # the first row of each new group
+        while queue and len(self.live) + group <= self.size:
+            heads.append(len(self.live))
+            sample, opening = queue.popleft()
+            self.live += [Slot(trajectory) for trajectory in self.episodes.begin(sample, opening)]
+        if not heads:
+            return
+        firsts = [self.episodes.trajectories[self.live[head].trajectory] for head in heads]
+        self.append(
+            heads,
+            [t.prompt_ids + t.completion_ids for t in firsts],
+            [t.images for t in firsts],
+        )
+        for head, first in zip(heads, firsts):
+            rest = slice(head + 1, head + group)
+            self.cache.copy(head, rest, self.live[head].length)
+            self.logits[rest] = self.logits[head]
+            self.episodes.keep_features([slot.trajectory for slot in self.live[rest]], first.features)
+            for slot in self.live[rest]:
+                slot.length = self.live[head].length
+                slot.position = self.live[head].position
+            self.start_turns(range(head, head + group))
+
+    def start_turns(self, rows) -> None:
+        for row in rows:
+            slot = self.live[row]
+            slot.written = 0
+            slot.room = self.episodes.room(slot.trajectory)
+            slot.waits = False
+
+    def next_tokens(self) -> torch.Tensor:  # (live,)
+        """Sample a token for every live slot.
+
+        Slots that wait sample and decode as well, so that the batch stays contiguous. Their counters stand
+        still, and what comes next overwrites the surplus token.
+        """
+        live = len(self.live)
+        scores = self.logits[:live] / (self.temperature or 1.0)  # (live, V)
+        logprobs = scores.log_softmax(-1)  # before the ban, as the trainer recomputes them
+        tokens = self.choose(scores.index_fill(1, self.banned_ids, -torch.inf))
+        rows = torch.arange(live, device=self.device)
+        places = self.to_device([slot.written for slot in self.live])
+        self.ids[rows, places] = tokens
+        self.logprobs[rows, places] = logprobs.gather(1, tokens[:, None])[:, 0]
+        return tokens
+
+    def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
+        """Greedy, or by inverse-CDF sampling: one random number per row; multinomial draws V."""
+        if not self.temperature:
+            return scores.argmax(-1)
+        edges = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+        points = torch.rand(len(scores), 1, dtype=torch.float64, device=self.device) * edges[:, -1:]
+        return torch.searchsorted(edges, points, right=True)[:, 0].clamp(max=scores.shape[1] - 1)
+
+    def advance(self, is_end: list[bool]) -> None:
+        """Count the token that every slot has got, unless it was waiting; those whose turn ends now wait."""
+        for slot, ends in zip(self.live, is_end):
+            if not slot.waits:
+                slot.length += 1
+                slot.position += 1
+                slot.written += 1
+                slot.waits = ends or slot.written >= slot.room
+
+    def to_device(self, numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers).to(self.device, non_blocking=True)
+
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:  # (live,) -> (live, V)
+        """Append a token to every live slot; logits of what follows."""
+        lengths = [slot.length for slot in self.live]
+        positions = [slot.position for slot in self.live]
+        end = max(lengths) + 1
+        self.cache.reserve(end)
+        if not self.use_graphs:
+            return self.decode_step(end, tokens, self.to_device(lengths), self.to_device(positions))
+        free = self.size - len(self.live)
+        lengths = self.to_device(lengths + [0] * free)
+        positions = self.to_device(positions + [0] * free)
+        tokens = torch.nn.functional.pad(tokens, (0, free))
+        return self.replay_step(tokens, lengths, positions)[: len(self.live)]
+
+    def decode_step(
+        self, end: int, tokens, lengths, positions
+    ) -> torch.Tensor:  # tokens, lengths, positions (R,) -> (R, V)
+        embeds = self.model.get_input_embeddings()(tokens[:, None])
+        inputs = {"inputs_embeds": embeds}
+        positions = positions.expand(3, -1)[..., None]
+        hidden = self.forward(None, inputs, lengths[:, None], end, positions)
+        return self.model.lm_head(hidden[:, 0]).float()
+
+    def replay_step(self, *arguments: torch.Tensor) -> torch.Tensor:  # (size,) each -> (size, V)
+        """`decode_step` as a CUDA graph, captured anew when the slots have grown.
+
+        A graph has fixed shapes: all slots take part, the free ones too, and each looks at all its room.
+        """
+        room = self.cache.room()
+        if self.use_graphs and self.graph_room != room:
+            self.graph = None  # frees its memory first
+            self.graph = capture_graph(lambda *given: self.decode_step(room, *given), arguments)
+            self.graph_room = room
+            self.use_graphs = self.graph is not None  # the next rollout tries again
+        return self.graph(*arguments) if self.graph else self.decode_step(room, *arguments)
+
+    def end_turns(self, rows: list[int]) -> None:
+        """End the turns of these slots: append their observations, or free the slots."""
+        going = []
+        observations = []
+        finished = []
+        all_ids = self.ids[rows].tolist()
+        all_logprobs = self.logprobs[rows].tolist()
+        for row, ids, logprobs in zip(rows, all_ids, all_logprobs):
+            slot = self.live[row]
+            count = min(slot.written, slot.room)
+            observation = self.episodes.end_turn(slot.trajectory, ids[:count], logprobs[:count])
+            if observation is None:
+                finished.append(row)
+            else:
+                going.append(row)
+                observations.append(observation)
+        if going:
+            self.append(
+                going,
+                [each.ids for each in observations],
+                [each.pictures for each in observations],
+            )
+            self.start_turns(going)
+        for row in reversed(finished):
+            self.free(row)
+
+    def free(self, row: int) -> None:
+        """Give a slot up: the last live one moves to its place."""
+        slot = self.live.pop()
+        last = len(self.live)
+        if row != last:
+            self.live[row] = slot
+            self.cache.copy(last, row, slot.length)
+            for state in (self.logits, self.ids, self.logprobs):
+                state[row] = state[last]
+
+    def append(
+        self,
+        rows: list[int],
+        chunks: list[list[int]],
+        pictures: list[list[Image.Image]],
+    ) -> None:
+        """Append a chunk of tokens, with its pictures, to each of these slots."""
+        longest = max(map(len, chunks))
+        end = max(self.live[row].length for row in rows) + longest
+        at_once = min(PREFILL_TOKENS // longest, MASK // (longest * end))
+        at_once = max(1, at_once)
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            self.append_part(rows[part], chunks[part], pictures[part])
+
+    def append_part(
+        self,
+        rows: list[int],
+        chunks: list[list[int]],
+        pictures: list[list[Image.Image]],
+    ) -> None:
+        slots = [self.live[row] for row in rows]
+        longest = max(map(len, chunks))
+        pad = self.episodes.processor.image_token_id
+        ids = torch.full((len(rows), longest), self.episodes.pad_id)  # (R, L)
+        positions = torch.zeros(3, len(rows), longest, dtype=torch.long)
+        features = see(self.model, self.episodes.processor, sum(pictures, []))
+        unclaimed = iter(features)
+        for i, (slot, chunk, shown) in enumerate(zip(slots, chunks, pictures)):
+            seen = [next(unclaimed) for _ in shown]
+            self.episodes.keep_features([slot.trajectory], seen)
+            grids = map(self.family.grid, shown)
+            own, after = self.family.positions(chunk, pad, grids, slot.position)
+            slot.position = after
+            length = len(chunk)
+            ids[i, :length] = torch.tensor(chunk)
+            positions[:, i, :length] = own
+        ids = ids.to(self.device)
+        inputs = language_inputs(self.model, ids, features)
+        starts = self.to_device([slot.length for slot in slots])
+        steps = torch.arange(longest, device=self.device)
+        places = starts[:, None] + steps  # (R, L)
+        end = max(slot.length for slot in slots) + longest
+        where = torch.tensor(rows, device=self.device)
+        # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
+        positions = positions.to(self.device)
+        hidden = self.forward(where, inputs, places, end, positions)
+        lengths = list(map(len, chunks))
+        lengths = torch.tensor(lengths, device=self.device)
+        last = hidden[torch.arange(len(rows)), lengths - 1]  # (R, H)
+        logits = self.model.lm_head(last)
+        self.logits[where] = logits.float()
+        for slot, chunk in zip(slots, chunks):
+            slot.length += len(chunk)
+
+    def forward(self, rows, inputs: dict, places, end: int, positions) -> torch.Tensor:
+        """The language model over inputs (R, L) at places (R, L) of these slots: (R, L, H)."""
+        embeds = inputs["inputs_embeds"]  # (R, L, H)
+        length = embeds.shape[1]
+        if end == length > 1:  # from the slots' beginning: causal, and no mask is needed
+            mask = None
+        else:
+            end = -(-end // ALIGNED) * ALIGNED
+            steps = torch.arange(end, device=self.device)
+            ahead = steps > places[:, None, :, None]
+            mask = embeds.new_zeros(ahead.shape)  # (R, 1, L, end)
+            mask.masked_fill_(ahead, -torch.inf)
+        self.cache.reserve(end)
+        self.cache.aim(rows, places, end)
+        output = self.model.model.language_model(
+            **inputs,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state

@@ -1,0 +1,371 @@
+"""What training and evaluation share: records of answers, and the scores made from them."""
+
+from collections import Counter, defaultdict
+from statistics import fmean
+
+import torch
+
+from data import Sample
+from evaluation.stats import mcnemar, wilson
+from grading.answers import chosen_by, unwrap, verifiable
+from grading.boxes import contains, iou
+from grading.correct import is_correct
+from options import controls
+from reward import WEIGHTS
+from rollout import Trajectory, rollout
+from tools import TOOL
+
+OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
+CUT = ("length", "budget")  # stops for want of tokens
+MOST_CUT = 0.05  # a larger share of cut answers says more of the budget than of the model
+REPEATED = 8  # the same token this many times in a row is garbage
+
+
+def best_iou(trajectory: Trajectory) -> float | None:
+    """Mean over the boxes that got a crop of their IoU with the best-matching target; None without either."""
+    targets = trajectory.sample.boxes
+    boxes = trajectory.boxes
+    if not targets or not boxes:
+        return None
+    return fmean(max(iou(box, target) for target in targets) for box in boxes)
+
+
+def shows_all(trajectory: Trajectory) -> bool | None:
+    """Is all that has to be read (`meta["glyphs"]`, else the target boxes) wholly inside some crop?
+
+    None without crops or targets.
+    """
+    sample = trajectory.sample
+    boxes = trajectory.boxes
+    if not boxes or not sample.boxes:
+        return None
+    wanted = sample.meta.get("glyphs") or sample.boxes
+    return all(any(contains(box, glyph) for box in boxes) for glyph in wanted)
+
+
+def says_shown(trajectory: Trajectory) -> bool | None:
+    """In the swap arm: does it answer with what was shown, not what was asked? None without a crop."""
+    other = controls.swapped(trajectory.sample)
+    if other is None or not trajectory.boxes:
+        return None
+    _, shown = other
+    return unwrap(trajectory.answer or "") == shown
+
+
+def mean(values) -> float | None:
+    """The mean of those that are not None; None if none is left."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def mean_of_processes(parts: list[dict], key: str) -> float | None:
+    """A step's value from each process's. A tool that a process has not seen used has the rate 0 there.
+
+    >>> mean_of_processes([{"iou": None}, {"iou": 0.5}], "iou")
+    0.5
+    >>> mean_of_processes([{}, {"rate_image_rotate_tool": 0.5}], "rate_image_rotate_tool")
+    0.25
+    """
+    unseen = 0.0 if key.startswith("rate_") else None
+    return mean(part.get(key, unseen) for part in parts)
+
+
+# --------------------------------------------------------------------------------------------------
+# Answers -> records -> scores.
+
+
+def plain_grade(trajectory: Trajectory, judge=None) -> dict:
+    """`right`, by the rules of the reward, and what was `said`: yes, no, or the option's letter."""
+    sample = trajectory.sample
+    answer = trajectory.answer
+    right = bool(answer) and is_correct(answer, sample, judge)
+    said = chosen_by(answer, sample.answer, sample.options) if answer else None
+    return {"right": right, "said": said}
+
+
+def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) -> dict:
+    """What is kept of an answer; every score is made from these. grade: at least `right` and `said`."""
+    sample = trajectory.sample
+    record = {
+        "arm": arm,
+        "repeat": repeat,
+        "id": sample.id,
+        "gold": sample.answer,
+        "answer": trajectory.answer,
+        "options": sample.options,
+        "meta": sample.meta,
+        "stop": trajectory.stop,
+        "turns": trajectory.turns,
+        "boxes": trajectory.boxes,
+        "tools": trajectory.used,
+        "targets": sample.boxes,
+        "errors": len(trajectory.errors),
+        "tokens": sum(trajectory.sampled),
+        "iou": best_iou(trajectory),
+        "holds": shows_all(trajectory),
+        "says_shown": says_shown(trajectory) if arm == "swap" else None,
+    }
+    return record | grade
+
+
+def tools_used(record: dict) -> list[str]:
+    """The tools that brought a record's pictures; rows of before there were several have zooms alone."""
+    return record.get("tools", [TOOL] * len(record["boxes"]))
+
+
+def other_rates(used: list[list[str]]) -> dict[str, float]:
+    """How often each tool but the zoom was used. used: the tools of each trajectory.
+
+    >>> other_rates([["image_zoom_in_tool"], ["image_rotate_tool", "image_zoom_in_tool"]])
+    {'rate_image_rotate_tool': 0.5}
+    """
+    others = set().union(*used) - {TOOL}
+    return {f"rate_{name}": fmean(name in own for own in used) for name in sorted(others)}
+
+
+def question_group(record: dict):
+    """Questions that are not independent (rotations, variants, sentences) share a group."""
+    return record["meta"].get("group", record["id"])
+
+
+def summarise(records: list[dict]) -> dict:
+    """Accuracy with its 95 % interval, share that zoomed, crops, IoU and whole targets, and the two signs of
+    a guess: unanswered questions, and the share of the option that is chosen most. Apart from these: the
+    share of answers cut for want of tokens.
+
+    The interval counts groups and repeats as one: they are no new questions.
+    """
+    right_by_question = defaultdict(list)
+    for record in records:
+        right_by_question[record["id"]].append(record["right"])
+    n = len(right_by_question)
+    accuracy = fmean(record["right"] for record in records)
+    independent = len({question_group(record) for record in records})
+    said = Counter(record["said"] for record in records if isinstance(record["said"], str))
+    summary = {"n": n, "accuracy": accuracy, "interval": wilson(accuracy, independent)}
+    if len(records) > n:
+        summary["pass"] = fmean(map(any, right_by_question.values()))
+    used = list(map(tools_used, records))
+    summary["tool_rate"] = mean(map(bool, used))
+    summary["crops"] = mean(map(len, used))
+    summary |= other_rates(used)
+    for key in ("iou", "holds", "tokens", "errors", "says_shown"):
+        summary[key] = mean(record.get(key) for record in records)
+    cut = [record["stop"] in CUT for record in records]
+    silent = [record["answer"] is None for record in records]
+    summary["cut"] = fmean(cut)
+    summary["unanswered"] = fmean(a and not b for a, b in zip(silent, cut))
+    summary["favourite"] = max(said.values()) / len(records) if said else None
+    return summary
+
+
+def summarise_by_kind(records: list[dict]) -> dict[str, dict]:
+    """The summary of all, and of every `meta["kind"]`."""
+    kinds = defaultdict(list)
+    for record in records:
+        kinds["all"].append(record)
+        if kind := record["meta"].get("kind"):
+            kinds[str(kind)].append(record)
+    return {kind: summarise(rows) for kind, rows in sorted(kinds.items())}
+
+
+def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
+    """The same questions in two arms, first answers: what each got right alone, and McNemar's test, in
+    which a group counts once, for the arm that got more of it right. None if they share no question."""
+    right = defaultdict(dict)
+    groups = {}
+    for record in records:
+        if record["repeat"] == 0:
+            right[record["arm"]][record["id"]] = record["right"]
+            groups[record["id"]] = question_group(record)
+    shared = right[one].keys() & right[other].keys()
+    if not shared:
+        return None
+    gain = sum(right[one][i] and not right[other][i] for i in shared)
+    harm = sum(right[other][i] and not right[one][i] for i in shared)
+    ahead = Counter()
+    for i in shared:
+        ahead[groups[i]] += right[one][i] - right[other][i]
+    better = sum(lead > 0 for lead in ahead.values())
+    worse = sum(lead < 0 for lead in ahead.values())
+    n = len(shared)
+    return {
+        "n": n,
+        "gain": gain / n,
+        "harm": harm / n,
+        "difference": (gain - harm) / n,
+        "p": mcnemar(better, worse),
+    }
+
+
+def paired_text(one: str, other: str, found: dict) -> str:
+    """What `compare_arms` found, as a line for people."""
+    return (
+        f"{one} against {other}: {found['difference']:+.3f}; right with {one} alone {found['gain']:.3f}, with"
+        f" {other} alone {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
+    )
+
+
+def possible_arms(samples: list[Sample], arms) -> list[str]:
+    """The arms that differ from others for these questions: oracle and swap need something to show."""
+    missing = set()
+    if not any(sample.boxes for sample in samples):
+        missing.add("oracle")
+    if not any(map(controls.swapped, samples)):
+        missing.add("swap")
+    return [arm for arm in arms if arm not in missing]
+
+
+def answer_questions(model, processor, samples: list[Sample], arm: str, **settings) -> list[Trajectory]:
+    """One trajectory for each sample in one of `ARMS`, greedy unless the settings (of `rollout`) differ."""
+    forced = arm == "forced"
+    settings = {"temperature": 0.0, "seed": 0} | settings
+    return rollout(
+        model,
+        processor,
+        samples,
+        tool="on" if forced else arm,
+        force_call=forced,
+        **settings,
+    )
+
+
+def answer_records(
+    model, processor, samples: list[Sample], arm: str, *, judge=None, **settings
+) -> list[dict]:
+    """The records of an arm's greedy answers, by the rules of the reward."""
+    trajectories = answer_questions(model, processor, samples, arm, **settings)
+    return [make_record(t, plain_grade(t, judge), arm) for t in trajectories]
+
+
+def evaluate(model, processor, samples: list[Sample], arm: str, **more) -> dict:
+    """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
+    return summarise_by_kind(answer_records(model, processor, samples, arm, **more))
+
+
+def cut_warning(result: dict) -> str:
+    """What to raise where many answers were cut; "" where few were. result: summaries by arm and kind."""
+    shares = {arm: kinds["all"].get("cut") or 0.0 for arm, kinds in result.items()}
+    worst = max(shares, key=shares.get)
+    if shares[worst] <= MOST_CUT:
+        return ""
+    return f"{worst}: {shares[worst]:.0%} of the answers were cut: raise --max_turn_tokens, --max_tokens"
+
+
+def tell_unverifiable(samples: list[Sample], judge: str) -> None:
+    """Print how many right answers no rule can check, unless a judge does.
+
+    >>> samples = [Sample("1", b"", "?", "red"), Sample("2", b"", "?", "It stands on the table.")]
+    >>> tell_unverifiable(samples, "")
+    1 of 2 answers are sentences, which rules can't check and so can't pay: --judge, or select_data.py
+    """
+    count = sum(not verifiable(sample) for sample in samples)
+    if count and not judge:
+        remedy = "which rules can't check and so can't pay: --judge, or select_data.py"
+        print(f"{count} of {len(samples)} answers are sentences, {remedy}", flush=True)
+
+
+def score_table(result: dict) -> str:
+    """The arms as a text table, accuracy (and share that zoomed) by kind of question."""
+    kinds = sorted(set().union(*result.values()), key=lambda kind: (kind != "all", kind))
+    widths = [max(15, len(kind) + 2) for kind in kinds]
+    titles = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths))
+    shares = "".join(f"{title:>7}" for title in ("IoU", "whole", "cut", "none", "same"))
+    lines = [f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{shares}"]
+    for arm, by_kind in result.items():
+        line = f"{arm:<16}{by_kind['all']['n']:>6}"
+        for kind, width in zip(kinds, widths):
+            cell = "-"
+            if kind in by_kind:
+                cell = f"{by_kind[kind]['accuracy']:.3f} ({by_kind[kind]['tool_rate']:.2f})"
+            line += f"{cell:>{width}}"
+        overall = by_kind["all"]
+        aimed = by_kind.get("read", overall)
+        interval = "{:.3f}-{:.3f}".format(*overall["interval"]) if "interval" in overall else "-"
+        line += f"{interval:>16}"
+        for value in (
+            aimed["iou"],
+            aimed["holds"],
+            overall.get("cut"),
+            overall.get("unanswered"),
+            overall.get("favourite"),
+        ):
+            line += f"{'-' if value is None else format(value, '.2f'):>7}"
+        lines.append(line)
+    aimed = "read questions" if "read" in kinds else "all"
+    lines.append("accuracy (share that zoomed). IoU of crops and targets; whole: all there is to read is in")
+    lines.append(f"the crops ({aimed}). cut: share that ran out of tokens; none: without an answer")
+    lines.append("though there was room; same: of the option said most")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+# A training step.
+
+
+def is_dead(rewards) -> bool:
+    """A group whose members all got the same reward: no advantage, no gradient."""
+    totals = [reward.total for reward in rewards]
+    return max(totals) - min(totals) < 1e-6
+
+
+def repeats_box(trajectory: Trajectory) -> bool:
+    """Does it zoom on (nearly) the same box again?"""
+    boxes = trajectory.boxes
+    return any(iou(a, b) > 0.9 for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def is_garbage(trajectory: Trajectory) -> bool:
+    """The same token many times in a row, anywhere in what the model wrote."""
+    own = [token for token, sampled in zip(trajectory.completion_ids, trajectory.sampled) if sampled]
+    length = 1
+    for before, token in zip(own, own[1:]):
+        length = length + 1 if token == before else 1
+        if length >= REPEATED:
+            return True
+    return False
+
+
+def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:
+    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding alone."""
+    sampler = []
+    for trajectory in trajectories:
+        sampler += [lp for lp, sampled in zip(trajectory.logprobs, trajectory.sampled) if sampled]
+    return (logprobs.cpu() - torch.tensor(sampler)).abs().max().item()
+
+
+def step_stats(groups, rewards_by_group) -> dict:
+    """What a step looked like, as means over its trajectories; None where there was nothing to average.
+
+    groups, rewards_by_group: lists of groups, each a list of trajectories or of their rewards.
+    """
+    trajectories = [t for group in groups for t in group]
+    rewards = [reward for group in rewards_by_group for reward in group]
+    pairs = list(zip(trajectories, rewards))
+    blind_luck = [best_iou(t) == 0 for t, r in pairs if t.boxes and t.sample.boxes and r.accuracy]
+    stats = {
+        "reward": mean(r.total for r in rewards),
+        "accuracy": mean(r.accuracy for r in rewards),
+        "format": mean(r.format for r in rewards),
+        "tool_rate": mean(bool(t.delivered) for t in trajectories if t.sample.tool),
+        "calls": mean(len(t.calls) for t in trajectories),
+        "delivered": mean(t.delivered for t in trajectories),
+        "errors": mean(len(t.errors) for t in trajectories),
+        "iou": mean(map(best_iou, trajectories)),
+        "acc_zoom": mean(r.accuracy for t, r in pairs if t.delivered),
+        "acc_no_zoom": mean(r.accuracy for t, r in pairs if not t.delivered),
+        "tokens": mean(sum(t.sampled) for t in trajectories),
+        "dead_groups": mean(map(is_dead, rewards_by_group)),
+        "repeats": mean(map(repeats_box, trajectories)),
+        "blind_luck": mean(blind_luck),
+        "garbage": mean(map(is_garbage, trajectories)),
+        "overlong": mean(t.stop in OVERLONG for t in trajectories),
+    }
+    for place, term in enumerate(("accuracy", "format", "tool")):
+        stats[f"reward_{term}"] = mean(WEIGHTS[t.sample.tool][place] * getattr(r, term) for t, r in pairs)
+    stats |= other_rates([t.used for t in trajectories])
+    for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
+        own = [(t, r) for t, r in pairs if t.sample.meta.get("kind") == kind]
+        stats[f"accuracy_{kind}"] = mean(r.accuracy for _, r in own)
+        stats[f"tool_rate_{kind}"] = mean(bool(t.delivered) for t, _ in own)
+    return stats

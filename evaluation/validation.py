@@ -1,0 +1,193 @@
+"""The held-out questions of a run, asked before and after training: scores in eval.json, answers in
+answers.jsonl, and what only the two together tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import EVAL_SEED
+from data import DEEPEYES, USED, Sample, load, mix, readable
+from evaluation.scores import (
+    answer_records,
+    compare_arms,
+    mean,
+    paired_text,
+    possible_arms,
+    question_group,
+    summarise_by_kind,
+    tell_unverifiable,
+)
+from grading.boxes import iou
+from safe.files import append_rows, keep_rows, read_json, read_rows, write_json
+
+TOY_SIZE = 4096  # questions of the toy; their order must not depend on the number of steps
+# Of a record, kept in answers.jsonl.
+KEPT = (
+    *("id", "arm", "gold", "answer", "right", "stop"),
+    *("boxes", "targets", "iou", "holds", "says_shown"),
+)
+
+
+def load_questions(knobs) -> tuple[list[Sample], list[Sample]]:
+    """The questions to train on, and the held-out ones. knobs: of train.py; the data set's commit on the Hub
+    is noted in them."""
+    place = {
+        "root": knobs.root or None,
+        "revision": knobs.revision,
+        "allow_outside": knobs.allow_outside,
+    }
+    limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
+    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, **place)
+    # A resume takes the same, whatever is the newest then
+    knobs.revision = USED.get(DEEPEYES, knobs.revision)
+    if knobs.mix:
+        samples = mix(samples, knobs.mix, knobs.seed)
+    if len(samples) < knobs.prompts:
+        raise ValueError(f"{knobs.data} has {len(samples)} questions, but --prompts {knobs.prompts}")
+    tell_unverifiable(samples, knobs.judge)
+    if not knobs.eval_size:
+        return samples, []
+    held_out = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED}
+    return samples, readable(load(knobs.data, **place, **held_out))
+
+
+@dataclass
+class HeldOut:
+    """The held-out questions, whose scores before and after training are kept in eval.json."""
+
+    samples: list[Sample]
+    file: Path
+    settings: dict  # of the rollouts
+    judge: Callable | None
+
+    @property
+    def answers(self) -> Path:
+        return self.file.with_name("answers.jsonl")
+
+    def stored(self) -> dict:
+        return read_json(self.file)
+
+    def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
+        """Scores by arm; each is stored at once, and not scored twice, unless a judge was away.
+
+        when: "before" or "after" `steps`.
+        """
+        stored = self.stored()
+        if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
+            stored |= {"after": {}, "steps": steps}
+        unjudged = stored.setdefault("unjudged", {})
+        for arm in possible_arms(self.samples, arms):
+            name = f"{when}: {arm}"
+            again = self.judge and unjudged.get(name)
+            if arm in stored.setdefault(when, {}) and not again:
+                continue
+            print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
+            missed = self.judge.missed if self.judge else 0
+            records = answer_records(
+                model,
+                processor,
+                self.samples,
+                arm,
+                judge=self.judge,
+                progress=True,
+                **self.settings,
+            )
+            unjudged.pop(name, None)
+            if self.judge and self.judge.missed > missed:
+                unjudged[name] = self.judge.missed - missed
+                count = unjudged[name]
+                print(f"  {count} answers were graded by the rules: the judge was away")
+            self.store_answers(when, arm, records)
+            stored[when][arm] = summarise_by_kind(records)
+            write_json(self.file, stored)
+        return stored[when]
+
+    def store_answers(self, when: str, arm: str, records: list[dict]) -> None:
+        """In place of those that are stored of this arm and time: a killed run may have left some."""
+        keep_rows(self.answers, lambda row: (row["when"], row["arm"]) != (when, arm))
+        rows = []
+        for record in records:
+            row = {"when": when, "kind": record["meta"].get("kind")}
+            row["group"] = question_group(record)
+            rows.append(row | {key: record[key] for key in KEPT})
+        append_rows(self.answers, *rows)
+
+    def compare(self) -> dict:
+        """What training changed, question by question; stored in eval.json under "paired" and "aim"."""
+        rows = read_rows(self.answers)
+        stored = self.stored()
+        stored["paired"] = compare_times(rows)
+        if aim := aim_of(rows):
+            stored["aim"] = aim
+        write_json(self.file, stored)
+        return stored
+
+
+def compare_times(rows: list[dict]) -> dict[str, dict]:
+    """The same questions before and after, in each arm that was asked both times: see `compare_arms`."""
+    records = []
+    for row in rows:
+        meta = {"group": row["group"]}
+        named = {"arm": f"{row['when']}: {row['arm']}", "repeat": 0, "meta": meta}
+        records.append(row | named)
+    found = {}
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        compared = compare_arms(records, f"after: {arm}", f"before: {arm}")
+        if compared:
+            found[arm] = compared
+    return found
+
+
+def aim_of(rows: list[dict]) -> dict[str, float]:
+    """The IoU of the crops before and after, where a crop is forced, and a control: the boxes of before,
+    merely of the size that the trained ones have. Better than these are boxes that are better placed.
+
+    Of `read` questions where there are such.
+    """
+    boxes = {}
+    for when in ("before", "after"):
+        forced = [r for r in rows if (r["when"], r["arm"]) == (when, "forced")]
+        kind = "read" if any(row["kind"] == "read" for row in forced) else None
+        asked = [row for row in forced if row["targets"] and kind in (None, row["kind"])]
+        boxes[when] = [(box, row["targets"]) for row in asked for box in row["boxes"]]
+    if not all(boxes.values()):
+        return {}
+    width = mean(box[2] - box[0] for box, _ in boxes["after"])
+    height = mean(box[3] - box[1] for box, _ in boxes["after"])
+    resized = [(of_size(box, width, height), targets) for box, targets in boxes["before"]]
+    return {
+        "before": mean_iou(boxes["before"]),
+        "before, at the size of after": mean_iou(resized),
+        "after": mean_iou(boxes["after"]),
+    }
+
+
+def mean_iou(pairs) -> float:
+    """pairs: (box, targets), original pixels; the best-matching target counts."""
+    return mean(max(iou(box, target) for target in targets) for box, targets in pairs)
+
+
+def of_size(box, width: float, height: float):
+    """The box of this size with the same centre.
+
+    >>> of_size((0, 0, 10, 10), 4, 2)
+    (3.0, 4.0, 7.0, 6.0)
+    """
+    x = (box[0] + box[2]) / 2
+    y = (box[1] + box[3]) / 2
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def comparison_text(stored: dict) -> str:
+    """What `HeldOut.compare` found, in lines for people."""
+    lines = []
+    for arm, found in stored["paired"].items():
+        lines.append(paired_text(f"{arm} after", f"{arm} before", found))
+    if aim := stored.get("aim"):
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in aim.items())
+        lines.append(f"IoU of forced crops: {shares}")
+    swap = stored.get("after", {}).get("swap", {})
+    shown = swap.get("read", swap.get("all", {})).get("says_shown")
+    if shown is not None:
+        lines.append(f"shown another tile's crop, it says that one's letter: {shown:.2f}")
+    return "\n".join(lines)

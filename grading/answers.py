@@ -1,0 +1,462 @@
+"""What an answer says: an option, letters, a number, yes or no, a formula; by rules, never by running it.
+
+Every reader goes through the same stages: the wrapping is taken off (`unwrap`), then a lead such as "The
+answer is" (`without_lead`); what is left must be the thing itself. An answer that denies something or leaves
+a choice ("not B", "A or B") names no option: where a form is ambiguous, it is wrong.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from grading.formulas import WORKER
+
+# What may stand before the answer proper.
+LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|then),? )?"
+    r"(?:"
+    r"(?:(?:the|my) )?(?:(?:correct|right|final|best) )?(?:answers?|options?|choices?|letters?)"
+    r"(?: (?:is|are|would be|should be|must be))?(?![a-z])"
+    r"|(?:i think |i believe )?(?:it is|it's|it must be|that is|that's)(?![a-z])"
+    r"|i (?:would )?(?:choose|pick|select)(?![a-z])"
+    r"|(?:正确)?(?:答案|选项)(?:是|为)?|选"
+    r")\s*[:=]?\s*(?:(?:options?|choices?|letters?|answers?)\b\s*)?",
+    re.I,
+)
+DENIES = re.compile(r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than)\b|n't\b", re.I)
+CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween\b")
+REASON = re.compile(r"(?:because|since|as|which|who|that)\b", re.I)
+BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+WHOLE = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
+NUMBER_WORDS = dict(
+    zip(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        ],
+        range(13),
+    )
+)
+
+
+def unwrap(text: str) -> str:
+    """An answer without the wrapping that models like: Markdown, LaTeX, full-width characters.
+
+    >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", r"\\(\\boxed{\\text{B}}\\)", "（B）")]
+    ['B', '12', 'the car', 'B', '(B)']
+    """
+    text = unicodedata.normalize("NFKC", text).replace("。", ".")
+    text = re.sub(r"\*\*|__|`", "", text)
+    text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text).replace("\\%", "%")
+    for _ in range(4):  # wrappings nest
+        inner = BOXED.sub(r"\1", text).strip().strip("*$").strip()
+        inner = re.sub(r"^\\[(\[]|\\[)\]]$", "", inner).strip()
+        whole = WHOLE.fullmatch(inner.rstrip("."))
+        inner = whole[1] if whole else inner
+        if inner == text:
+            break
+        text = inner
+    return text.strip()
+
+
+def count_boxed(turns: list[str]) -> int:
+    """How many `\\boxed{...}` the last turn has after its thought."""
+    last = turns[-1] if turns else ""
+    after_thought = last.rpartition("</think>")[2]
+    return after_thought.count("\\boxed{")
+
+
+def find_answer(text: str, boxed: bool = False) -> str | None:
+    """The text of the last non-empty `<answer>...</answer>` of a turn; with boxed: of the last `\\boxed{...}`
+    after its thought.
+
+    text must be the model's own words: observations repeat the format line, whose literal
+    `<answer>...</answer>` is no answer.
+
+    >>> find_answer("<answer>A</answer> no, <answer> B </answer><answer></answer>")
+    'B'
+    >>> find_answer(r"<think>\\boxed{3}?</think> so it is \\boxed{\\frac{1}{2}}", boxed=True)
+    '\\\\frac{1}{2}'
+    """
+    if boxed:
+        return last_boxed(text.rpartition("</think>")[2])
+    end = text.rfind("</answer>")
+    while end >= 0:
+        start = text.rfind("<answer>", 0, end)
+        if start < 0:
+            break
+        if answer := text[start + len("<answer>") : end].strip():
+            return answer
+        end = text.rfind("</answer>", 0, start)
+    return None
+
+
+def last_boxed(text: str) -> str | None:
+    """What stands in the last `\\boxed{...}`, whose braces nest; None where it is missing, empty or open.
+
+    >>> last_boxed(r"\\boxed{1}, no, \\boxed{\\frac{1}{2}}"), last_boxed(r"\\boxed{1")
+    ('\\\\frac{1}{2}', None)
+    """
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    inside = text[start + len("\\boxed{") :]
+    depth = 1
+    for place, character in enumerate(inside):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return inside[:place].strip() or None
+    return None
+
+
+def without_lead(text: str) -> str:
+    """What follows "The answer is" and the like.
+
+    >>> [without_lead(t) for t in ("The correct option is B.", "Answer: 12", "It's red", "a choice of two")]
+    ['B.', '12', 'red', 'a choice of two']
+    """
+    lead = LEAD.match(text)
+    return text[lead.end() :] if lead else text
+
+
+def normalise(text: str) -> str:
+    """Lower case, no leading article, no closing punctuation, single spaces.
+
+    >>> normalise(" The Red car. ")
+    'red car'
+    """
+    text = " ".join(text.lower().split())
+    return re.sub(r"^(a|an|the) (?=\w)", "", text).strip(" .,;:!?\"'()[]")
+
+
+# --------------------------------------------------------------------------------------------------
+# Options.
+
+
+def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
+    """Which option an answer names: by its letter, by its text, or by both.
+
+    >>> options = ("a blue car", "the red car", "no car")
+    >>> [option_index(p, options) for p in ("b", "(B)", "B. the red car", "The answer is B.", "red car")]
+    [1, 1, 1, 1, 1]
+    >>> [option_index(p, options) for p in ("C. no car", "B because it is red", "red", "Option B: red")]
+    [2, 1, 1, 1]
+    >>> [option_index(p, options) for p in ("A or B", "not B", "car", "", "The answer is not option B")]
+    [None, None, None, None, None]
+    """
+    text = " ".join(unwrap(prediction).split())
+    texts = [normalise(unwrap(option)) for option in options]
+    last = chr(64 + len(options))
+    for claim in (text, without_lead(text)):
+        # The letter before the texts: an option's text may be another's letter.
+        if letter := re.fullmatch(rf"[(\[]?([A-{last}])\b[)\].:]*", claim, re.I):
+            return ord(letter[1].upper()) - 65
+        if texts.count(normalise(claim)) == 1:
+            return texts.index(normalise(claim))
+    place = letter_first(without_lead(text), texts, last)
+    if place is not None:
+        return place
+    if DENIES.search(text) or CHOICE.search(text):
+        return None
+    place = stated_letter(text, last)
+    return named(text, texts) if place is None else place
+
+
+def letter_first(claim: str, texts: list[str], last: str) -> int | None:
+    """The option whose letter an answer begins with: "B. the red car", "B because ...", "(B) red"."""
+    match = re.match(rf"[(\[]?([A-{last}])(?:[)\].:,]+(?=\s|$)|[)\].:]+|(?=\s))\s*(.*)", claim)
+    if not match:
+        return None
+    place = ord(match[1]) - 65
+    rest = match[2]
+    if normalise(rest) == texts[place] or REASON.match(rest):
+        return place
+    bare = claim[1:2] == " "  # "A car ..." is an article, not an option
+    others = re.search(rf"(?<!\w)[(\[]?[A-{last}][)\].:]+(?!\w)|(?<![\w'])[B-{last}](?![\w'])", rest)
+    if bare or others or DENIES.search(rest) or CHOICE.search(rest):
+        return None
+    return place
+
+
+def stated_letter(text: str, last: str) -> int | None:
+    """The only letter after "option" or "answer is", at the end of an answer."""
+    stated = rf"\b(?:answer|option|choice)(?: is)?:? (?:option )?[(\[]?([A-{last}])\b[)\].:]*"
+    found = re.findall(stated, text, re.I)
+    ends = re.search(stated + "$", text, re.I)
+    return ord(found[0].upper()) - 65 if ends and len(found) == 1 else None
+
+
+def named(text: str, texts: list[str]) -> int | None:
+    """The only option whose text an answer holds, or that holds all of the answer."""
+    said = normalise(without_lead(text))
+    holds = [i for i, option in enumerate(texts) if option and has_words(said, option)]
+    if len(holds) == 1:
+        return holds[0]
+    if holds or len(said) < 3:
+        return None
+    inside = [i for i, option in enumerate(texts) if has_words(option, said)]
+    denied = inside and DENIES.search(texts[inside[0]])  # "pet" does not stand for "no pet"
+    return inside[0] if len(inside) == 1 and not denied else None
+
+
+def has_words(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+
+
+def letters(text: str) -> str:
+    """The option letters A to I that an answer names, in order: only where nothing else can be meant.
+
+    >>> [letters(t) for t in ("b", "A, C", "(B) and (D)", "The answer is B", "B. the red car", "A car", "BD")]
+    ['B', 'AC', 'BD', 'B', 'B', '', 'BD']
+    >>> [letters(t) for t in ("The answers are A and C", "Both A and C", "B:145°", "A. or B.", "not B")]
+    ['AC', 'AC', 'B', '', '']
+    """
+    claim = without_lead(" ".join(unwrap(text).split()))
+    claim = re.sub(r"^both\b\s*", "", claim, flags=re.I)
+    several = r"(?:[A-I]|\W|and\b)+|\W*[a-i](?:(?:\W|\band\b)+[a-i])*\W*"
+    if len(claim) < 40 and re.fullmatch(several, claim) and not CHOICE.search(claim):
+        return "".join(sorted(set(re.sub(r"and|[^A-Ia-i]", "", claim).upper())))
+    stated = None if DENIES.search(text) or CHOICE.search(text) else stated_letter(claim, "I")
+    if stated is not None:
+        return chr(65 + stated)
+    lead = re.match(r"\W*([A-I])(?:[).:]+| (?=\())(.*)", claim)
+    others = r"(?<!\w)[(\[]?[A-I][)\].:]|\bor\b|^\s*(?:no|not)\b"
+    if not lead or re.search(others, lead[2], re.I):
+        return ""
+    return lead[1]
+
+
+# --------------------------------------------------------------------------------------------------
+# Yes and no.
+
+
+def yes_or_no(text: str) -> str | None:
+    """What an answer begins with, unless it takes that back; "There is no ..." is a no.
+
+    >>> [yes_or_no(t) for t in ("Yes, it is.", "no", "No, there is no dog.", "The answer is no.", "是")]
+    ['yes', 'no', 'no', 'no', 'yes']
+    >>> [yes_or_no(t) for t in ("yes and no", "no idea", "maybe", "Yes. No.", "There is no dog here.")]
+    [None, None, None, None, 'no']
+    """
+    said = without_lead(" ".join(unwrap(text).lower().split()))
+    said = {"是": "yes", "否": "no"}.get(said.strip(" ."), said)
+    first = re.match(r"\W*(yes|no)\b(?! idea)(.*)", said)
+    if first:
+        rest = first[2]
+        other = "no" if first[1] == "yes" else "yes"
+        taken_back = re.search(rf"^\W*(?:and|or) {other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)", rest)
+        return None if taken_back else first[1]
+    there = re.match(r"there (?:is|are)(?: (no|not)\b|n't\b)?", said)
+    if not there:
+        return None
+    denied = there[1] or there[0].endswith("n't")
+    if denied:
+        return "no"
+    return None if DENIES.search(said) or CHOICE.search(said) else "yes"
+
+
+# --------------------------------------------------------------------------------------------------
+# Numbers and formulas.
+
+NUMBER = re.compile(
+    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)"
+    r"(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
+    re.I,
+)
+NUMBER_IN_TEXT = re.compile(
+    r"(?<![\w.^])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?"
+)
+LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: neither is the answer
+ONLY_NUMBERS = re.compile(r"[\d.\s]+(?:[,;][\d.\s]+)+")
+POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a unit
+# A word for a number beside one of these stands for another number.
+MORE_NUMBER_WORDS = re.compile(
+    r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
+)
+UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°"}
+ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
+
+
+def as_number(text: str) -> tuple[float, str] | None:
+    """A lone number and its unit: thousands separators, currency, percent and fractions are understood.
+
+    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5", "two")]
+    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, ''), (2.0, '')]
+    >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "", "2 or 3 dogs")]
+    [None, None, None, None, None]
+    """
+    text = ABOUT.sub("", text.strip(), count=1)
+    if text.lower().rstrip(".") in NUMBER_WORDS:
+        return float(NUMBER_WORDS[text.lower().rstrip(".")]), ""
+    match = NUMBER.fullmatch(text) if len(text) <= 40 else None  # longer text is no lone number
+    if not match or (match[2] and float(match[2]) == 0):
+        return None
+    value = float(match[1].replace(",", "")) / float(match[2] or 1)
+    unit = match[3].lower()
+    return value, UNITS.get(unit, unit)
+
+
+def only_number(text: str) -> tuple[float, str] | None:
+    """The number of a short sentence that holds just one, such as "There are 2 dogs."
+
+    >>> only_number("There are 2 dogs."), only_number("between 2 and 3"), only_number("not 2")
+    ((2.0, ''), None, None)
+    """
+    if len(text) > 80 or DENIES.search(text) or CHOICE.search(text):
+        return None
+    words = [word.strip(".,;:!?()") for word in text.split()]
+    found = [number for number in map(as_number, words) if number]
+    return found[0] if len(found) == 1 and any(c.isalpha() for c in text) else None
+
+
+def same_number(prediction: str, gold: str) -> bool:
+    """Equal values, and equal units where both have one; 0.75, 75 and 75 % agree with a gold of 75 %.
+
+    >>> same_number("12", "12 cm"), same_number("12 m", "12 cm"), same_number("1,200.0", "1200")
+    (True, False, True)
+    >>> same_number("45 degrees", "45°"), same_number("0.75", "75%"), same_number("There are 2 dogs.", "2")
+    (True, True, True)
+    """
+    wanted = as_number(gold)
+    claim = without_lead(prediction)
+    said = as_number(claim) or only_number(claim)
+    if wanted is None or said is None:
+        return False
+    if wanted[1] == "%" and not said[1] and close(100 * said[0], wanted[0]):
+        return True
+    return close(said[0], wanted[0]) and (said[1] == wanted[1] or not said[1] or not wanted[1])
+
+
+def close(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-6 * max(1, abs(b))
+
+
+def last_number(text: str) -> float | None:
+    """The value of an answer: its last number, with separators, units, percent, fractions, LaTeX and pi.
+
+    None where it denies something, leaves a choice between numbers, or only lists some.
+
+    >>> [last_number(t) for t in ("$1,200.50", "x = 45%", r"\\frac{3}{4} cm", "3/8", "12 m3", "1 or 2")]
+    [1200.5, 45.0, 0.75, 0.375, 12.0, None]
+    >>> [last_number(t) for t in ("3 1/2", "1.5e3", "- 3", r"12\\text{ cm}^2", r"1.2\\times 10^3")]
+    [3.5, 1500.0, -3.0, 12.0, 1200.0]
+    >>> [last_number(t) for t in ("14 years (from 1980 to 1994)", "There are two dogs", "12 and 13")]
+    [14.0, 2.0, None]
+    """
+    claim = plain_number(unwrap(spelled_out(text))[-200:])
+    if DENIES.search(claim) or ONLY_NUMBERS.fullmatch(claim):
+        return None
+    if POWER.search(claim) or re.search(r"\\(?!text|mathrm)", claim):
+        return formula_value(claim)
+    claim = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?", " ", claim)
+    if re.search(r"\bor\b", claim):
+        return None
+    if mixed := re.fullmatch(r"(\d{1,9}) (\d{1,9})/(\d{1,9})\b.*", claim):
+        whole, above, below = map(int, mixed.groups())
+        return whole + above / below if below else None
+    found = list(NUMBER_IN_TEXT.finditer(claim))
+    if not found:
+        return number_word(claim)
+    value, below = found[-1].groups()
+    if len(found) > 1:
+        between = claim[found[-2].end() : found[-1].start()]
+        is_range = value.startswith("-") and not between.strip()  # "13 - 14"
+        if is_range or LISTED.fullmatch(between):
+            return None
+    if below and not float(below):
+        return None
+    return float(value.replace(" ", "")) / float(below or 1)
+
+
+def spelled_out(text: str) -> str:
+    """Roots, powers and halves in LaTeX or digits, before they are made plain characters.
+
+    >>> spelled_out("2√3"), spelled_out("10²"), spelled_out("3½")
+    ('2\\\\sqrt{3}', '10^2', '3 1/2')
+    """
+    text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text)
+    return text.replace("²", "^2").replace("³", "^3").replace("½", " 1/2").strip()
+
+
+def plain_number(text: str) -> str:
+    """What stands after the last "=", without separators, signs of units, and a remark in brackets.
+
+    >>> plain_number("x = 1,200 % (of 3 cm)"), plain_number("2π")
+    ('1200', '2\\\\pi')
+    """
+    text = re.sub(r"\s\((?=[^()]*[a-z]{2})[^()]*\)\W*$", "", text)
+    text = text.replace("\u2212", "-").replace("{,}", ",").replace("π", r"\pi ").strip().rstrip(" .")
+    text = re.sub(r"\\[,!;%]|\\(?:circ|degree)|[$%°]", "", text)
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<![a-z\\])(?=pi\b)", r"\\", text)
+    return re.sub(r"^.*=\s*", "", text).strip()
+
+
+def number_word(text: str) -> float | None:
+    """The only number that is written as a word.
+
+    >>> number_word("There are two dogs"), number_word("two or three"), number_word("twenty-two")
+    (2.0, None, None)
+    """
+    if MORE_NUMBER_WORDS.search(text.lower()):
+        return None
+    words = re.findall(r"[a-z]+", text.lower())
+    found = [NUMBER_WORDS[word] for word in words if word in NUMBER_WORDS]
+    return float(found[0]) if len(found) == 1 else None
+
+
+@lru_cache(10_000)
+def formula_value(text: str) -> float | None:
+    """The number that a LaTeX formula stands for, by math-verify (no eval); None where there is none."""
+    return WORKER.ask("value", text)
+
+
+@lru_cache(10_000)
+def same_formula(prediction: str, gold: str) -> bool:
+    """Equality of LaTeX by math-verify (symbolic, no eval); False where it can't parse or takes too long.
+
+    >>> same_formula("0.5", r"\\frac{1}{2}"), same_formula("red=A", "A")
+    (True, False)
+    """
+    if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
+        return False  # a $ inside would open a second formula, of which math-verify takes the better one
+    if "=" in prediction and "=" not in gold or not re.search(r"[\\^=+*/()-]", prediction + gold):
+        return False  # plain words and numbers are compared elsewhere
+    return bool(WORKER.ask("equal", gold, prediction))
+
+
+def chosen_by(answer: str, gold: str, options: tuple[str, ...]) -> str | None:
+    """What an answer chose, to see whether a model always says the same: a letter, yes or no, or None.
+
+    >>> chosen_by("the red car", "a blue car", ("a blue car", "the red car")), chosen_by("No.", "yes", ())
+    ('B', 'no')
+    """
+    if options:
+        place = option_index(unwrap(answer), options)
+        return None if place is None else chr(65 + place)
+    if gold in ("yes", "no"):
+        return yes_or_no(answer)
+    if re.fullmatch(r"\W*[A-I]\W*", gold):
+        return letters(answer) or None
+    return None
+
+
+def verifiable(sample) -> bool:
+    """Can rules check an answer? Options, numbers, yes and no, and short texts; a sentence needs a judge.
+
+    >>> from data import Sample
+    >>> [verifiable(Sample("1", b"", "?", a)) for a in ("12 cm", "a red cup", "It stands on the table.")]
+    [True, True, False]
+    """
+    return bool(sample.options) or not sample.tool or len(sample.answer.split()) <= 4

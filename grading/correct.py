@@ -1,0 +1,79 @@
+"""Is an answer correct? Rules decide where they can; a judge, if there is one, only where they can't."""
+
+import re
+
+from grading import answers
+
+MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
+LABEL = re.compile(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?")  # "x = 12" is fine, "5 = 12" is not
+
+
+def is_correct(prediction: str | None, sample, judge=None) -> bool:
+    """Does a prediction agree with the gold answer of a `Sample`?
+
+    judge: optional callable (question, gold, prediction) -> bool, asked where no rule can tell.
+
+    >>> from data import Sample
+    >>> is_correct("Yes, it is.", Sample("1", b"", "Is it?", "yes"))
+    True
+    >>> is_correct("A", Sample("2", b"", "Which letter?", "B"))
+    False
+    """
+    if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
+        return False
+    said = answers.unwrap(prediction)
+    if "=" not in sample.answer:
+        said = LABEL.sub("", said)
+    for rule in RULES:
+        decided = rule(said, sample)
+        if decided is not None:
+            return decided
+    return bool(judge and judge(sample.text(), sample.answer, said))
+
+
+# Each rule answers True, False, or None where it can't tell. They are asked in this order.
+
+
+def same_option(said: str, sample) -> bool | None:
+    """By the options' texts, not their letters: two options may say the same."""
+    if not sample.options:
+        return None
+    chosen = answers.option_index(said, sample.options)
+    wanted = gold_option(sample)
+    if chosen is None or wanted is None:
+        return None
+    return sample.options[chosen] == wanted
+
+
+def same_text(said: str, sample) -> bool | None:
+    if said == sample.answer:
+        return True
+    gold = answers.normalise(answers.unwrap(sample.answer))
+    claim = answers.without_lead(said)
+    if gold in (answers.normalise(said), answers.normalise(claim)):
+        return gold != ""  # nothing but punctuation says nothing
+    return None
+
+
+def same_yes_or_no(said: str, sample) -> bool | None:
+    gold = answers.normalise(answers.unwrap(sample.answer))
+    claim = answers.yes_or_no(said) if gold in ("yes", "no") else None
+    return None if claim is None else claim == gold
+
+
+def same_value(said: str, sample) -> bool | None:
+    """Numbers and formulas. Another value may be the same thing in another unit: then no rule can tell."""
+    gold = answers.unwrap(sample.answer)
+    equal = answers.same_number(said, gold) or answers.same_formula(said, sample.answer)
+    return True if equal else None
+
+
+RULES = (same_option, same_text, same_yes_or_no, same_value)
+
+
+def gold_option(sample) -> str | None:
+    """The text of the correct option, which the gold answer is or names; None if it does neither."""
+    if sample.answer in sample.options:
+        return sample.answer
+    index = answers.option_index(sample.answer, sample.options)
+    return None if index is None else sample.options[index]

@@ -1,0 +1,133 @@
+"""The figures of the study: seeds as dots."""
+
+from pathlib import Path
+from statistics import fmean
+
+from study.arms import EDGES, SIZES, of_size
+from study.stored import Stored, mean_known
+from toy.world import LETTERS
+
+LINES = {  # of the curve of letter sizes
+    "base": ("tab:grey", "before"),
+    "paid": ("tab:orange", "the paper's bonus"),
+    "unpriced": ("tab:green", "no bonus, no price"),  # drawn wide: the next lies on it
+    "priced": ("tab:blue", "a price on crops of right answers"),
+}
+TRAINED_ON = ((36, 40), (190, 210))  # px, heights of letters
+
+
+def draw_all(stored: Stored, folder: Path) -> list[str]:
+    """Draw what there are scores for; returns the names of the files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    drawn = []
+    if stored.runs("base"):
+        draw_sizes(stored, folder / "when_not.png")
+        drawn.append("when_not.png")
+    if stored.runs("no bonus, 3136"):
+        draw_edge(stored, folder / "knife_edge.png")
+        drawn.append("knife_edge.png")
+    return drawn
+
+
+def draw_sizes(stored: Stored, file: Path) -> None:
+    """Size of the letters against the share that zooms, and the share that is right."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), constrained_layout=True)
+    zooming, reading = axes
+    for arm in LINES:
+        draw_line(zooming, stored, arm, "zooms")
+        draw_line(reading, stored, arm, "right")
+    zooming.set_title("share that zooms", fontsize=11)
+    reading.set_title("share that is right", fontsize=11)
+    if stored.runs("priced"):
+        line = by_size(stored, "priced", "off", "right")
+        means = list(map(fmean, line))
+        reading.plot(SIZES, means, "--", color="tab:blue", label="priced, no tool on offer")
+    chance = 1 / len(LETTERS)
+    reading.axhline(chance, color="black", linewidth=0.8, linestyle=":")
+    for axis in axes:
+        for low, high in TRAINED_ON:
+            axis.axvspan(low, high, color="tab:green", alpha=0.15, linewidth=0)
+        finish(axis, "height of the letter, px of the picture (green: trained on)")
+    figure.savefig(file, dpi=90)
+    plt.close(figure)
+
+
+def finish(axis, xlabel: str) -> None:
+    """What all panels share: shares from 0 to 1."""
+    axis.set_xlabel(xlabel)
+    axis.set_ylim(-0.05, 1.05)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+def draw_line(axis, stored: Stored, arm: str, measure: str) -> None:
+    """An arm's curve over the sizes, its seeds as dots."""
+    if not stored.runs(arm):
+        return
+    colour, label = LINES[arm]
+    shares = by_size(stored, arm, "on", measure)
+    means = list(map(fmean, shares))
+    width = 5 if arm == "unpriced" else 1.5
+    axis.plot(SIZES, means, color=colour, label=label, linewidth=width)
+    for size, values in zip(SIZES, shares):
+        draw_seeds(axis, size, values, colour)
+
+
+def draw_seeds(axis, x: float, values: list[float], colour: str, label=None) -> None:
+    """A dot for each seed."""
+    places = [x] * len(values)
+    axis.scatter(places, values, color=colour, label=label, s=16, alpha=0.6)
+
+
+def by_size(
+    stored: Stored,
+    arm: str,
+    way: str,
+    measure: str,
+) -> list[list[float]]:
+    """For each size of letters a share for each seed. way: the arm of eval.py."""
+    found = []
+    for size in SIZES:
+        asked = f"{of_size(size)} | {way}"
+        found.append(stored.shares(arm, asked, measure))
+    return found
+
+
+def draw_edge(stored: Stored, file: Path) -> None:
+    """Crop pixels against the share that zooms and the share of `read` that is right, by bonus."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    titles = {
+        "tool_rate": "share that zooms",
+        "accuracy_read": "right on `read`",
+    }
+    colours = {"bonus": "tab:orange", "no bonus": "tab:blue"}
+    for axis, (key, title) in zip(axes, titles.items()):
+        for arm, colour in colours.items():
+            for pixels in (*EDGES, 12544):
+                values = edge_values(stored, arm, pixels, key)
+                label = arm if pixels == EDGES[0] else None
+                draw_seeds(axis, pixels, values, colour, label)
+        axis.set_title(f"{title}, steps 31 to 40", fontsize=11)
+        finish(axis, "pixels of a crop")
+    figure.savefig(file, dpi=90)
+    plt.close(figure)
+
+
+def edge_values(
+    stored: Stored,
+    arm: str,
+    pixels: int,
+    key: str,
+) -> list[float]:
+    """Means of a metric over steps 31 to 40, of each seed. arm: its name at the default crop size."""
+    name = f"{arm}, {pixels}" if pixels in EDGES else arm
+    found = []
+    for row in stored.metric(name, key):
+        found.append(mean_known(row[30:40]))
+    return found

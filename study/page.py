@@ -1,0 +1,82 @@
+"""docs/study.md from the stored scores: no figure in it is typed by hand."""
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, median
+
+from jinja2 import Environment, FileSystemLoader
+
+from evaluation.stats import holm
+from study.arms import ARMS, AS_TINY, EDGES, PLAIN
+from study.figures import draw_all, edge_values
+from study.runs import SELECT, TRAIN
+from study.stored import Stored
+from study.verdicts import findings
+
+
+def write_page(lines: list[dict], folder: Path) -> Path:
+    """Write study.md and its figures into a folder; returns the page. lines: of study.jsonl."""
+    stored = Stored(lines)
+    found = findings(stored)
+    tested = [finding for finding in found if finding.p]
+    corrected = holm([finding.p[0] for finding in tested])
+    for finding, after_holm in zip(tested, corrected):
+        p, floor = finding.p
+        finding.effect += f"; p {p:.3g} (floor {floor:.3g}, after Holm {after_holm:.2g})"
+    trained = [line for line in lines if "metrics" in line]
+    arms = arm_rows(stored)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)
+    environment.filters["seed"] = seed_text
+    environment.filters["mean"] = mean_text
+    text = environment.get_template("page.jinja").render(
+        found=found,
+        runs=len(trained),
+        hours=sum(row["minutes"] * row["runs"] for row in arms) / 60,
+        figures=draw_all(stored, folder),
+        edge=edge_rows(stored),
+        arms=arms,
+        train=TRAIN,
+        as_tiny=AS_TINY,
+        select=SELECT,
+    )
+    page = folder / "study.md"
+    page.write_text(text.rstrip() + "\n", encoding="utf-8")
+    return page
+
+
+def seed_text(value: float) -> str:
+    """
+    >>> seed_text(0.5), seed_text(12)
+    ('0.50', '12')
+    """
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def mean_text(values: list[float]) -> str:
+    """Of counts with one decimal, of shares with three."""
+    digits = 1 if isinstance(values[0], int) else 3
+    return f"{fmean(values):.{digits}f}"
+
+
+def edge_rows(stored: Stored) -> list[dict]:
+    """What the figure of the knife edge shows, in numbers."""
+    rows = []
+    for pixels in (*EDGES, 12544):
+        cells = []
+        for key in ("tool_rate", "accuracy_read"):
+            cells += [edge_values(stored, arm, pixels, key) for arm in ("bonus", "no bonus")]
+        base = f"base, {pixels}" if pixels in EDGES else "base"
+        forced = stored.shares(base, f"{PLAIN} | forced", "right", "read")
+        rows.append({"pixels": pixels, "cells": [forced, *cells]})
+    return rows
+
+
+def arm_rows(stored: Stored) -> list[dict]:
+    rows = []
+    for arm in ARMS:
+        seconds = [run["seconds"] for run in stored.runs(arm.name)]
+        minutes = median(seconds) / 60 if seconds else 0  # a run may have slept
+        flags = arm.flags.format(folder="FOLDER").replace(AS_TINY, "AS_TINY")
+        row = {"flags": flags, "runs": len(seconds), "minutes": minutes}
+        rows.append(asdict(arm) | row)
+    return rows

@@ -1,0 +1,221 @@
+"""Do the runs of the study, ask what they have learned, and keep every answer as a character of a line."""
+
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from config import EVAL_SEED, PRESETS, rollout_limits
+from data import load
+from engine.inputs import pixel_budgets
+from evaluation.scores import answer_records
+from grading.boxes import iou
+from model import load_model
+from safe.checkpoints import newest_whole
+from safe.files import append_rows, fail, read_rows
+from safe.lock import hold
+from study.arms import ARMS, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
+from study.bases import MAKERS
+from toy.make_base import measure_skills
+
+# Of metrics.jsonl, step by step
+KEPT = [
+    "tool_rate",
+    "calls",
+    "delivered",
+    "iou",
+    "tokens",
+    "accuracy",
+    "dead_groups",
+]
+for kind in ("read", "compare", "glance", "legible"):
+    KEPT += [f"tool_rate_{kind}", f"accuracy_{kind}"]
+TRAIN = "--eval_size 0 --show_every 1000 --save_every 10"
+SELECT = "--data toy-mixture --limit 2000"
+CURVE_DATA = {of_size(pixels) for pixels in SIZES}
+
+
+def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
+    """Every run that has no line in `stored` yet. folder: of the runs; only: names of arms, [] for all."""
+    unknown = set(only) - {arm.name for arm in ARMS}
+    if unknown:
+        fail(f"--only: no arm is called {sorted(unknown)[0]!r}; docs/study.md lists them")
+    folder.mkdir(parents=True, exist_ok=True)
+    hold(folder)  # two at once would do the same runs
+    done = set()
+    for line in read_rows(stored):
+        done.add((line["arm"], line["seed"]))
+    for name in BASES:
+        # Those that are made first are asked below, when a run needs them
+        if name not in MAKERS and (name, 0) not in done:
+            ask_base(name, "tiny", stored)
+    turns = []
+    for arm, seed in in_turn(ARMS):
+        wanted = seed < seeds and (arm.name in only or not only)
+        if wanted and (arm.name, seed) not in done:
+            turns.append((arm, seed))
+    began = time.time()
+    for number, (arm, seed) in enumerate(turns, 1):
+        print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
+        if arm.name in ("selected", "by difficulty"):
+            select(folder)
+        for base, make in MAKERS.items():
+            place = folder / base.replace(" ", "-")
+            if place.name not in arm.flags:
+                continue
+            make(place)
+            if (base, 0) not in done:
+                ask_base(base, str(place), stored)
+                done.add((base, 0))
+        line = do_run(arm, seed, folder)
+        append_rows(stored, line)
+        minutes = (time.time() - began) / 60
+        left = minutes / number * (len(turns) - number)
+        print(f"  {minutes:.0f} minutes so far, about {left:.0f} to go", flush=True)
+
+
+def ask_base(name: str, model: str, stored: Path) -> None:
+    """Ask a base before any training, and store its line."""
+    line = {"arm": name, "seed": 0}
+    skills = name == "base"
+    line |= ask_model(model, BASES[name], skills, CROPS.get(name))
+    append_rows(stored, line)
+
+
+def do_run(arm: Arm, seed: int, folder: Path) -> dict:
+    """Train and ask; a run that was killed goes on. Returns its line."""
+    plain = arm.name.replace(",", "").replace(" ", "-")
+    run = folder / f"{plain}-{seed}"
+    began = time.time()
+    flags = arm.flags.format(folder=folder)
+    flags += f" --steps {arm.steps} --seed {seed} {TRAIN}"
+    command = [*flags.split(), "--out", str(run), "--resume"]
+    call("train.py", command, folder / f"{run.name}.log")
+    seconds = time.time() - began
+    line = {
+        "arm": arm.name,
+        "seed": seed,
+        "steps": arm.steps,
+        "seconds": round(seconds),
+        "metrics": kept_metrics(run),
+        "asked": {},
+    }
+    if arm.asked:
+        model = newest_whole(run)
+        line |= ask_model(str(model), arm.asked, arm.skills)
+    return line
+
+
+def kept_metrics(run: Path) -> dict[str, list]:
+    """The columns of metrics.jsonl that the study needs."""
+    file = run / "metrics.jsonl"
+    rows = read_rows(file)
+    steps = [row["step"] for row in rows]
+    if steps != list(range(1, len(steps) + 1)):  # two processes at once: each step twice
+        fail(f"{file} does not hold every step once; remove {run} and run this again")
+    metrics = {}
+    for key in KEPT:
+        values = [rounded(row.get(key)) for row in rows]
+        if values.count(None) < len(values):
+            metrics[key] = values
+    return metrics
+
+
+def rounded(value: float | None) -> float | None:
+    """
+    >>> rounded(0.12345), rounded(None)
+    (0.123, None)
+    """
+    return None if value is None else round(value, 3)
+
+
+def select(folder: Path) -> None:
+    """The selected rows, and those that difficulty alone selects, from the same scores; made once."""
+    selected = folder / "selected"
+    difficulty = folder / "difficulty"
+    log = folder / "select.log"
+    if not (selected / "selected.parquet").exists():
+        call("select_data.py", [*SELECT.split(), "--out", str(selected)], log)
+    if not difficulty.exists():
+        # A kill before the end leaves no folder that looks done
+        aside = folder / "difficulty.part"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(selected, aside)
+        again = ["--out", str(aside), "--rescore", "--only_difficulty"]
+        call("select_data.py", again, log)
+        aside.rename(difficulty)
+
+
+def call(script: str, flags: list[str], log: Path) -> None:
+    """Run one of our own scripts, what it prints in a log."""
+    place = Path(__file__).parent.parent / script
+    command = [sys.executable, str(place), *flags]
+    with log.open("a") as lines:
+        code = subprocess.run(command, stdout=lines, stderr=lines).returncode
+    if code:
+        fail(f"{script} ended with exit code {code}; its last words are in {log}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Questions.
+
+
+def ask_model(
+    name: str,
+    asked,
+    skills: bool = False,
+    crop_pixels: int | None = None,
+) -> dict:
+    """{"asked": {"toy | on": compact answers, ...}}, and "skills". crop_pixels: None for the default."""
+    limits = PRESETS["tiny"].limits
+    if crop_pixels:
+        limits = replace(limits, crop_pixels=crop_pixels)
+    model, processor = load_model(name, device="cpu")
+    pixel_budgets(processor, limits.look_pixels, limits.crop_pixels)
+    found = {}
+    for data, arm in asked:
+        number = PER_SIZE if data in CURVE_DATA else QUESTIONS
+        samples = load(data, split="test", limit=number, seed=EVAL_SEED)
+        settings = rollout_limits(limits)
+        way = arm
+        if arm == "sampled":
+            settings["temperature"] = 1.0
+            way = "on"
+        records = answer_records(model, processor, samples, way, **settings)
+        with_boxes = arm in ("forced", "sampled")
+        found[f"{data} | {arm}"] = compact(records, with_boxes)
+    line = {"asked": found}
+    if skills:
+        line["skills"] = measure_skills(model, processor)
+    return line
+
+
+def compact(records: list[dict], with_boxes: bool) -> dict:
+    """Answers in the order of the questions, a character each. with_boxes: the first crop of each and its
+    target, ORIGINAL pixels, None without a crop."""
+    kinds = ""
+    right = ""
+    crops = ""
+    for record in records:
+        kinds += record["meta"]["kind"][0]
+        right += "1" if record["right"] else "0"
+        crops += str(len(record["boxes"]))
+    found = {"kinds": kinds, "right": right, "crops": crops}
+    if with_boxes:
+        found["first"] = list(map(first_crop, records))
+    return found
+
+
+def first_crop(record: dict) -> list | None:
+    """[box, the target that it overlaps most], whole ORIGINAL pixels."""
+    if not record["boxes"] or not record["targets"]:
+        return None
+    box = record["boxes"][0]
+    target = max(record["targets"], key=partial(iou, box))
+    pair = []
+    for corners in (box, target):
+        pair.append([round(v) for v in corners])
+    return pair

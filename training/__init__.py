@@ -1,0 +1,1 @@
+"""What TRL and a night need."""
