@@ -36,7 +36,7 @@ from trl.chat_template_utils import qwen3_template
 import rollout
 import tools
 import train
-from config import knob, parse, usual_limits
+from config import TrainConfig, flag, parse, usual_limits
 from data import load
 from engine.families import family_of
 from engine.slots import SlotEngine
@@ -45,24 +45,27 @@ from model import family_named, load_model, lora_config
 from options import controls
 from safe.files import fail, write_json
 
+USUAL = {"prompts": 16, "thought": 12, "look_tokens": 16, "crop_tokens": 16}
+USUAL_BIG = {"prompts": 2, "thought": 100, "look_tokens": 1000, "crop_tokens": 500}
 
-@dataclass
-class Knobs:
-    model: str = knob("tiny", "preset or folder")
-    random_weights: bool = knob(False, "the shapes of the model with fresh weights: needs no download")
-    layers: int = knob(0, "with random weights: layers in each tower (0: all)")
-    prompts: int = knob(0, "questions (0: 16 for tiny, else 2)")
-    group: int = knob(8, "trajectories per question")
-    zooms: int = knob(2, "most zooms of a trajectory")
-    least_zooms: int = knob(0, "fewest zooms of a trajectory")
-    thought: int = knob(0, "mean tokens of a turn's thought (0: 12 for tiny, else 100)")
-    look_tokens: int = knob(0, "visual tokens of a first look (0: 16 for tiny, else 1000)")
-    crop_tokens: int = knob(0, "visual tokens of a crop (0: 16 for tiny, else 500)")
-    micro_batch: int = knob(0, "trajectories per pass of the update (0: 64 for tiny, else a group)")
-    repeats: int = knob(5, "of each arm; the median counts")
-    threads: int = knob(2, "CPU threads, and processes of a tiny model's slots")
-    seed: int = knob(0, "of questions, boxes and lengths")
-    json: str = knob("", "file for all figures")
+
+@dataclass(frozen=True)
+class BenchConfig:
+    model: str = flag("tiny", "preset or folder")
+    random_weights: bool = flag(False, "the shapes of the model with fresh weights: needs no download")
+    layers: int = flag(0, "with random weights: layers in each tower (0: all)")
+    prompts: int = flag(0, "questions (0: 16 for tiny, else 2)")
+    group: int = flag(8, "trajectories per question")
+    zooms: int = flag(2, "most zooms of a trajectory")
+    least_zooms: int = flag(0, "fewest zooms of a trajectory")
+    thought: int = flag(0, "mean tokens of a turn's thought (0: 12 for tiny, else 100)")
+    look_tokens: int = flag(0, "visual tokens of a first look (0: 16 for tiny, else 1000)")
+    crop_tokens: int = flag(0, "visual tokens of a crop (0: 16 for tiny, else 500)")
+    micro_batch: int = flag(0, "trajectories per pass of the update (0: 64 for tiny, else a group)")
+    repeats: int = flag(5, "of each arm; the median counts")
+    threads: int = flag(2, "CPU threads, and processes of a tiny model's slots")
+    seed: int = flag(0, "of questions, boxes and lengths")
+    json: str = flag("", "file for all figures")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -70,20 +73,20 @@ class Knobs:
 
 
 def make_plan(
-    knobs: Knobs, tokenizer, samples, frame: tuple[int, int], crop_pixels: int
+    config: BenchConfig, tokenizer, samples, frame: tuple[int, int], crop_pixels: int
 ) -> list[list[list[int]]]:
     """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere in their frame,
     an answer."""
-    rng = random.Random(knobs.seed)
+    rng = random.Random(config.seed)
     # Enough original pixels for a whole crop.
     share = max(0.3, math.sqrt(crop_pixels) / 1008)
     width = round(frame[0] * share)
     height = round(frame[1] * share)
     plan = []
-    for sample in [sample for sample in samples for _ in range(knobs.group)]:
+    for sample in [sample for sample in samples for _ in range(config.group)]:
         turns = []
-        for _ in range(1 + rng.randint(knobs.least_zooms, knobs.zooms)):
-            thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * knobs.thought))
+        for _ in range(1 + rng.randint(config.least_zooms, config.zooms)):
+            thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * config.thought))
             x = rng.randint(0, frame[0] - width)
             y = rng.randint(0, frame[1] - height)
             call = {
@@ -116,7 +119,7 @@ def scripted(plan, samples, group: int):
     first = {sample.id: i * group for i, sample in enumerate(samples)}
     turn = iter(range(10**6))
 
-    class Tape(rollout.SamplingTape):  # one a turn
+    class Recorder(rollout.LogprobRecorder):  # one a turn
         def __init__(self, *args):
             super().__init__(*args)
             now = next(turn)
@@ -131,13 +134,13 @@ def scripted(plan, samples, group: int):
         draw(engine, scores)  # at its price, as `generate` samples in the other arms
         chosen = []
         for slot in engine.live:
-            trajectory = engine.episodes.trajectories[slot.trajectory]  # of this lane
+            trajectory = engine.env.trajectories[slot.trajectory]  # of this lane
             member = first[trajectory.sample.id] + slot.trajectory % group
             ids = plan[member][len(trajectory.turns)]
             chosen.append(ids[min(slot.written, len(ids) - 1)])
         return torch.tensor(chosen, device=scores.device)
 
-    return patch.multiple(rollout, SamplingTape=Tape), patch.object(SlotEngine, "choose", choose)
+    return patch.multiple(rollout, LogprobRecorder=Recorder), patch.object(SlotEngine, "choose", choose)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -157,16 +160,16 @@ TEMPLATE = """
 {%- endfor %}{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}"""
 
 
-def fit(processor, picture, pixels: int) -> tuple[int, int]:
-    """The size at which a picture is shown within so many pixels, as a rollout has it."""
+def fit(processor, image, pixels: int) -> tuple[int, int]:
+    """The size at which an image is shown within so many pixels, as a rollout has it."""
     least = processor.image_processor.size["shortest_edge"]
-    return tools.fit(picture.size, pixels, least, processor.family.token_side)
+    return tools.fit(image.size, pixels, least, processor.family.token_side)
 
 
-def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
+def stock_trainer(config: BenchConfig, model, processor, samples, settings: dict):
     """GRPOTrainer as it comes, with an image-returning tool."""
     family = processor.family
-    crop_pixels = knobs.crop_tokens * family.token_area
+    crop_pixels = config.crop_tokens * family.token_area
 
     class Zoom:
         def reset(self, index, **row):
@@ -175,7 +178,7 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
 
         def image_zoom_in_tool(self, bbox_2d: list[float]):
             """
-            Zoom in on one region of the picture.
+            Zoom in on one region of the image.
 
             Args:
                 bbox_2d: The region as [x1, y1, x2, y2].
@@ -195,7 +198,7 @@ def stock_trainer(knobs: Knobs, model, processor, samples, settings: dict):
     processor.tokenizer.response_template = qwen3_template
     return GRPOTrainer(
         model=model,
-        args=GRPOConfig(**settings | {"max_tool_calling_iterations": knobs.zooms}),
+        args=GRPOConfig(**settings | {"max_tool_calling_iterations": config.zooms}),
         reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
         train_dataset=Dataset.from_list([{"prompt": "", "index": i} for i in range(len(samples))]),
         processing_class=processor,
@@ -250,7 +253,7 @@ def stock_batch(trajectories, processor, device) -> dict:
     pad = processor.tokenizer.pad_token_id
     prompts = [t.prompt_ids for t in trajectories]
     completions = [t.completion_ids for t in trajectories]
-    pictures = [picture for t in trajectories for picture in t.images]
+    images = [image for t in trajectories for image in t.images]
     batch = {
         "prompt_ids": padded(prompts, pad, left=True),
         "prompt_mask": padded([[1] * len(ids) for ids in prompts], 0, left=True),
@@ -259,7 +262,7 @@ def stock_batch(trajectories, processor, device) -> dict:
         "tool_mask": padded([t.sampled for t in trajectories], 0),
         "advantages": torch.tensor([t.advantage for t in trajectories]),
         "num_items_in_batch": torch.tensor(float(sum(sum(t.sampled) for t in trajectories))),
-        **processor.image_processor(pictures, return_tensors="pt"),
+        **processor.image_processor(images, return_tensors="pt"),
     }
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     batch["mm_token_type_ids"] = (ids == processor.image_token_id).int()
@@ -336,41 +339,41 @@ def work_of(trajectories, group: int, family) -> Work:
     )
 
 
-def build(knobs: Knobs, run: Path):
+def build(config: BenchConfig, run: Path):
     """Both trainers on models of equal weights, the samples, and the script."""
-    area = family_named(knobs.model).token_area
-    look = knobs.look_tokens * area
-    turn = 2 * knobs.thought + 60
-    own = train.Knobs(
-        model=knobs.model,
-        prompts=knobs.prompts,
-        group=knobs.group,
-        micro_batch=knobs.micro_batch,
-        batch=usual_limits(knobs.model).batch,
+    area = family_named(config.model).token_area
+    look = config.look_tokens * area
+    turn = 2 * config.thought + 60
+    own = TrainConfig(
+        model=config.model,
+        prompts=config.prompts,
+        group=config.group,
+        micro_batch=config.micro_batch,
+        batch=usual_limits(config.model).batch,
         show_every=10**9,
         look_pixels=look,
-        crop_pixels=knobs.crop_tokens * area,
-        max_turns=knobs.zooms + 1,
+        crop_pixels=config.crop_tokens * area,
+        max_turns=config.zooms + 1,
         max_turn_tokens=turn,
-        max_tokens=(knobs.zooms + 1) * (turn + 2 * knobs.crop_tokens + 100),
+        max_tokens=(config.zooms + 1) * (turn + 2 * config.crop_tokens + 100),
     )
-    samples = load("toy", limit=knobs.prompts, seed=knobs.seed)
+    samples = load("toy", limit=config.prompts, seed=config.seed)
     samples = [replace(sample, image=sample.open()) for sample in samples]  # drawing does not count
-    weights = {"random_weights": knobs.random_weights, "layers": knobs.layers}
-    model, processor = load_model(knobs.model, **weights)
+    weights = {"random_weights": config.random_weights, "layers": config.layers}
+    model, processor = load_model(config.model, **weights)
     other = twin(model)
     ours = train.build_trainer(own, model, processor, samples, run)
-    ours.state.global_step = 1  # step 0 would write pictures
+    ours.state.global_step = 1  # step 0 would write images
     names = """output_dir per_device_train_batch_size gradient_accumulation_steps num_generations bf16 use_cpu
         max_completion_length gradient_checkpointing report_to remove_unused_columns loss_type beta"""
     settings = {name: getattr(ours.args, name) for name in names.split()}
-    stock = stock_trainer(knobs, other, copy.deepcopy(processor), samples, settings)
+    stock = stock_trainer(config, other, copy.deepcopy(processor), samples, settings)
     for trainer in (ours, stock):
         if trainer.args.gradient_checkpointing:  # `train` would switch it on, and is never called
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
             trainer.model.enable_input_require_grads()
     frame = processor.family.frame or fit(processor, samples[0].image, look)
-    plan = make_plan(knobs, processor.tokenizer, samples, frame, own.crop_pixels)
+    plan = make_plan(config, processor.tokenizer, samples, frame, own.crop_pixels)
     return ours, stock, samples, plan
 
 
@@ -385,9 +388,9 @@ def twin(model):
 class Arms:
     """What is compared: rollouts and updates, TRL's and ours. They share the last trajectories."""
 
-    def __init__(self, knobs: Knobs, run: Path):
-        self.knobs = knobs
-        self.ours, self.stock, self.samples, self.plan = build(knobs, run)
+    def __init__(self, config: BenchConfig, run: Path):
+        self.config = config
+        self.ours, self.stock, self.samples, self.plan = build(config, run)
         self.adams = {}
         for name, trainer in (("ours", self.ours), ("trl", self.stock)):
             trainer.model.train()
@@ -399,21 +402,21 @@ class Arms:
         return [trajectory for group in self.groups for trajectory in group]
 
     def roll_stock(self) -> None:
-        look = self.ours.knobs.look_pixels
-        stock_rollout(self.stock, self.samples, look, self.plan, self.knobs.group)
+        look = self.ours.config.look_pixels
+        stock_rollout(self.stock, self.samples, look, self.plan, self.config.group)
 
     def roll_ours(self, engine: str) -> None:
-        self.ours.knobs.engine = engine
-        tape, choose = scripted(self.plan, self.samples, self.knobs.group)
-        with tape, choose:
+        self.ours.config = replace(self.ours.config, engine=engine)
+        recorder, choose = scripted(self.plan, self.samples, self.config.group)
+        with recorder, choose:
             self.groups = self.ours.sample_groups(self.samples)
 
     def prepare_updates(self) -> None:
         """Micro-batches for both; TRL's would have been made of its own rollout, so that does not count."""
         trajectories = self.trajectories()
         batch = stock_batch(trajectories, self.ours.processing_class, self.ours.model.device)
-        self.stock_parts = split_stock_batch(batch, len(trajectories) // self.knobs.micro_batch)
-        self.parts = train.split_groups(self.groups, self.knobs.micro_batch)
+        self.stock_parts = split_stock_batch(batch, len(trajectories) // self.config.micro_batch)
+        self.parts = train.split_groups(self.groups, self.config.micro_batch)
 
     def update_stock(self) -> None:
         update(self.stock, self.stock_parts, self.adams["trl"])
@@ -422,16 +425,17 @@ class Arms:
         update(self.ours, self.parts, self.adams["ours"])
 
 
-def compare(knobs: Knobs, run: Path) -> dict:
+def run_arms(config: BenchConfig, run: Path) -> dict:
     """All arms in turn, several times."""
-    arms = Arms(knobs, run)
+    arms = Arms(config, run)
     work = [("rollout", "trl", arms.roll_stock)]
     work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in controls.ENGINES]
     work += [("update", "trl", arms.update_stock), ("update", "ours", arms.update_ours)]
     figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
     # Repeat 0 warms up and counts tokens, in one process, where the hooks see them all.
-    for repeat in range(knobs.repeats + 1):
-        arms.ours.knobs.threads = knobs.threads if repeat else 1
+    for repeat in range(config.repeats + 1):
+        threads = config.threads if repeat else 1
+        arms.ours.config = replace(arms.ours.config, threads=threads)
         # Without graphs in repeat 0: hooks do not see a replay.
         SlotEngine.use_graphs = repeat > 0
         for kind, name, run_arm in work:
@@ -444,11 +448,11 @@ def compare(knobs: Knobs, run: Path) -> dict:
             for figure, value in taken.items():
                 if (figure in ("seconds", "peak_mb")) == (repeat > 0):
                     figures[kind][name][figure].append(value)
-        print(f"repeat {repeat} of {knobs.repeats}", file=sys.stderr, flush=True)
+        print(f"repeat {repeat} of {config.repeats}", file=sys.stderr, flush=True)
     bare = arms.ours.model.get_base_model()
     speed = device_speed(bare.device, bare.dtype)
     trajectories = arms.trajectories()
-    work = work_of(trajectories, knobs.group, family_of(bare))
+    work = work_of(trajectories, config.group, family_of(bare))
     medians = {"rollout": {}, "update": {}}
     seconds = {"rollout": {}, "update": {}}
     for kind, by_name in figures.items():
@@ -474,14 +478,14 @@ def report(result: dict) -> str:
         floor = result["floor_seconds"][kind]
         trl = arms["trl"]["seconds"]
         tokens = "prefill tokens" if kind == "rollout" else "tokens computed"
-        head = [kind, tokens, "pictures encoded", "peak MB", "s"]
+        head = [kind, tokens, "images encoded", "peak MB", "s"]
         head += ["times TRL's speed", "times the floor"]
         if kind == "rollout":
             head[1:1] = ["trajectories/s", "model tokens/s", "decode steps"]
         lines += ["", markdown_row(head), "|---|" + "---:|" * (len(head) - 1)]
         for name, row in arms.items():
             seconds = row["seconds"]
-            cells = [name, f"{row['prefill_tokens']:.0f}", f"{row.get('pictures', 0):.0f}"]
+            cells = [name, f"{row['prefill_tokens']:.0f}", f"{row.get('images', 0):.0f}"]
             cells += [f"{row['peak_mb']:.0f}", f"{seconds:.2f}", f"{trl / seconds:.1f}"]
             cells.append(f"{seconds / floor:.1f}")
             if kind == "rollout":
@@ -499,25 +503,27 @@ def markdown_row(cells: list[str]) -> str:
     return "".join(f"| {cell} " for cell in cells) + "|"
 
 
-def main() -> None:
-    knobs, _ = parse(Knobs, sys.argv[1:], __doc__)
-    tiny = knobs.model == "tiny"
-    for name, small, large in (
-        ("prompts", 16, 2),
-        ("thought", 12, 100),
-        ("look_tokens", 16, 1000),
-        ("crop_tokens", 16, 500),
-    ):
-        setattr(knobs, name, getattr(knobs, name) or (small if tiny else large))
-    knobs.micro_batch = knobs.micro_batch or (min(64, knobs.prompts * knobs.group) if tiny else knobs.group)
-    if knobs.prompts * knobs.group % knobs.micro_batch:
-        fail(f"--micro_batch {knobs.micro_batch} must divide prompts * group")
-    if not 0 <= knobs.least_zooms <= knobs.zooms:
+def read_config(argv: list[str]) -> BenchConfig:
+    """Parse, settle and check the flags; 0 stands for what is usual for the model's size."""
+    config, _ = parse(BenchConfig, argv, __doc__)
+    usual = USUAL if config.model == "tiny" else USUAL_BIG
+    config = replace(config, **{name: getattr(config, name) or value for name, value in usual.items()})
+    most = config.prompts * config.group
+    if not config.micro_batch:
+        config = replace(config, micro_batch=min(64, most) if config.model == "tiny" else config.group)
+    if most % config.micro_batch:
+        fail(f"--micro_batch {config.micro_batch} must divide prompts * group")
+    if not 0 <= config.least_zooms <= config.zooms:
         fail("--least_zooms must be between 0 and --zooms")
-    torch.set_num_threads(knobs.threads)
+    return config
+
+
+def main() -> None:
+    config = read_config(sys.argv[1:])
+    torch.set_num_threads(config.threads)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        result = compare(knobs, Path(folder))
+        result = run_arms(config, Path(folder))
     cuda = torch.cuda.is_available()
     rollouts = result["figures"]["rollout"]
     updates = result["figures"]["update"]
@@ -525,13 +531,13 @@ def main() -> None:
     head = {
         "rollout_vs_trl": {engine: trl / rollouts[engine]["seconds"] for engine in controls.ENGINES},
         "update_vs_trl": updates["trl"]["seconds"] / updates["ours"]["seconds"],
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {knobs.threads} threads",
-        "knobs": asdict(knobs),
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {config.threads} threads",
+        "flags": asdict(config),
     }
     print(report(result))
-    if knobs.json:
-        write_json(Path(knobs.json), head | result)
-        print(f"written: {knobs.json}")
+    if config.json:
+        write_json(Path(config.json), head | result)
+        print(f"written: {config.json}")
 
 
 if __name__ == "__main__":

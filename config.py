@@ -1,6 +1,7 @@
-"""What every script needs from the command line: knobs, presets, limits, and errors in one line.
+"""What every script takes from the command line: flags, presets, limits, and errors in one line.
 
-Nothing heavy is imported here: a mistyped flag must not cost ten seconds.
+Nothing heavy is imported here: a mistyped flag must not cost ten seconds. A config is settled once, and is
+frozen from then on.
 """
 
 import argparse
@@ -8,50 +9,131 @@ import logging
 import os
 import sys
 import textwrap
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from safe.files import fail, read_json
 
-# Every script starts here. What torch reads when it is imported: the slots' growth leaves blocks behind
-# that are too small for the next one, unless segments can grow.
+# Every script starts here, and libraries read these when they are imported. The slots' growth leaves blocks
+# behind that are too small for the next one, unless torch's segments can grow.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # bitsandbytes complains, when imported, of CPU kernels that nobody asked for.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 from transformers import HfArgumentParser
 
+# The groups of flags in --help, in their order; all others belong to the run. A config's own MOST_USED stand
+# before all of them.
+MOST_USED = "most used"
+RUN = "the run"
+GROUPS = {
+    "the method": "prompts group tool tools bonus crop_price crop_price_on price_from temperature lr "
+    "lr_schedule lora iterations clip_high advantage loss_type beta judge arms repeats protocol "
+    "official_order prompt zoom k easiest solvable gain skip_crop only_difficulty",
+    "the model and its budgets": "look_pixels crop_pixels max_turns max_turn_tokens max_tokens",
+    "the machine": "batch micro_batch engine threads quantize optim chunk",
+}
+URL_OF_A_JUDGE = "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
 
-def knob(default, text: str):
+
+def flag(default, text: str):
     """A field of a dataclass that is a flag of the command line, with its line in --help."""
     return field(default=default, metadata={"help": text})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Limits:
     """What a trajectory may cost, and how trajectories are computed: the same flags for every command.
 
     The defaults are those of the tiny model; a preset brings its own, a checkpoint those of its run.
     """
 
-    look_pixels: int = knob(
-        112 * 112,
-        "pixels (an area) of the first look; at full size zooming brings nothing new",
+    look_pixels: int = flag(112 * 112, "pixels (an area) of the first look")
+    crop_pixels: int = flag(112 * 112, "pixels (an area) of each crop as it is shown")
+    max_turns: int = flag(4, "model turns in a trajectory, so one zoom less than that")
+    max_turn_tokens: int = flag(48, "tokens the model may write in one turn")
+    max_tokens: int = flag(320, "tokens of a whole completion, observations included")
+    batch: int = flag(256, "trajectories sampled at once; lower it where memory is short")
+    engine: Literal["slots", "generate"] = flag(
+        "slots", "slots: continuous batching, prompts shared (fast); generate: plain"
     )
-    crop_pixels: int = knob(112 * 112, "pixels (an area) of each crop as it is shown")
-    max_turns: int = knob(4, "model turns in a trajectory, so one zoom less than that")
-    max_turn_tokens: int = knob(48, "tokens the model may write in one turn")
-    max_tokens: int = knob(320, "tokens of a whole completion, observations included")
-    batch: int = knob(256, "trajectories sampled at once; lower it where memory is short")
-    engine: Literal["slots", "generate"] = knob(
-        "slots",
-        "slots: a cache slot for each trajectory (fast); generate: turn by turn (plain)",
+    threads: int = flag(2, "CPU threads, and processes of a tiny model's rollout")
+    quantize: Literal["", "4bit"] = flag("", "4bit: the language model's weights in NF4")
+    tools: str = flag("zoom", "on offer: zoom, or zoom,rotate (see options/toolbox.py)")
+
+
+LIMITS = tuple(each.name for each in fields(Limits))
+
+
+def rollout_limits(config: Limits) -> dict:
+    """The limits as keyword arguments of `rollout`, which takes a model that is loaded already."""
+    return {name: getattr(config, name) for name in LIMITS if name != "quantize"}
+
+
+@dataclass(frozen=True)
+class TrainConfig(Limits):
+    """The flags of train.py."""
+
+    MOST_USED: ClassVar = (
+        "model",
+        "data",
+        "steps",
+        "out",
+        "resume",
+        "seed",
+        "bonus",
+        "prompts",
+        "group",
+        "lr",
     )
-    threads: int = knob(2, "CPU threads, and processes of a tiny model's rollout")
-    quantize: Literal["", "4bit"] = knob("", "4bit: the language model's weights in NF4")
-    tools: str = knob("zoom", "on offer: zoom, or zoom,rotate (see toolbox.py)")
+
+    model: str = flag("tiny", "preset (qwen2.5-vl-3b, -7b, -32b, qwen3-vl-2b, -4b, -8b), folder or Hub name")
+    data: str = flag("toy", "toy | toy-mixture | deepeyes | seal | a folder")
+    root: str = flag("", "folder of the deepeyes or seal files (default: from the Hub)")
+    revision: str = flag("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
+    allow_outside: bool = flag(False, "rows may name images outside the data set's folder")
+    limit: int = flag(0, "questions to train on at most, 0 for all (a first run: 2000)")
+    mix: str = flag("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
+    steps: int = flag(160, "optimiser steps, each on fresh trajectories")
+    prompts: int = flag(16, "questions per step")
+    group: int = flag(8, "trajectories per question, compared with one another")
+    tool: Literal["on", "off", "blank"] = flag("on", "off: no zoom on offer, text alone; blank: grey crops")
+    bonus: Literal["conditional", "unconditional", "none"] = flag(
+        "conditional", "pays for a crop if the answer is correct; unconditional: always; none: never"
+    )
+    crop_price: float = flag(
+        0.0, "each crop of a correct answer costs this much; from step 1 on it can end all zooming"
+    )
+    crop_price_on: Literal["right", "all"] = flag("right", "all: crops of any answer cost")
+    price_from: int = flag(0, "first steps in which crops cost nothing")
+    temperature: float = flag(1.0, "of sampling; the trainer's logprobs use the same")
+    lr: float = flag(1.5e-3, "learning rate of the LoRA weights")
+    lr_schedule: Literal["linear", "constant"] = flag("linear", "constant: as in the paper")
+    lora: int = flag(16, "rank of the LoRA on the language model's projections")
+    optim: Literal["adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"] = flag("adamw_torch", "optimiser")
+    iterations: int = flag(1, "updates on the same trajectories; above 1 the clipping matters")
+    clip_high: float = flag(0.2, "upper clip of the ratio (0.28: clip-higher)")
+    advantage: Literal["std", "mean"] = flag("std", "std: over the group's standard deviation")
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = flag("dapo", "how token losses are averaged")
+    beta: float = flag(0.0, "weight of the KL term to the base; 0 needs no reference")
+    guard: Literal["warn", "stop", "off"] = flag("warn", "when a health check fails")
+    judge: str = flag("", URL_OF_A_JUDGE)
+    micro_batch: int = flag(64, "trajectories per pass, rounded down to a divisor of a step's")
+    seed: int = flag(0, "of images, order and sampling")
+    seeds: str = flag("", "several runs, one after the other, and a page of all: 0,1,2")
+    eval_size: int = flag(500, "held-out questions before and after training, 0 for none")
+    save_every: int = flag(1, "steps between checkpoints; a kill loses at most this many")
+    show_every: int = flag(10, "steps between groups that are stored with their images")
+    out: str = flag("", "run folder (default runs/MODEL-DATA, numbered if taken)")
+    resume: bool = flag(False, "go on with the run in --out, or begin it where there is none")
+    plan: bool = flag(False, "print all flags, and the memory and time they need, and stop")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = flag(
+        "none", "a tracker that gets each step's row, too"
+    )
 
 
 # What train.py starts from with other models than the tiny one ("big"), where nothing else is given.
@@ -82,19 +164,58 @@ BENCHMARK_KINDS = {
 # that tells *where* it zooms apart from *whether*.
 ARMS = ("on", "off", "blank", "random", "swap", "oracle", "forced")
 EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
-LIMITS = tuple(each.name for each in fields(Limits))
 
 
-def rollout_limits(knobs: Limits) -> dict:
-    """The limits as keyword arguments of `rollout`, which takes a model that is loaded already."""
-    return {name: getattr(knobs, name) for name in LIMITS if name != "quantize"}
+@dataclass(frozen=True)
+class EvalConfig(Limits):
+    """The flags of eval.py."""
+
+    MOST_USED: ClassVar = (
+        "model",
+        "data",
+        "root",
+        "arms",
+        "limit",
+        "repeats",
+        "protocol",
+        "judge",
+        "ask",
+        "out",
+    )
+
+    model: str = flag("tiny", "preset, folder of a model, or checkpoint of a run (whose limits are used)")
+    data: str = flag("toy", " | ".join((*DATASETS, "a folder", *BENCHMARK_KINDS)))
+    root: str = flag("", "folder with the files of the benchmark or data set (default: the Hub's copy)")
+    revision: str = flag("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
+    allow_outside: bool = flag(False, "rows may name images outside the data set's folder")
+    arms: str = flag(",".join(ARMS), "which of these, separated by commas")
+    split: Literal["test", "all"] = flag("test", "of a data set: what training leaves out, or all of it")
+    limit: int = flag(500, "how many questions (benchmarks: 0 is all, their default)")
+    seed: int = flag(EVAL_SEED, "picks the questions (on the toy: those that train.py holds out)")
+    repeats: int = flag(1, "answers per question: avg@k and pass@k")
+    temperature: float = flag(0.0, "0 is greedy (1 if --repeats is more than 1)")
+    protocol: Literal["ours", "paper"] = flag(
+        "ours", "paper: its pixels, tokens, turns, options' order, and its letter or judge"
+    )
+    official_order: bool = flag(False, "options in the benchmark's order, not shuffled")
+    prompt: str = flag("", "file with another model's words: system prompt, a line ---, text with {question}")
+    zoom: bool = flag(False, "offer the zoom to reasoning benchmarks, too")
+    judge: str = flag("", URL_OF_A_JUDGE)
+    ask: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": 'an image and questions: --ask photo.jpg "What ...?" (no question: read line by line)',
+            "nargs": "*",
+        },
+    )
+    out: str = flag("", "folder of the results (default: runs/eval-MODEL-DATA)")
 
 
 @dataclass(frozen=True)
 class Preset:
     """A name for a model, and the limits to start from where nothing else is given."""
 
-    place: str  # Hub name or folder
+    source: str  # Hub name or folder
     limits: Limits
 
 
@@ -132,7 +253,7 @@ BIG_MODEL = "qwen2.5-vl-3b"
 
 
 def big_values(kind) -> dict:
-    """The values from which a script's knobs start with a big model, where they are others than shown."""
+    """The values from which a script's flags start with a big model, where they are others than shown."""
     usual = {each.name: each.default for each in fields(kind)}
     values = asdict(PRESETS[BIG_MODEL].limits)
     if "lr" in usual:
@@ -142,37 +263,34 @@ def big_values(kind) -> dict:
 
 def usual_limits(model: str) -> Limits:
     """The limits of a preset, also by its name on the Hub; for any other model those of a big one."""
-    place = model if Path(model).exists() else model.partition("@")[0]
+    source = model if Path(model).exists() else model.partition("@")[0]
     for name, preset in PRESETS.items():
-        if place in (name, preset.place):
+        if source in (name, preset.source):
             return preset.limits
     return big_limits()
 
 
-def fill_limits(knobs: Limits, given: set[str]) -> None:
-    """Set the limits that were not given: as in the run that wrote the checkpoint, else as usual.
+def fill_limits(config, given: set[str]):
+    """The config with the limits that were not given: as in the run that wrote the checkpoint, else as usual.
 
-    knobs needs a field `model`: a preset, folder, Hub name, or a checkpoint inside a run folder.
+    config: any whose `model` is a preset, folder, Hub name, or a checkpoint inside a run folder.
     """
-    usual = asdict(usual_limits(knobs.model))
+    usual = asdict(usual_limits(config.model))
     usual["threads"] = min(usual["threads"], os.cpu_count() or 1)
-    run = {} if knobs.model in PRESETS else run_knobs(Path(knobs.model))
-    for name in LIMITS:
-        if name not in given:
-            setattr(knobs, name, run.get(name, usual[name]))
+    run = {} if config.model in PRESETS else run_flags(Path(config.model))
+    values = {name: run.get(name, usual[name]) for name in LIMITS if name not in given}
+    return replace(config, **values)
 
 
-def fill_big(knobs, given: set[str]) -> None:
-    """Set train.py's knobs that were not given to those of `BIG`, for any model but the tiny one."""
-    if knobs.model == "tiny":
-        return
-    for name, value in BIG.items():
-        if name not in given:
-            setattr(knobs, name, value)
+def fill_big(config: TrainConfig, given: set[str]) -> TrainConfig:
+    """The config with the values of `BIG` where none was given, for any model but the tiny one."""
+    if config.model == "tiny":
+        return config
+    return replace(config, **{name: value for name, value in BIG.items() if name not in given})
 
 
-def run_knobs(model: Path) -> dict:
-    """The knobs of the run that wrote a checkpoint or a merged model; {} for any other model."""
+def run_flags(model: Path) -> dict:
+    """The flags of the run that wrote a checkpoint or a merged model; {} for any other model."""
     try:
         own = model / "args.json"  # a run's folder stands for its newest checkpoint
         run = read_json(own if own.exists() else model.parent / "args.json")
@@ -184,15 +302,51 @@ def run_knobs(model: Path) -> dict:
     return run
 
 
-def check_at_least(least: float, knobs, names: str) -> None:
-    """End the script if one of these knobs is smaller, or no number at all."""
-    for name in names.split():
-        if not least <= getattr(knobs, name) < 2**32:  # false for nan, too
-            fail(f"--{name} must be at least {least}")
+# Flags of before, at the value that changed nothing. A run that used another one can't go on.
+GONE = {"curiosity": 0.0, "mask_overlong": False, "refill": False, "merge": False}
+
+
+def as_now(stored: dict) -> dict:
+    """The flags of an older run's args.json by their names of now.
+
+    >>> as_now({"bonus": "priced_all", "call_price": 0.1, "merge": False})
+    {'bonus': 'none', 'crop_price': 0.1, 'crop_price_on': 'all'}
+    >>> as_now({"bonus": "none", "call_price": 0.05, "curiosity": 0.5})
+    {'bonus': 'none', 'curiosity': 0.5, 'crop_price': 0.0}
+    """
+    flags = {name: value for name, value in stored.items() if GONE.get(name, ...) != value}
+    if "call_price" in flags:
+        price = flags.pop("call_price")
+        priced = flags["bonus"] in ("priced", "priced_all")
+        flags["crop_price"] = price if priced else 0.0
+        if priced:
+            flags["crop_price_on"] = "all" if flags["bonus"] == "priced_all" else "right"
+            flags["bonus"] = "none"
+    return flags
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading the command line.
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults shown, and the commands of a script's docstring left as they are written."""
+    """Defaults shown, the commands of a script's docstring left as they are written, one name a flag."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=110)
+
+    def _get_help_string(self, action) -> str:
+        is_set = action.default not in ("", None, []) and action.default is not False
+        return super()._get_help_string(action) if is_set else action.help
+
+    def _format_action_invocation(self, action) -> str:
+        if not action.option_strings or action.dest == "help":
+            return super()._format_action_invocation(action)
+        is_switch = action.nargs == 0 or isinstance(action.default, bool)
+        values = "" if is_switch else action.metavar or action.dest.upper()
+        if action.choices:
+            values = " | ".join(filter(None, action.choices))
+        return f"{action.option_strings[0]} {values}"
 
 
 # What other programs call it.
@@ -218,8 +372,14 @@ ELSEWHERE = {
 GPU = "a GPU is chosen with CUDA_VISIBLE_DEVICES=1 in front of the command"
 
 
+BY_OTHER_FLAGS = {  # of before
+    "call_price": "--crop_price",
+    "merge": "python model.py CHECKPOINT --out FOLDER",
+}
+
+
 def hint(unknown: list[str], known) -> str:
-    """The flag that was meant by one of another program, or by a typo. known: fields of the knobs."""
+    """The flag that was meant by one of another program, or by a typo. known: fields of the config."""
     names = [field.name for field in known]
     for word in unknown:
         given = word.lstrip("-").split("=")[0].replace("-", "_")
@@ -227,11 +387,20 @@ def hint(unknown: list[str], known) -> str:
             continue
         if given in ("device", "gpu", "gpu_id", "gpus"):
             return GPU
+        if given in BY_OTHER_FLAGS:
+            return f"now it is {BY_OTHER_FLAGS[given]}"
         meant = ELSEWHERE.get(given)
         close = [meant] if meant in names else get_close_matches(given, names, 1, 0.75)
         if close:
             return f"did you mean --{close[0]}?"
     return "see --help"
+
+
+def check_at_least(least: float, config, names: str) -> None:
+    """End the script if one of these flags is smaller, or no number at all."""
+    for name in names.split():
+        if not least <= getattr(config, name) < 2**32:  # false for NaN, too
+            fail(f"--{name} must be at least {least}")
 
 
 def check_data_name(name: str, benchmarks=()) -> None:
@@ -250,32 +419,47 @@ def check_data_name(name: str, benchmarks=()) -> None:
 
 
 def parse(kind, argv: list[str], doc: str):
-    """Read the knobs of a dataclass; returns them, and the names of those that were given."""
-    big = big_values(kind)
+    """Read the flags of a dataclass; returns its config, and the names of those that were given."""
     note = f"big: of any model but the tiny one; here {BIG_MODEL}'s"
     if "plan" in kind.__dataclass_fields__:
         note += " (--plan prints what is in force)"
     settings = {"description": doc, "formatter_class": Help, "allow_abbrev": False}
+    settings["usage"] = "%(prog)s [flags]"
     parser = HfArgumentParser(kind, epilog=note, **settings)
-    for action in parser._actions:  # the only way to a flag that a dataclass has made
-        if action.dest in big:
-            action.help += f" (big: {big[action.dest]})"
-    parser.error = fail  # one line, where argparse shows the usage of fifty knobs first
+    arrange_help(parser, kind)
+    parser.error = fail  # one line, where argparse shows the usage of fifty flags first
     # A file train.args beside train.py would be read as flags, silently
-    knobs, unknown = parser.parse_args_into_dataclasses(
+    config, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         fail(f"unrecognized arguments: {' '.join(unknown)} ({hint(unknown, fields(kind))})")
     flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
-    return knobs, {flag.replace("-", "_") for flag in flags}
+    return config, {flag.replace("-", "_") for flag in flags}
 
 
-def knobs_text(knobs) -> str:
-    """All knobs in force, as they would be typed."""
+def arrange_help(parser: argparse.ArgumentParser, kind) -> None:
+    """Sort the flags of --help into groups, the most used first, and say what they are for a big model."""
+    big = big_values(kind)
+    flags = {action.dest: action for action in parser._actions if action.dest in kind.__dataclass_fields__}
+    titles = dict.fromkeys(flags, RUN)
+    for title, names in GROUPS.items():
+        titles |= dict.fromkeys(names.split(), title)
+    first = getattr(kind, "MOST_USED", ())
+    titles |= dict.fromkeys(first, MOST_USED)
+    groups = {title: parser.add_argument_group(title) for title in (MOST_USED, RUN, *GROUPS)}
+    for name in (*first, *(name for name in flags if name not in first)):
+        groups[titles[name]]._group_actions.append(flags[name])
+        parser._optionals._group_actions.remove(flags[name])  # argparse has no other way to move a flag
+        if name in big:
+            flags[name].help += f" (big: {big[name]})"
+
+
+def flags_text(config) -> str:
+    """All flags in force, as they would be typed."""
     words = []
-    for name, value in asdict(knobs).items():
-        if value not in ("", False, []):
+    for name, value in asdict(config).items():
+        if value is not False and value not in ("", []):
             words.append(f"--{name}\N{NO-BREAK SPACE}{value}")
     text = textwrap.fill("  ".join(words), 110, break_on_hyphens=False)
     return text.replace("\N{NO-BREAK SPACE}", " ")
@@ -290,10 +474,10 @@ def is_name(revision: str) -> bool:
     return len(revision) < 40
 
 
-def run_command(main, read_knobs) -> None:
+def run_command(main, read_config) -> None:
     """Run a script: mistakes of the user end in one line, and so does Ctrl-C."""
     try:
-        main(read_knobs(sys.argv[1:]))
+        main(read_config(sys.argv[1:]))
     except ValueError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from toy.world import draw_questions
 # Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
 MOST_PIXELS = 300_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-# Larger pictures are opened anew when they are needed, not kept by a batch.
+# Larger images are opened anew when they are needed, not kept by a batch.
 LARGE_PIXELS = 50_000_000
 # What people have. Pillow knows forty more, and starts Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -36,10 +36,10 @@ MOST_NAME = 200
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one picture."""
+    """One question about one image."""
 
     id: str
-    # A path, encoded bytes, a picture, or what draws one: decoded or drawn only by open().
+    # A path, encoded bytes, an image, or what draws one: decoded or drawn only by open().
     image: str | bytes | Image.Image | Callable[[], Image.Image]
     question: str  # without options and without prompt boiler-plate
     answer: str  # gold: text, the right option's text, a number ...
@@ -49,27 +49,27 @@ class Sample:
     tool: bool = True  # False: a single turn without the zoom prompt (ThinkLite rows)
     meta: dict = field(default_factory=dict)
     wording: tuple[str, str] | None = None  # of tools.prompt; None: ours
-    drawn: bool = False  # by the toy, when it is opened: such a picture can always be read
+    drawn: bool = False  # by the toy, when it is opened: such an image can always be read
 
     def open(self) -> Image.Image:
-        """The picture: RGB, upright (EXIF orientation applied). Raises ValueError that names the sample."""
+        """The image: RGB, upright (EXIF orientation applied). Raises ValueError that names the sample."""
         try:
             if callable(self.image):
-                picture = self.image()
+                image = self.image()
             elif isinstance(self.image, Image.Image):
-                picture = self.image
+                image = self.image
             else:
-                picture = open_picture(self.image)
-            check_size(picture)
+                image = open_image(self.image)
+            check_size(image)
             # 16 bits a pixel: a plain conversion would clip them to white.
-            if picture.mode.startswith("I"):
-                picture = picture.convert("I").point(lambda v: v / 256).convert("L")
-            upright = ImageOps.exif_transpose(picture)
+            if image.mode.startswith("I"):
+                image = image.convert("I").point(lambda v: v / 256).convert("L")
+            upright = ImageOps.exif_transpose(image)
             check_boxes(upright, self.boxes)
             return upright.convert("RGB")
         except Exception as error:  # PIL raises half a dozen kinds; which one does not matter to the user
             raise ValueError(
-                f"sample {self.id}: its picture can't be read ({type(error).__name__}: {error})"
+                f"sample {self.id}: its image can't be read ({type(error).__name__}: {error})"
             ) from error
 
     def text(self) -> str:
@@ -84,8 +84,8 @@ class Sample:
         return "\n".join([self.question, *lettered])
 
 
-def open_picture(source: str | Path | bytes) -> Image.Image:
-    """A picture of a file or of its bytes, not decoded yet. Raises ValueError for what is no picture file."""
+def open_image(source: str | Path | bytes) -> Image.Image:
+    """An image of a file or of its bytes, not decoded yet. Raises ValueError for what is no image file."""
     if isinstance(source, bytes):
         return Image.open(io.BytesIO(source), formats=FORMATS)
     if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would be waited for, for ever
@@ -93,16 +93,16 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
-def check_size(picture: Image.Image) -> None:
-    """Raise ValueError for a picture too large to decode; its size is known before that."""
-    width, height = picture.size
+def check_size(image: Image.Image) -> None:
+    """Raise ValueError for an image too large to decode; its size is known before that."""
+    width, height = image.size
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
 
 
-def check_boxes(picture: Image.Image, boxes) -> None:
-    """Raise ValueError for a target that has nothing in common with its picture."""
-    width, height = picture.size
+def check_boxes(image: Image.Image, boxes) -> None:
+    """Raise ValueError for a target that has nothing in common with its image."""
+    width, height = image.size
     for box in boxes:
         left, top, right, bottom = box
         if left >= width or top >= height or right <= 0 or bottom <= 0:
@@ -126,14 +126,14 @@ def load(
     revision: str | None = None,
     allow_outside: bool = False,
 ) -> list[Sample]:
-    """The samples of a data set; pictures are read when they are opened.
+    """The samples of a data set; images are read when they are opened.
 
     name: "toy", "toy-mixture" (or a variant, see toy/variants.py), "deepeyes" (47k rows of the paper), "seal"
     (V* with target boxes), or a folder with .jsonl files, or parquet files of select_data.py. split:
     "train", "test", or None for all (toy: train); for files, every 20th row by a hash of its id is
     "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
-    "deepeyes" (else from the Hub) or of "seal" (with its .json files and pictures). revision: a commit on
-    the Hub. allow_outside: rows of a folder may name pictures outside it. Bad rows are left out, counted,
+    "deepeyes" (else from the Hub) or of "seal" (with its .json files and images). revision: a commit on
+    the Hub. allow_outside: rows of a folder may name images outside it. Bad rows are left out, counted,
     and named in runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
     """
     if split not in (None, "train", "test"):
@@ -149,7 +149,7 @@ def load(
     elif name == "seal":
         if root is None:
             raise ValueError(
-                f"seal needs --root: a folder with the .json files of {SEAL}, and the pictures of COCO and"
+                f"seal needs --root: a folder with the .json files of {SEAL}, and the images of COCO and"
                 " GQA that they name, which the Hub does not hold"
             )
         rows = seal(find_folder(root, SEAL))
@@ -205,21 +205,21 @@ def collect(rows, name: str) -> list[Sample]:
 
 
 def opened(sample: Sample) -> Sample | None:
-    """The sample with its picture opened; if that can't be read it is named, and the result is None.
+    """The sample with its image opened; if that can't be read it is named, and the result is None.
 
     A large one is only looked at, and opened again when it is needed: a batch of them would not fit.
     """
     try:
-        picture = sample.open()
-        if picture.width * picture.height > LARGE_PIXELS:
+        image = sample.open()
+        if image.width * image.height > LARGE_PIXELS:
             return sample
-        return replace(sample, image=picture)
+        return replace(sample, image=image)
     except ValueError as error:
         print(f"left out: {error}", flush=True)
 
 
 def readable(samples: list[Sample]) -> list[Sample]:
-    """The samples whose pictures can be read, as they are."""
+    """The samples whose images can be read, as they are."""
     return [sample for sample in samples if sample.drawn or opened(sample)]
 
 
@@ -248,7 +248,7 @@ def check(sample: Sample) -> None:
         text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
     if len(question) > MOST_LETTERS:
         raise ValueError(f"the question has {len(question)} characters, of {MOST_LETTERS} at most")
-    if "<|" in sample.text():  # it would be read as a special token, a picture's for instance
+    if "<|" in sample.text():  # it would be read as a special token, an image's for instance
         raise ValueError("the question holds special tokens")
     for box in sample.boxes:
         if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -307,14 +307,14 @@ def parquet(file: Path, columns: tuple[str, ...]):
     return rows
 
 
-def cell_picture(
+def cell_image(
     rows,
     number: int,
     column: str,
     folder: Path | None = None,
     allow_outside: bool = True,
 ):
-    """The (first) picture of a parquet row as data sets keep it: struct, bytes, base64 text, or a path."""
+    """The (first) image of a parquet row as data sets keep it: struct, bytes, base64 text, or a path."""
     cell = rows.select_columns([column])[number][column]
     cell = cell[0] if isinstance(cell, list) else cell
     if isinstance(cell, dict):
@@ -322,9 +322,9 @@ def cell_picture(
     if isinstance(cell, str):
         coded = "." not in cell  # a path has a suffix, base64 no dot
         if coded:
-            return open_picture(base64.b64decode(cell))
-        return open_picture(inside(Path(folder or "."), cell, allow_outside))
-    return open_picture(cell) if isinstance(cell, bytes) else cell
+            return open_image(base64.b64decode(cell))
+        return open_image(inside(Path(folder or "."), cell, allow_outside))
+    return open_image(cell) if isinstance(cell, bytes) else cell
 
 
 def deepeyes(folder: Path):
@@ -344,7 +344,7 @@ def deepeyes(folder: Path):
             question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
             return Sample(
                 id=f"{file.stem}-{number}",
-                image=partial(cell_picture, rows, number, "images"),
+                image=partial(cell_image, rows, number, "images"),
                 question=question.strip().removeprefix("Question:").strip(),
                 answer=row["reward_model"]["ground_truth"],
                 source=row["data_source"],
@@ -363,12 +363,12 @@ def seal(folder: Path):
     def make(row, name):
         question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
         corners = [target["bbox"] for target in row["target_instances"]]
-        picture = folder / row["image"]
-        if not picture.exists():
-            raise ValueError(f"no picture {picture}")
+        image = folder / row["image"]
+        if not image.exists():
+            raise ValueError(f"no image {image}")
         return Sample(
             id=name,
-            image=str(picture),
+            image=str(image),
             question=question,
             answer=row["conversations"][1]["value"],
             boxes=tuple((x, y, x + width, y + height) for x, y, width, height in corners),
@@ -388,14 +388,14 @@ FIELDS = ("id", "question", "answer", "source", "tool", "meta")
 
 
 def inside(folder: Path, name: str, allow_outside: bool) -> str:
-    """The path of a data set's picture. Raises ValueError where it leads out of the data set's folder: what
+    """The path of a data set's image. Raises ValueError where it leads out of the data set's folder: what
     a stranger's rows name would be read, and embedded in a page that is shared."""
-    picture = folder / name
-    if not picture.exists():
-        raise ValueError(f"no picture {picture}")
-    if not allow_outside and not picture.resolve().is_relative_to(folder.resolve()):
+    image = folder / name
+    if not image.exists():
+        raise ValueError(f"no image {image}")
+    if not allow_outside and not image.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} lies outside the folder: --allow_outside, if you trust these rows")
-    return str(picture)
+    return str(image)
 
 
 def folder_rows(folder: Path, allow_outside: bool = False):
@@ -403,7 +403,7 @@ def folder_rows(folder: Path, allow_outside: bool = False):
 
     A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
     (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta".
-    Pictures lie inside the folder, unless allow_outside.
+    Images lie inside the folder, unless allow_outside.
     """
 
     def make(row, image, name):
@@ -431,7 +431,7 @@ def folder_rows(folder: Path, allow_outside: bool = False):
         rows = parquet(file, ("image", "question", "answer"))
         texts = rows.remove_columns("image")
         for number in range(len(rows)):
-            image = partial(cell_picture, rows, number, "image", folder, allow_outside)
+            image = partial(cell_image, rows, number, "image", folder, allow_outside)
             yield (
                 f"{file.name}, row {number}",
                 lambda n=number, i=image, t=texts: make(t[n], i, f"{n}"),

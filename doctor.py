@@ -19,11 +19,21 @@ import time
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from config import DATASETS, PRESETS, check_at_least, fill_big, fill_limits, knob, parse, run_command
+from config import (
+    DATASETS,
+    PRESETS,
+    TrainConfig,
+    check_at_least,
+    fill_big,
+    fill_limits,
+    flag,
+    parse,
+    run_command,
+)
 from safe.files import fail, write_json
 
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py has it where threads take all cores
 OK = "ok"
@@ -46,23 +56,25 @@ class Check:
         return f"{self.verdict:<8}{self.name:<26}{self.figure}{remedy}"
 
 
-def read_knobs(argv: list[str]):
-    import train
+@dataclass(frozen=True)
+class DoctorConfig(TrainConfig):
+    """The flags of this script: its own, and those of the run that it is asked about."""
 
-    @dataclass
-    class Knobs(train.Knobs):
-        full: bool = knob(False, "run every part once at these knobs (meant for a GPU)")
-        random_weights: bool = knob(False, "with --full: the model's shapes, fresh weights")
-        layers: int = knob(0, "with --random_weights: layers in each tower (0: all)")
-        json: str = knob("", "file for all figures")
+    MOST_USED: ClassVar = ("model", "data", "full", "random_weights", "layers", "json")
 
-    knobs, given = parse(Knobs, argv, __doc__)
-    fill_limits(knobs, given)
-    fill_big(knobs, given)
-    check_at_least(1, knobs, "prompts group steps micro_batch batch")
-    if knobs.random_weights and not knobs.full:
+    full: bool = flag(False, "run every part once at these flags (meant for a GPU)")
+    random_weights: bool = flag(False, "with --full: the model's shapes, fresh weights")
+    layers: int = flag(0, "with --random_weights: layers in each tower (0: all)")
+    json: str = flag("", "file for all figures")
+
+
+def read_config(argv: list[str]) -> DoctorConfig:
+    config, given = parse(DoctorConfig, argv, __doc__)
+    config = fill_big(fill_limits(config, given), given)
+    check_at_least(1, config, "prompts group steps micro_batch batch")
+    if config.random_weights and not config.full:
         fail("--random_weights goes with --full: nothing else loads the model")
-    return knobs
+    return config
 
 
 # --------------------------------------------------------------------------------------------------
@@ -112,31 +124,31 @@ def check_device() -> Check:
     return Check("device", OK, figure)
 
 
-def check_memory(knobs) -> Check:
+def check_memory(config) -> Check:
     """Of the machine; a GPU's is the plan's business."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
-    wanted = 4 if knobs.model == "tiny" else 16
+    wanted = 4 if config.model == "tiny" else 16
     figure = f"{total:.0f} GB"
     if total < wanted:
         return Check("memory", NOTE, figure, f"{wanted} GB and more are wanted")
     return Check("memory", OK, figure)
 
 
-def weights_gb(knobs) -> float:
+def weights_gb(config) -> float:
     """What the weights take on disk, in bfloat16."""
     from machine.memory_estimate import sizes
     from model import config_of
 
-    count = sizes(config_of(knobs.model))
+    count = sizes(config_of(config.model))
     return 2 * (count["matrices"] + count["embeddings"] + count["vision"]) / GB
 
 
-def checkpoints_gb(knobs) -> float:
+def checkpoints_gb(config) -> float:
     """The two checkpoints that are kept, and the one that is being written: adapter and optimiser."""
     from machine.memory_estimate import sizes
     from model import config_of
 
-    lora = sizes(config_of(knobs.model))["lora"] * knobs.lora
+    lora = sizes(config_of(config.model))["lora"] * config.lora
     return 3 * lora * 12 / GB
 
 
@@ -167,41 +179,41 @@ def check_hub(name: str, place: str, kind: str, file: str, size: float) -> tuple
     return Check(name, NOTE, f"{amount} on the first run: {place}"), size
 
 
-def place_of(knobs) -> str:
+def place_of(config) -> str:
     """The folder or Hub name of the model; "" for what is neither."""
-    place = PRESETS[knobs.model].place if knobs.model in PRESETS else knobs.model
+    place = PRESETS[config.model].source if config.model in PRESETS else config.model
     is_folder = Path(place).expanduser().is_dir()
     return place if is_folder or place.count("/") == 1 else ""
 
 
-def check_weights(knobs) -> tuple[Check, float]:
+def check_weights(config) -> tuple[Check, float]:
     """Are the weights here? And the gigabytes to fetch."""
-    place = place_of(knobs)
+    place = place_of(config)
     if not place:
         remedy = f"a preset ({', '.join(PRESETS)}), a folder, or OWNER/MODEL"
-        return Check("weights", MISSING, f"no such model: {knobs.model}", remedy), 0.0
-    if knobs.random_weights:
+        return Check("weights", MISSING, f"no such model: {config.model}", remedy), 0.0
+    if config.random_weights:
         return Check("weights", OK, "random ones, nothing to fetch"), 0.0
     if Path(place).expanduser().is_dir():
         return Check("weights", OK, f"on disk: {place}"), 0.0
-    size = weights_gb(knobs) if knobs.model in PRESETS else 0.0
+    size = weights_gb(config) if config.model in PRESETS else 0.0
     return check_hub("weights", place, "model", "config.json", size)
 
 
-def check_data(knobs) -> tuple[Check, float]:
+def check_data(config) -> tuple[Check, float]:
     """Is the data set here? And the gigabytes to fetch."""
     from data import DEEPEYES, DEEPEYES_GB
 
-    name = knobs.data
+    name = config.data
     if name.startswith("toy"):
         return Check("data", OK, f"{name} is drawn, nothing to fetch"), 0.0
-    if knobs.root or Path(name).is_dir():
-        place = knobs.root or name
+    if config.root or Path(name).is_dir():
+        place = config.root or name
         if Path(place).is_dir():
             return Check("data", OK, f"on disk: {place}"), 0.0
         return Check("data", MISSING, f"no such folder: {place}", "--root FOLDER"), 0.0
     if name == "seal":
-        remedy = "--root FOLDER with the four .json files and the COCO and GQA pictures"
+        remedy = "--root FOLDER with the four .json files and the COCO and GQA images"
         return Check("data", MISSING, "seal is read from a folder", remedy), 0.0
     if name != "deepeyes":
         remedy = f"one of {', '.join(DATASETS)}, or a folder"
@@ -209,13 +221,13 @@ def check_data(knobs) -> tuple[Check, float]:
     return check_hub("data", DEEPEYES, "dataset", "README.md", DEEPEYES_GB)
 
 
-def check_disk(knobs, to_fetch: float) -> list[Check]:
+def check_disk(config, to_fetch: float) -> list[Check]:
     """The Hub's cache, and the folder where runs go."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     checks = []
-    runs = Path(knobs.out or "runs")
-    wanted = [("disk for runs", runs, checkpoints_gb(knobs) + 0.2, "another --out")]
+    runs = Path(config.out or "runs")
+    wanted = [("disk for runs", runs, checkpoints_gb(config) + 0.2, "another --out")]
     if to_fetch:
         cache = Path(HF_HUB_CACHE)
         wanted.append(("disk for the Hub's cache", cache, to_fetch, "set HF_HOME"))
@@ -232,20 +244,20 @@ def check_disk(knobs, to_fetch: float) -> list[Check]:
     return checks
 
 
-def check_judge(knobs) -> list[Check]:
-    if not knobs.judge:
+def check_judge(config) -> list[Check]:
+    if not config.judge:
         return []
     from grading.judge import Judge
 
     with tempfile.TemporaryDirectory() as folder:
-        judge = Judge(knobs.judge, Path(folder) / "judge.jsonl", tries=1, timeout=20)
+        judge = Judge(config.judge, Path(folder) / "judge.jsonl", tries=1, timeout=20)
         same = judge("What colour is the cup?", "red", "It is red.")
     if judge.down:
         remedy = "is the server up, and the URL the one that ends in /v1?"
-        return [Check("judge", MISSING, f"{knobs.judge} does not answer", remedy)]
+        return [Check("judge", MISSING, f"{config.judge} does not answer", remedy)]
     if not same:
         return [Check("judge", NOTE, "answers, but finds 'It is red.' no 'red'", "another model")]
-    return [Check("judge", OK, f"{knobs.judge} answers")]
+    return [Check("judge", OK, f"{config.judge} answers")]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -261,9 +273,9 @@ def tiny_run(folder: Path, steps: int, **more):
 
     threads = min(2, os.cpu_count() or 1)
     settings = {"steps": steps, "eval_size": 0, "guard": "off", "threads": threads}
-    knobs = train.Knobs(**settings | more)
+    config = TrainConfig(**settings | more)
     model, processor = load_model("tiny")
-    trainer = train.build_trainer(knobs, model, processor, load("toy", limit=64), folder)
+    trainer = train.build_trainer(config, model, processor, load("toy", limit=64), folder)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         trainer.train()
     return read_rows(folder / "metrics.jsonl")
@@ -287,7 +299,7 @@ def check_exactness() -> list[Check]:
     return checks
 
 
-def check_pace(knobs) -> list[Check]:
+def check_pace(config) -> list[Check]:
     """What a run of this model takes; for the tiny one on a CPU checked against real steps."""
     import torch
 
@@ -295,17 +307,17 @@ def check_pace(knobs) -> list[Check]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.set_num_threads(knobs.threads)
+    torch.set_num_threads(config.threads)
     speed = time_estimate.device_speed(device, dtype)
     figure = f"copies {speed.bytes_s / 1e9:.0f} GB/s, multiplies {speed.ops_s / 1e12:.2g} TFLOP/s"
     checks = [Check("speed", OK, figure)]
-    figure = time_estimate.time_text(knobs, speed, device.type)
-    if device.type == "cpu" and knobs.model != "tiny":
+    figure = time_estimate.time_text(config, speed, device.type)
+    if device.type == "cpu" and config.model != "tiny":
         checks.append(Check("time", MISSING, figure, "this model needs a GPU"))
         return checks
     checks.append(Check("time", OK if device.type == "cpu" else NOTE, figure))
-    if knobs.model == "tiny" and device.type == "cpu":
-        predicted = sum(time_estimate.step_seconds(knobs, speed, "cpu").values())
+    if config.model == "tiny" and device.type == "cpu":
+        predicted = sum(time_estimate.step_seconds(config, speed, "cpu").values())
         with tempfile.TemporaryDirectory() as folder:
             rows = tiny_run(Path(folder), 5, show_every=100)
         steps = [row["sec_rollout"] + row["sec_train"] for row in rows[1:]]
@@ -319,25 +331,25 @@ def check_pace(knobs) -> list[Check]:
     return checks
 
 
-def check_plan(knobs) -> Check:
+def check_plan(config) -> Check:
     """Does the run fit into the memory of the GPU at hand?"""
     import torch
 
     from machine import memory_estimate
     from model import config_of
 
-    parts = memory_estimate.memory(knobs, config_of(knobs.model), 1)
+    parts = memory_estimate.memory(config, config_of(config.model), 1)
     most = memory_estimate.peak(parts) + memory_estimate.CONTEXT
     figure = f"{most:.1f} GB at most by the plan"
     if not torch.cuda.is_available():
-        return Check("memory plan", NOTE if knobs.model != "tiny" else OK, figure)
+        return Check("memory plan", NOTE if config.model != "tiny" else OK, figure)
     has = torch.cuda.get_device_properties(0).total_memory / GB
     if most < has:
         return Check("memory plan", OK, f"{figure}, the card has {has:.1f}")
-    return Check("memory plan", MISSING, f"{figure}, the card has {has:.1f}", memory_estimate.advice(knobs))
+    return Check("memory plan", MISSING, f"{figure}, the card has {has:.1f}", memory_estimate.advice(config))
 
 
-def everywhere(knobs):
+def everywhere(config):
     """The checks that take no more than a minute, one after the other."""
     yield check_python()
     packages = check_packages()
@@ -345,49 +357,50 @@ def everywhere(knobs):
     if any("not installed" in check.figure for check in packages):
         return
     yield check_device()
-    yield check_memory(knobs)
-    weights, weights_size = check_weights(knobs)
+    yield check_memory(config)
+    weights, weights_size = check_weights(config)
     yield weights
-    data, data_size = check_data(knobs)
+    data, data_size = check_data(config)
     yield data
-    if not place_of(knobs):
+    if not place_of(config):
         return
-    yield from check_disk(knobs, weights_size + data_size)
-    yield from check_judge(knobs)
-    yield check_plan(knobs)
+    yield from check_disk(config, weights_size + data_size)
+    yield from check_judge(config)
+    yield check_plan(config)
     yield from check_exactness()
-    yield from check_pace(knobs)
+    yield from check_pace(config)
 
 
-def main(knobs) -> None:
+def main(config: DoctorConfig) -> None:
     from model import prepare_libraries
 
-    prepare_libraries(knobs.threads)
+    prepare_libraries(config.threads)
     began = time.time()
     checks = []
-    found = everywhere(knobs)
+    found = everywhere(config)
     for check in found:
         print(check.text(), flush=True)
         checks.append(check)
     figures = {}
-    if knobs.full:
-        from doctor_full import markdown, trials
+    if config.full:
+        from machine.device_check import markdown, trials
+        from train import build_trainer
 
-        for name, good, figure, remedy, more in trials(knobs):
+        for name, good, figure, remedy, more in trials(config, build_trainer):
             check = Check(name, OK if good else MISSING, figure, remedy)
             print(check.text(), flush=True)
             checks.append(check)
             figures |= more
-        print("\n" + markdown(knobs, figures) + "\n")
+        print("\n" + markdown(config, figures) + "\n")
     missing = [check for check in checks if check.verdict == MISSING]
     verdict = f"{len(missing)} missing" if missing else "this machine can do it"
     print(f"{verdict} ({time.time() - began:.0f} s)")
-    if knobs.json:
+    if config.json:
         rows = [asdict(check) for check in checks]
-        write_json(Path(knobs.json), {"checks": rows, "figures": figures})
-        print(f"written: {knobs.json}")
+        write_json(Path(config.json), {"checks": rows, "figures": figures})
+        print(f"written: {config.json}")
     sys.exit(1 if missing else 0)
 
 
 if __name__ == "__main__":
-    run_command(main, read_knobs)
+    run_command(main, read_config)

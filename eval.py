@@ -13,30 +13,25 @@ set of train.py, of which the held-out part is asked.
 import gc
 import json
 import math
-import os
 import random
 import re
 import subprocess
 import sys
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from config import (
     ARMS,
     BENCHMARK_KINDS,
-    EVAL_SEED,
     LIMITS,
-    Limits,
+    EvalConfig,
     check_at_least,
     check_data_name,
     fill_limits,
-    knob,
     parse,
     rollout_limits,
     run_command,
@@ -64,111 +59,70 @@ PAPER = {
 PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
-@dataclass
-class Evaluation:
-    model: str = knob(
-        "tiny",
-        "preset, folder of a model, or checkpoint of a run (whose pixel and turn limits are used)",
-    )
-    data: str = knob("toy", "toy | toy-mixture | deepeyes | seal | a folder | " + " | ".join(BENCHMARK_KINDS))
-    root: str = knob("", "folder with the files of the benchmark or data set (default: the Hub's copy)")
-    revision: str = knob("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
-    allow_outside: bool = knob(False, "rows may name pictures outside the data set's folder")
-    arms: str = knob(",".join(ARMS), "which of these, separated by commas")
-    split: Literal["test", "all"] = knob("test", "of a data set: what training leaves out, or all of it")
-    limit: int = knob(500, "how many questions (benchmarks: 0 is all, their default)")
-    seed: int = knob(EVAL_SEED, "picks the questions (default, on the toy: those that train.py holds out)")
-    repeats: int = knob(1, "answers per question: avg@k and pass@k")
-    temperature: float = knob(0.0, "0 is greedy (1 if --repeats is more than 1)")
-    protocol: Literal["ours", "paper"] = knob(
-        "ours",
-        "ours: options shuffled, budgets that fit one card; paper: its pixels, tokens, turns, order, letter "
-        "or judge",
-    )
-    official_order: bool = knob(False, "options in the benchmark's order, to compare with published numbers")
-    prompt: str = knob(
-        "",
-        "file with the words that another model was trained with: system prompt, a line ---, the user's text "
-        "with {question} in it",
-    )
-    zoom: bool = knob(False, "offer the zoom to reasoning benchmarks, too")
-    judge: str = knob("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
-    ask: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": 'a picture and questions: answer them, and show how: --ask photo.jpg "What ...?"; the '
-            "picture alone: questions are read line by line",
-            "nargs": "*",
-        },
-    )
-    out: str = knob("", "folder of the results (default: runs/eval-MODEL-DATA)")
-
-
-@dataclass
-class Knobs(Limits, Evaluation):
-    """The flags of this script."""
-
-
-def check_words(knobs: Knobs, given: set[str]) -> None:
+def check_words(config: EvalConfig, given: set[str]) -> None:
     """End the script for a name that there is not, or a flag that another one needs."""
-    if unknown := set(knobs.arms.split(",")) - set(ARMS):
+    if unknown := set(config.arms.split(",")) - set(ARMS):
         fail(f"unknown arm {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
-    if "ask" in given and not knobs.ask:
-        fail('--ask: which picture? --ask photo.jpg "What does the sign say?"')
-    if knobs.ask and not Path(knobs.ask[0]).is_file():
-        fail(f"no such picture: {knobs.ask[0]}")
-    if not knobs.ask:
-        check_data_name(knobs.data, BENCHMARK_KINDS)
-    foreign = knobs.ask or knobs.data in BENCHMARK_KINDS
+    if "ask" in given and not config.ask:
+        fail('--ask: which image? --ask photo.jpg "What does the sign say?"')
+    if config.ask and not Path(config.ask[0]).is_file():
+        fail(f"no such image: {config.ask[0]}")
+    if not config.ask:
+        check_data_name(config.data, BENCHMARK_KINDS)
+    foreign = config.ask or config.data in BENCHMARK_KINDS
     if foreign and "model" not in given:
         fail("--model: which? The tiny model has seen nothing but the toy, no photograph")
 
 
-def read_knobs(argv: list[str]) -> Knobs:
-    """Parse and check the knobs."""
-    knobs, given = parse(Knobs, argv, __doc__)
-    check_words(knobs, given)
-    toolbox.named(knobs.tools)  # raises ValueError for names that there are not
-    fill_limits(knobs, given)
-    papers = PAPER if knobs.protocol == "paper" else {}
-    for name, value in papers.items():
-        if name not in given:
-            setattr(knobs, name, value)
-    if knobs.prompt:
-        read_prompt(knobs.prompt)
-        if "arms" not in given and not knobs.ask:
+def read_config(argv: list[str]) -> EvalConfig:
+    """Parse, settle and check the flags."""
+    config, given = parse(EvalConfig, argv, __doc__)
+    check_words(config, given)
+    toolbox.named(config.tools)  # raises ValueError for names that there are not
+    if config.prompt:
+        read_prompt(config.prompt)
+        if "arms" not in given and not config.ask:
             fail("--prompt needs --arms: on if its words offer the zoom, off if they don't")
-    is_benchmark = knobs.data in BENCHMARK_KINDS
-    reasoning = BENCHMARK_KINDS.get(knobs.data) == "reasoning"
-    if reasoning and "max_turn_tokens" not in given:  # a chain of thought that is cut counts as wrong
-        knobs.max_turn_tokens = max(knobs.max_turn_tokens, THOUGHT_TOKENS)
-    if reasoning and "max_tokens" not in given:
-        knobs.max_tokens = max(knobs.max_tokens, knobs.max_turn_tokens)
-    check_at_least(1, knobs, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
-    check_at_least(1, knobs, "threads repeats")
-    if not 0 <= knobs.temperature < math.inf:
+    config = fill_limits(config, given)
+    usual = usual_values(config, given)
+    config = replace(config, **{name: value for name, value in usual.items() if name not in given})
+    check_at_least(1, config, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
+    check_at_least(1, config, "threads repeats")
+    if not 0 <= config.temperature < math.inf:
         fail("--temperature must be a number from 0 (greedy) on")
-    usual_look = usual_limits("").look_pixels
-    if "batch" not in given and knobs.look_pixels > usual_look:  # the cache grows with the look
-        knobs.batch = max(2, knobs.batch * usual_look // knobs.look_pixels)
-    if is_benchmark and "limit" not in given:
-        knobs.limit = 0
-    if knobs.limit < 0 or (knobs.limit == 0 and not is_benchmark):
+    is_benchmark = config.data in BENCHMARK_KINDS
+    if config.limit < 0 or (config.limit == 0 and not is_benchmark):
         fail("--limit must be at least 1 (0, all questions, for benchmarks)")
-    if knobs.repeats > 1 and "temperature" not in given:
-        knobs.temperature = 1.0
-    if knobs.repeats > 1 and not knobs.temperature:
+    if config.repeats > 1 and not config.temperature:
         fail("--repeats of a greedy model are all the same: give a --temperature")
-    if reasoning and "arms" not in given:
-        knobs.arms = "on,off" if knobs.zoom else "off"
-    return knobs
+    return config
+
+
+def usual_values(config: EvalConfig, given: set[str]) -> dict:
+    """What is usual for this data and protocol, where nothing else is given."""
+    usual = dict(PAPER) if config.protocol == "paper" else {}
+    if config.data in BENCHMARK_KINDS:
+        usual["limit"] = 0
+    if BENCHMARK_KINDS.get(config.data) == "reasoning":  # a chain of thought that is cut counts as wrong
+        turn = max(usual.get("max_turn_tokens", config.max_turn_tokens), THOUGHT_TOKENS)
+        turn = config.max_turn_tokens if "max_turn_tokens" in given else turn
+        usual["max_turn_tokens"] = turn
+        usual["max_tokens"] = max(usual.get("max_tokens", config.max_tokens), turn)
+        usual["arms"] = "on,off" if config.zoom else "off"
+    if config.repeats > 1:
+        usual["temperature"] = 1.0
+    look = config.look_pixels if "look_pixels" in given else usual.get("look_pixels", config.look_pixels)
+    usual_look = usual_limits("").look_pixels
+    if look > usual_look:  # the cache grows with the look
+        usual["batch"] = max(2, config.batch * usual_look // look)
+    return usual
 
 
 # --------------------------------------------------------------------------------------------------
 # The heavy imports come after the words are checked: a mistyped flag should not cost ten seconds.
 
 if __name__ == "__main__":
-    check_words(*parse(Knobs, sys.argv[1:], __doc__))  # read_knobs does all of it, when it can
+    check_words(*parse(EvalConfig, sys.argv[1:], __doc__))  # read_knobs does all of it, when it can
 
 import torch
 from tqdm import tqdm
@@ -191,7 +145,7 @@ from evaluation.scores import (
     summarise_by_kind,
 )
 from grading.judge import Judge
-from model import family_named, load_model, prepare_libraries, resolve
+from model import family_named, find_model, load_model, prepare_libraries
 from options import toolbox
 from runlog.render import make_page
 from runlog.runs import store_answer
@@ -200,7 +154,7 @@ from safe.lock import hold
 
 
 def may_shuffle(sample: Sample) -> bool:
-    """Can the options change places? Not where they are rotated already, are mere letters (of a picture), or
+    """Can the options change places? Not where they are rotated already, are mere letters (of an image), or
     name each other.
 
     >>> may_shuffle(Sample("1", b"", "Which?", "a", options=("red", "blue")))
@@ -256,45 +210,45 @@ def read_prompt(file: str) -> tuple[str, str]:
     if user.count("{question}") != 1:
         fail(f"--prompt {file}: the user's text (after a line ---) must hold {{question}} once")
     if "<|" in text:
-        fail(f"--prompt {file}: no special tokens such as <|im_start|>; turns and picture are added")
+        fail(f"--prompt {file}: no special tokens such as <|im_start|>; turns and image are added")
     return system, user
 
 
-def load_questions(knobs: Knobs) -> list[Sample]:
+def load_questions(config: EvalConfig) -> list[Sample]:
     """What is asked, in the words that were asked for."""
-    samples = find_questions(knobs)
-    if knobs.protocol == "paper":
+    samples = find_questions(config)
+    if config.protocol == "paper":
         samples = [replace(s, question=s.question.removesuffix(ASK_LETTER)) for s in samples]
-    if knobs.prompt:
-        wording = read_prompt(knobs.prompt)
+    if config.prompt:
+        wording = read_prompt(config.prompt)
         samples = [replace(sample, wording=wording) for sample in samples]
     return samples
 
 
-def find_questions(knobs: Knobs) -> list[Sample]:
+def find_questions(config: EvalConfig) -> list[Sample]:
     """A benchmark's questions, or those held out of a data set."""
-    root = knobs.root or None
-    if knobs.data not in BENCHMARKS:
-        split = None if knobs.split == "all" else "test"
-        settings = {"root": root, "revision": knobs.revision}
-        settings["allow_outside"] = knobs.allow_outside
-        return load(knobs.data, split=split, limit=knobs.limit, seed=knobs.seed, **settings)
-    questions = load_benchmark(knobs.data, root, knobs.revision)
-    samples = pick_samples(questions, knobs.limit, knobs.seed)
-    if knobs.zoom:
+    root = config.root or None
+    if config.data not in BENCHMARKS:
+        split = None if config.split == "all" else "test"
+        settings = {"root": root, "revision": config.revision}
+        settings["allow_outside"] = config.allow_outside
+        return load(config.data, split=split, limit=config.limit, seed=config.seed, **settings)
+    questions = load_benchmark(config.data, root, config.revision)
+    samples = pick_samples(questions, config.limit, config.seed)
+    if config.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
-    if knobs.official_order:
+    if config.official_order:
         return samples
-    return [shuffle_options(sample, knobs.seed) for sample in samples]
+    return [shuffle_options(sample, config.seed) for sample in samples]
 
 
-def options_order(knobs: Knobs, samples: list[Sample]) -> str:
+def options_order(config: EvalConfig, samples: list[Sample]) -> str:
     """How the options stand, for the protocol."""
     if not any(sample.options for sample in samples):
         return "none"
     if not any(map(may_shuffle, samples)):
         return "as they stand"
-    return "official order" if knobs.official_order else "shuffled by item"
+    return "official order" if config.official_order else "shuffled by item"
 
 
 def revision_of(source: Path) -> str:
@@ -306,20 +260,20 @@ def revision_of(source: Path) -> str:
     return source.name if source.parent.name == "snapshots" else ""
 
 
-def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
+def make_protocol(config: EvalConfig, samples: list[Sample]) -> dict:
     """All that a number depends on; runs of one protocol share a folder, and go on where they stopped."""
     limits = [name for name in LIMITS if name not in ("threads", "engine", "quantize", "tools")]
     named = ["model", "data", "root", "arms", "seed", "repeats", *limits]
     # Named only where they are used.
-    named += ["split"] if knobs.split == "all" else []
-    named += ["protocol"] if knobs.protocol == "paper" else []
-    named += ["prompt"] if knobs.prompt else []
-    named += ["tools"] if knobs.tools != "zoom" else []
+    named += ["split"] if config.split == "all" else []
+    named += ["protocol"] if config.protocol == "paper" else []
+    named += ["prompt"] if config.prompt else []
+    named += ["tools"] if config.tools != "zoom" else []
     named += ["quantize", "temperature", "zoom", "judge"]
-    protocol = {name: getattr(knobs, name) for name in named}
-    protocol["options"] = options_order(knobs, samples)
-    protocol["engine"] = knobs.engine
-    schemas = [tool.schema for tool in toolbox.named(knobs.tools)]
+    protocol = {name: getattr(config, name) for name in named}
+    protocol["options"] = options_order(config, samples)
+    protocol["engine"] = config.engine
+    schemas = [tool.schema for tool in toolbox.named(config.tools)]
     prompts = (
         tools.prompt("", schemas=schemas)
         + tools.prompt("", tool=False)
@@ -327,11 +281,11 @@ def make_protocol(knobs: Knobs, samples: list[Sample]) -> dict:
         + tools.observation(schemas=schemas)
     )
     prompts += "".join(samples[0].wording or ())
-    prompts = tools.in_frame(prompts, family_named(knobs.model).frame)
+    prompts = tools.in_frame(prompts, family_named(config.model).frame)
     protocol["prompts"] = f"{zlib.crc32(prompts.encode()):08x}"
-    source = Path(resolve(knobs.model))
+    source = Path(find_model(config.model))
     weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
-    protocol["weights"] = max((int(file.stat().st_mtime) for file in weights), default=knobs.model)
+    protocol["weights"] = max((int(file.stat().st_mtime) for file in weights), default=config.model)
     protocol["revision"] = revision_of(source)
     protocol["data_revision"] = ", ".join(USED.values())
     protocol["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -351,15 +305,15 @@ def commit() -> str:
     return (name or "unknown") + ("-changed" if changed else "")
 
 
-def make_folder(knobs: Knobs, protocol: dict) -> Path:
+def make_folder(config: EvalConfig, protocol: dict) -> Path:
     """The folder of the results; a default name taken by another protocol gets a number."""
     wanted = stored_form(protocol)
-    if knobs.out:
-        check_folder(Path(knobs.out), wanted)
-        out = Path(knobs.out)
+    if config.out:
+        check_folder(Path(config.out), wanted)
+        out = Path(config.out)
     else:
-        asked = Path(knobs.data).name.replace(":", "-")
-        usual = f"runs/eval-{model_label(knobs.model)}-{asked}"
+        asked = Path(config.data).name.replace(":", "-")
+        usual = f"runs/eval-{model_label(config.model)}-{asked}"
         out = Path(usual)
         number = 2
         while is_foreign(out) or read_json(out / "protocol.json") not in ({}, wanted):
@@ -403,7 +357,7 @@ def attempt(answer, samples: list[Sample]) -> tuple[list, list[tuple[Sample, str
         return [], []
     try:
         return answer(samples), []
-    except Exception as error:  # out of memory, a picture that breaks the processor: others must not suffer
+    except Exception as error:  # out of memory, an image that breaks the processor: others must not suffer
         reason = f"{type(error).__name__}: {error}"
     gc.collect()  # only here, where the failed attempt's frames are gone, is its memory free again
     if torch.cuda.is_available():
@@ -422,61 +376,63 @@ class Job:
     These are left out after the cut into batches, so that a batch keeps its seed on a restart.
     """
 
-    def __init__(self, knobs: Knobs, samples: list[Sample], arm: str, repeat: int, start: int, done: set):
-        batch = samples[start : start + knobs.batch]
+    def __init__(
+        self, config: EvalConfig, samples: list[Sample], arm: str, repeat: int, start: int, done: set
+    ):
+        batch = samples[start : start + config.batch]
         self.arm = arm
         self.repeat = repeat
         self.seed = 10**6 * repeat + start
         self.samples = [sample for sample in batch if (arm, repeat, sample.id) not in done]
 
 
-def make_jobs(knobs: Knobs, samples: list[Sample], done: set) -> list[Job]:
+def make_jobs(config: EvalConfig, samples: list[Sample], done: set) -> list[Job]:
     """All batches that are left; done: (arm, repeat, id) of the answers that are stored."""
     return [
-        Job(knobs, samples, arm, repeat, start, done)
-        for arm in knobs.arms.split(",")
-        for repeat in range(knobs.repeats)
-        for start in range(0, len(samples), knobs.batch)
+        Job(config, samples, arm, repeat, start, done)
+        for arm in config.arms.split(",")
+        for repeat in range(config.repeats)
+        for start in range(0, len(samples), config.batch)
     ]
 
 
-def answer_job(job: Job, samples: list[Sample], model, processor, knobs: Knobs, judge) -> list[tuple]:
+def answer_job(job: Job, samples: list[Sample], model, processor, config: EvalConfig, judge) -> list[tuple]:
     """Trajectories of these samples in the job's arm, each with its record."""
-    settings = rollout_limits(knobs) | {"temperature": knobs.temperature, "seed": job.seed}
+    settings = rollout_limits(config) | {"temperature": config.temperature, "seed": job.seed}
     trajectories = answer_questions(model, processor, samples, job.arm, **settings)
     answers = []
     for trajectory in trajectories:
-        if knobs.protocol == "paper" or knobs.prompt:
+        if config.protocol == "paper" or config.prompt:
             trajectory.answer = trajectory.answer or last_message(trajectory)
         missed = judge.missed if judge else 0
-        grades = grade(knobs.data, trajectory, judge, knobs.protocol)
+        grades = grade(config.data, trajectory, judge, config.protocol)
         if judge and judge.missed > missed:
             grades |= {"unjudged": True}
         answers.append((trajectory, make_record(trajectory, grades, job.arm, job.repeat)))
     return answers
 
 
-def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -> list[dict]:
+def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: dict) -> list[dict]:
     """Ask what has not been answered yet, a batch at a time; every batch is stored at once."""
     # What a judge that was away should have graded is asked again
-    records = keep_rows(out / "records.jsonl", lambda row: not (knobs.judge and row.get("unjudged")))
+    records = keep_rows(out / "records.jsonl", lambda row: not (config.judge and row.get("unjudged")))
     done = {(record["arm"], record["repeat"], record["id"]) for record in records}
     keep_rows(out / "trajectories.jsonl", lambda row: (row["arm"], 0, row["id"]) in done)
     (out / "failed.jsonl").unlink(missing_ok=True)
-    jobs = make_jobs(knobs, samples, done)
+    jobs = make_jobs(config, samples, done)
     missing = sum(len(job.samples) for job in jobs)
     if not missing:
         return records
-    prepare_libraries(knobs.threads)
-    model, processor = load_model(knobs.model, quantize=knobs.quantize or None)
-    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
+    prepare_libraries(config.threads)
+    model, processor = load_model(config.model, quantize=config.quantize or None)
+    pixel_budgets(processor, config.look_pixels, config.crop_pixels)
     write_json(out / "protocol.json", protocol)
-    judge = Judge(knobs.judge, out / "judge.jsonl") if knobs.judge else None
+    judge = Judge(config.judge, out / "judge.jsonl") if config.judge else None
     on_page = {sample.id for sample in samples[:PAGE_QUESTIONS]}
     failures = 0
     with tqdm(total=len(records) + missing, initial=len(records), unit="answer") as bar:
         for job in jobs:
-            answer = partial(answer_job, job, model=model, processor=processor, knobs=knobs, judge=judge)
+            answer = partial(answer_job, job, model=model, processor=processor, config=config, judge=judge)
             answers, failed = attempt(answer, [sample for sample in map(opened, job.samples) if sample])
             if failed and not answers and not records:
                 raise ValueError(f"not one question of the first batch could be answered: {failed[0][1]}")
@@ -492,7 +448,7 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
             right = [record["right"] for record in records if record["arm"] == job.arm]
             bar.update(len(job.samples))
             bar.set_postfix_str(f"{job.arm}: {fmean(right):.3f} right" if right else "")
-            del answers  # with their pictures, before the next ones are opened
+            del answers  # with their images, before the next ones are opened
     if judge and judge.missed:
         times = f"the judge was away {judge.outages} times"
         print(f"{judge.missed} answers were graded by the rules alone, as {times};")
@@ -502,9 +458,9 @@ def answer_all(knobs: Knobs, samples: list[Sample], out: Path, protocol: dict) -
     return records
 
 
-def arms_to_ask(knobs: Knobs, samples: list[Sample]) -> str:
+def arms_to_ask(config: EvalConfig, samples: list[Sample]) -> str:
     """The arms that differ for these questions."""
-    wanted = list(dict.fromkeys(knobs.arms.split(",")))
+    wanted = list(dict.fromkeys(config.arms.split(",")))
     arms = possible_arms(samples, wanted)
     if left_out := [arm for arm in wanted if arm not in arms]:
         print(f"no question has a box to show for it: without the arms {', '.join(left_out)}")
@@ -597,24 +553,24 @@ def result_text(result: dict) -> str:
 # The command.
 
 
-def main(knobs: Knobs) -> None:
-    if knobs.ask:
-        wording = read_prompt(knobs.prompt) if knobs.prompt else None
-        print(f"page:   {ask(knobs, wording)}")
+def main(config: EvalConfig) -> None:
+    if config.ask:
+        wording = read_prompt(config.prompt) if config.prompt else None
+        print(f"page:   {ask(config, wording)}")
         return
-    samples = load_questions(knobs)
+    samples = load_questions(config)
     if not samples:
-        raise ValueError(f"{knobs.data}: no question that can be asked")
-    knobs.arms = arms_to_ask(knobs, samples)
-    protocol = make_protocol(knobs, samples)
-    out = make_folder(knobs, protocol)
+        raise ValueError(f"{config.data}: no question that can be asked")
+    config = replace(config, arms=arms_to_ask(config, samples))
+    protocol = make_protocol(config, samples)
+    out = make_folder(config, protocol)
     hold(out)
-    records = answer_all(knobs, samples, out, protocol)
+    records = answer_all(config, samples, out, protocol)
     if not records:
-        raise ValueError("no question could be answered: not one of the pictures can be read")
-    if knobs.judge:  # what it should have graded, and could not
+        raise ValueError("no question could be answered: not one of the images can be read")
+    if config.judge:  # what it should have graded, and could not
         protocol["unjudged"] = sum(bool(record.get("unjudged")) for record in records)
-    result = make_result(knobs.data, records, protocol)
+    result = make_result(config.data, records, protocol)
     write_json(out / "eval.json", result)
     print(result_text(result))
     print(f"scores: {out / 'eval.json'}\nanswers: {out / 'records.jsonl'}")
@@ -622,4 +578,4 @@ def main(knobs: Knobs) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, read_knobs)
+    run_command(main, read_config)

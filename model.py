@@ -25,7 +25,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from config import PRESETS
 from engine.families import FAMILIES, QWEN2_5_VL, Family, family_of_preset
-from engine.inputs import unfold_patches
+from engine.inputs import linear_patch_embed
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
 
 # On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape, in half a second;
@@ -64,12 +64,12 @@ class ZoomProcessor(Qwen2_5_VLProcessor):
         return FAMILIES[self.model_type]
 
 
-def resolve(name: str, weights: bool = True) -> Path:
+def find_model(name: str, weights: bool = True) -> Path:
     """A preset, a folder or a Hub name (perhaps with @REVISION) -> the folder; what is missing is fetched.
 
     weights: False fetches the small files alone. Raises ValueError.
     """
-    place = PRESETS[name].place if name in PRESETS else name
+    place = PRESETS[name].source if name in PRESETS else name
     revision = ""
     if not Path(place).exists():  # a folder may have an @ in its name
         place, _, revision = place.partition("@")
@@ -141,7 +141,7 @@ def family_named(name: str) -> Family:
     ValueError."""
     if family := family_of_preset(name):
         return family
-    path = resolve(name, weights=False)
+    path = find_model(name, weights=False)
     if (path / "adapter_config.json").exists():
         return family_named(base_of(path))
     return family_in(path)
@@ -153,7 +153,7 @@ def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
     if family:
-        images = Qwen2VLImageProcessorPil(**family.pictures)
+        images = Qwen2VLImageProcessorPil(**family.images)
     else:
         family = family_in(path)
         images = Qwen2VLImageProcessorPil.from_pretrained(path)
@@ -167,7 +167,7 @@ def config_of(name: str, layers: int = 0):
     if family:
         config = family.make_config(family.shapes[name])
     else:
-        path = resolve(name, weights=False)
+        path = find_model(name, weights=False)
         family = family_in(path)
         config = family.config_class.from_pretrained(path)
     if layers:
@@ -201,13 +201,13 @@ def load_model(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # A preset with random weights has the tiny model's tokenizer.
     borrows = family_of_preset(name) if random_weights else None
-    path = resolve("tiny" if borrows else name)
+    path = find_model("tiny" if borrows else name)
     adapter = path if (path / "adapter_config.json").exists() else None
     if adapter:  # checkpoints keep the base's name, so that a moved folder still works
         name = base_of(adapter)
-        path = resolve(name)
+        path = find_model(name)
         print(f"{adapter} stands on {name}: {path}", flush=True)
-    is_tiny = not borrows and path == Path(PRESETS["tiny"].place)
+    is_tiny = not borrows and path == Path(PRESETS["tiny"].source)
     dtype = dtype or usual_dtype(is_tiny, device)
     processor = load_processor(path, borrows)
     if random_weights:
@@ -217,7 +217,7 @@ def load_model(
     else:
         model = from_folder(path, dtype, device, quantize)
     model.name_or_path = lasting_name(name, path)
-    unfold_patches(model.model.visual.patch_embed)
+    linear_patch_embed(model.model.visual.patch_embed)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter)
     elif lora:
@@ -239,7 +239,7 @@ def usual_dtype(is_tiny: bool, device: str) -> torch.dtype:
 def lasting_name(name: str, path: Path) -> str:
     """What a checkpoint calls its base: a preset or Hub name where there is one, else the folder."""
     for preset, known in PRESETS.items():
-        if name == preset or Path(known.place) == path:
+        if name == preset or Path(known.source) == path:
             return preset
     return str(path) if Path(name).is_dir() else name
 
@@ -294,7 +294,7 @@ def merge(adapter: str, out: Path) -> None:
     model, processor = load_model(adapter, device="cpu", dtype="auto")
     model.merge_and_unload().save_pretrained(out)
     # Tokenizer and processor as they came: other programs know these
-    for file in resolve(base_of(Path(adapter))).iterdir():
+    for file in find_model(base_of(Path(adapter))).iterdir():
         wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith("index.json")
         if wanted and not (out / file.name).exists():
             shutil.copy(file, out)

@@ -3,19 +3,20 @@
     python rollout.py                   # one question of the toy, turn by turn, as it happened
     python rollout.py --model runs/tiny-toy/checkpoint-160 --kind compare
 
-`Episodes` records all trajectories: what was asked, written, zoomed on, and shown in return. One of two
-engines runs the model: `GenerateEngine` below, turn by turn on Hugging Face `generate`, easy to check, or
-`engine.slots.SlotEngine`, which is faster and samples from the same distribution.
+`ZoomEnv` is the environment: `reset` shows a question, `step` takes a turn of the model, carries out its
+call and returns the crop. It records all trajectories. One of two engines runs the model: `GenerateEngine`
+below, turn by turn on Hugging Face `generate`, easy to check, or `engine.slots.SlotEngine`, with continuous
+batching, which is faster and samples from the same distribution.
 
-What makes both cheap: the prompt with its picture is run once per sample and copied to the group, the
+What makes both cheap: the prompt with its image is run once per sample and copied to the group, the
 key/value cache lives on between turns, only the new observation (one crop) goes through the model, and
 finished trajectories leave the batch. What makes them right: token in, token out. Sampled ids are never
-decoded and encoded again, every picture's pads are appended together with the picture or not at all, and
+decoded and encoded again, every image's pads are appended together with the image or not at all, and
 the sampler's logprobs come from the same weights that train.
 """
 
 import random
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -26,21 +27,24 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 import tools
 from config import Limits, rollout_limits, run_command
 from data import LARGE_PIXELS, Sample, load
-from engine.inputs import expand_pads, picture_inputs, pixel_budgets, see
+from engine.inputs import encode_images, expand_image_tokens, image_inputs, pixel_budgets
 from engine.lora import sampling_mode
 from engine.slots import SlotEngine
-from engine.workers import count_lanes, run_in_lanes
+from engine.workers import count_workers, run_in_workers
 from grading.answers import find_answer
 from grading.boxes import Box
 from model import load_model
 from options import controls, toolbox
-from reward import score
-from runlog.print_trajectory import Knobs, print_group, read_knobs
+from reward import Reward, score
+from runlog.print_trajectory import ViewConfig, print_group, read_config
 
 
 @dataclass
 class Trajectory:
-    """One finished episode. `len(images) == 1 + delivered`, always: with the zoom alone, 1 + len(boxes)."""
+    """What happened with one question: asked, written, zoomed on, shown in return, and what it earned.
+
+    `len(images) == 1 + delivered`, always; with the zoom alone that is 1 + len(boxes).
+    """
 
     sample: Sample
     prompt_ids: list[int]
@@ -53,26 +57,30 @@ class Trajectory:
     # As shown: the first look, then each delivered crop.
     images: list[Image.Image] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)  # what the model wrote, turn by turn
-    boxes: InitVar[list[Box] | None] = None  # of zooms that got a crop, ORIGINAL pixels
-    errors: InitVar[list[str] | None] = None  # what refused calls were told
+    calls: list[tools.Call] = field(default_factory=list)
     answer: str | None = None
     stop: str = ""  # "answer" | "no_call" | "turns" | "length" | "budget"
-    calls: list[tools.Call] = field(default_factory=list)
+    reward: Reward | None = None  # set by train.py
+    advantage: float = 0.0  # of the reward, within its group; set by train.py
+    old_logprobs: torch.Tensor | None = None  # of the policy before the update; set by train.py
+    base_logprobs: torch.Tensor | None = None  # of the model before training; set by train.py
     # What the vision tower makes of `images`, if kept for the update.
     features: list[torch.Tensor] = field(default_factory=list)
     frame: tuple[int, int] | None = None  # (width, height) of the frame of the model's boxes
-    advantage: float = 0.0  # within its group; set by train.py
-    old_logprobs: torch.Tensor | None = None  # of the policy before the update; set by train.py
-    base_logprobs: torch.Tensor | None = None  # of the model before training; set by train.py
 
-    def __post_init__(self, boxes, errors):
-        """Boxes and errors given by hand become calls, which `boxes` and `errors` read."""
-        if (boxes or errors) and (boxes, errors) != (self.boxes, self.errors):
-            self.calls = controls.calls_by_hand(boxes or [], errors or [])
+    @property
+    def boxes(self) -> list[Box]:
+        """The regions that zooms have shown, ORIGINAL pixels."""
+        return [call.region for call in self.calls if call.region]
+
+    @property
+    def errors(self) -> list[str]:
+        """What refused calls were told."""
+        return [call.error for call in self.calls if call.error]
 
     @property
     def used(self) -> list[str]:
-        """The tools of the calls that came back with a picture, in order."""
+        """The tools of the calls that came back with an image, in order."""
         return [call.name for call in self.calls if not call.error]
 
     @property
@@ -86,24 +94,19 @@ class Trajectory:
         self.logprobs += [0.0] * len(ids)
 
 
-# After the class, in whose body they would be the defaults of the arguments of the same name.
-Trajectory.boxes = property(lambda self: [call.region for call in self.calls if call.region])
-Trajectory.errors = property(lambda self: [call.error for call in self.calls if call.error])
-
-
 class Observation(NamedTuple):
     """What a call is answered with."""
 
     ids: list[int]
-    pictures: list[Image.Image]  # as shown; none with an error
+    images: list[Image.Image]  # as shown; none with an error
 
 
 # --------------------------------------------------------------------------------------------------
-# Episodes: the record of what happens, the same for either engine.
+# The environment, the same for either engine.
 
 
-class Episodes:
-    """The record of a batch of trajectories: no model, no mathematics."""
+class ZoomEnv:
+    """Questions, crops and the record of a batch of trajectories: no model, no mathematics."""
 
     def __init__(
         self,
@@ -137,13 +140,13 @@ class Episodes:
         self.views: list[tools.View | None] = []  # one for each trajectory, while it runs
         self.rngs: list[random.Random] = []  # of the random crops, one for each trajectory
 
-    def begin(self, sample: Sample, opening: list[int]) -> list[int]:
-        """Open a sample's picture, take the first look, and start its group, whose indices are returned.
+    def reset(self, sample: Sample, opening: list[int]) -> list[int]:
+        """Open a sample's image, take the first look, and start its group, whose indices are returned.
 
         opening: ids that the completions start with, written for the model.
         """
         original = sample.open()
-        shown = self.fit(original, self.limits.look_pixels)
+        shown = self.shown_size(original, self.limits.look_pixels)
         view = tools.View(original, shown, self.processor.family.frame)
         look = view.look()
         offered = sample.tool and self.tool != "off"
@@ -155,7 +158,7 @@ class Episodes:
             schemas=self.schemas,
         )
         prompt = tools.in_frame(prompt, view.frame)
-        ids = expand_pads(self.processor, prompt, [look])
+        ids = expand_image_tokens(self.processor, prompt, [look])
         first = len(self.trajectories)
         for member in range(self.group):
             # Lists of its own for every member: siblings share nothing that can change.
@@ -171,27 +174,27 @@ class Episodes:
             view.original = None  # opened again for each crop: a batch of them would not fit
         return list(range(first, first + self.group))
 
-    def fit(self, picture: Image.Image, pixels: int) -> tuple[int, int]:
+    def shown_size(self, image: Image.Image, pixels: int) -> tuple[int, int]:
         least = self.processor.image_processor.size["shortest_edge"]
-        return tools.fit(picture.size, pixels, least, self.processor.family.token_side)
+        return tools.fit(image.size, pixels, least, self.processor.family.token_side)
 
     def keep_features(self, numbers: list[int], features: list[torch.Tensor]) -> None:
-        """Note the features of the next pictures of these trajectories, which share them."""
+        """Note the features of the next images of these trajectories, which share them."""
         if self.with_features:
             # Out of the card's memory: until the update they are many, and of no use there.
             features = [each.cpu() for each in features]
             for i in numbers:
                 self.trajectories[i].features += features
 
-    def room(self, i: int) -> int:
+    def tokens_left(self, i: int) -> int:
         """Tokens that trajectory i may write in its next turn."""
         left = self.limits.max_tokens - len(self.trajectories[i].completion_ids)
-        return max(0, min(self.limits.max_turn_tokens, left))
+        return max(0, min(left, self.limits.max_turn_tokens))
 
-    def end_turn(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
+    def step(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
         """Note the turn that trajectory i has just written, and carry out its call; None: it is over.
 
-        An observation that leaves no room to go on is dropped whole: half a picture would shift the positions
+        An observation that leaves no room to go on is dropped whole: half an image would shift the positions
         of all that follows.
         """
         trajectory = self.trajectories[i]
@@ -200,9 +203,9 @@ class Episodes:
         if trajectory.stop:
             return self.finish(i)
         call = self.carry_out(i)
-        pictures = [] if call.error else [call.picture]
+        images = [] if call.error else [call.picture]
         text = tools.observation(call.error, trajectory.sample.wording, self.schemas)
-        ids = expand_pads(self.processor, text, pictures)
+        ids = expand_image_tokens(self.processor, text, images)
         # A turn that stopped at </tool_call> is closed for the model.
         if tokens[-1] != self.im_end:
             ids = [self.im_end, *ids]
@@ -211,8 +214,8 @@ class Episodes:
             return self.finish(i)
         trajectory.append_unsampled(ids)
         trajectory.calls.append(call)
-        trajectory.images += pictures
-        return Observation(ids, pictures)
+        trajectory.images += images
+        return Observation(ids, images)
 
     def append_turn(self, trajectory: Trajectory, tokens, logprobs) -> None:
         """Append what the model wrote; the text of a first turn includes what was written before it."""
@@ -226,7 +229,7 @@ class Episodes:
         trajectory.logprobs += logprobs
 
     def why_stop(self, trajectory: Trajectory, tokens: list[int]) -> str:
-        """Set the answer; why the episode ends here, or "" to carry out its call. In the paper's order."""
+        """Set the answer; why the trajectory ends here, or "" to carry out its call. In the paper's order."""
         text = trajectory.turns[-1]
         offered = trajectory.sample.tool and self.tool != "off"
         trajectory.answer = find_answer(text, boxed=not trajectory.sample.tool)
@@ -250,7 +253,7 @@ class Episodes:
         if call.region and self.tool in ("random", "swap", "oracle"):
             region = controls.replaced_region(self.tool, view, trajectory, call, self.rngs[i])
             call.picture = view.original.crop(region)
-        size = self.fit(call.picture, self.limits.crop_pixels)
+        size = self.shown_size(call.picture, self.limits.crop_pixels)
         call.picture = tools.resize(call.picture, size)
         if self.tool == "blank":
             call.picture = Image.new("RGB", call.picture.size, toolbox.GREY)
@@ -266,10 +269,10 @@ class Episodes:
 # The plain engine.
 
 
-class SamplingTape(LogitsProcessor):
-    """Temperature and banned ids for `generate`, and a tape of the sampled tokens' logprobs.
+class LogprobRecorder(LogitsProcessor):
+    """Temperature and banned ids for `generate`, and a record of the sampled tokens' logprobs.
 
-    The tape holds one (rows, vocabulary) tensor, where `output_logits=True` would keep one for every step.
+    It holds one (rows, vocabulary) tensor, where `output_logits=True` would keep one for every step.
     The logprobs are those of the policy before the ban, which is what the trainer recomputes; a trained
     model gives banned ids nothing.
     """
@@ -304,32 +307,32 @@ class GenerateEngine:
     Rows of the tensors are the live trajectories.
     """
 
-    def __init__(self, model, episodes: Episodes, temperature: float, batch: int):
+    def __init__(self, model, env: ZoomEnv, temperature: float, batch: int):
         self.model = model
-        self.episodes = episodes
+        self.env = env
         self.temperature = temperature
-        self.processor = episodes.processor
-        self.samples_at_once = max(1, batch // episodes.group)
+        self.processor = env.processor
+        self.samples_at_once = max(1, batch // env.group)
 
     def run(self, samples: list[Sample], openings: list[list[int]]) -> list[Trajectory]:
         """All trajectories of these samples' groups; openings: ids that a sample's completions start with."""
         n = self.samples_at_once
         for start in range(0, len(samples), n):
             self.run_batch(samples[start : start + n], openings[start : start + n])
-        return self.episodes.trajectories
+        return self.env.trajectories
 
     def run_batch(self, samples, openings) -> None:
         live = []  # indices of trajectories
         for sample, opening in zip(samples, openings):
-            live += self.episodes.begin(sample, opening)
+            live += self.env.reset(sample, opening)
         ids, mask, cache = self.prefill(live)
-        features = []  # of the pictures that are not in the cache yet
+        features = []  # of the images that are not in the cache yet
         while live:
             ids, mask, cache, turns = self.write_turns(live, ids, mask, cache, features)
             going = []  # rows
             observations = []
             for row, (i, turn) in enumerate(zip(live, turns)):
-                observation = self.episodes.end_turn(i, *turn)
+                observation = self.env.step(i, *turn)
                 if observation is not None:
                     going.append(row)
                     observations.append(observation)
@@ -338,7 +341,7 @@ class GenerateEngine:
                 return
             if len(going) < len(ids):
                 cache.batch_select_indices(torch.tensor(going, device=ids.device))
-            features = self.look_at(live, [each.pictures for each in observations])
+            features = self.look_at(live, [each.images for each in observations])
             new_ids, new_mask = self.pad([each.ids for each in observations])
             ids = torch.cat([ids[going], new_ids], 1)
             mask = torch.cat([mask[going], new_mask], 1)
@@ -351,30 +354,30 @@ class GenerateEngine:
         mask = []
         for row in rows:
             missing = longest - len(row)
-            ids.append([self.episodes.pad_id] * missing + row)
+            ids.append([self.env.pad_id] * missing + row)
             mask.append([0] * missing + [1] * len(row))
         device = self.model.device
         ids = torch.tensor(ids, device=device)
         mask = torch.tensor(mask, device=device)
         return ids, mask
 
-    def look_at(self, live: list[int], pictures: list[list[Image.Image]]) -> list[torch.Tensor]:
-        """The features of the new pictures of these trajectories, in order."""
-        features = see(self.model, self.processor, sum(pictures, []))
+    def look_at(self, live: list[int], images: list[list[Image.Image]]) -> list[torch.Tensor]:
+        """The features of the new images of these trajectories, in order."""
+        features = encode_images(self.model, self.processor, sum(images, []))
         unclaimed = iter(features)
-        for i, own in zip(live, pictures):
-            self.episodes.keep_features([i], [next(unclaimed) for _ in own])
+        for i, own in zip(live, images):
+            self.env.keep_features([i], [next(unclaimed) for _ in own])
         return features
 
     def prefill(self, live: list[int]):
-        """Run each sample's prompt and picture once, and copy the cache to its group. The last token is left
+        """Run each sample's prompt and image once, and copy the cache to its group. The last token is left
         out: `generate` wants at least one new token to start from."""
-        group = self.episodes.group
-        firsts = [self.episodes.trajectories[i] for i in live[::group]]
+        group = self.env.group
+        firsts = [self.env.trajectories[i] for i in live[::group]]
         features = self.look_at(live[::group], [first.images for first in firsts])
         for start, first in zip(range(0, len(live), group), firsts):
-            self.episodes.keep_features(live[start + 1 : start + group], first.features)
-        pictures = [picture for first in firsts for picture in first.images]
+            self.env.keep_features(live[start + 1 : start + group], first.features)
+        images = [image for first in firsts for image in first.images]
         prompts = [first.prompt_ids + first.completion_ids for first in firsts]
         ids, mask = self.pad(prompts)  # (S, P)
         cache = DynamicCache(config=self.model.config.get_text_config())
@@ -386,7 +389,7 @@ class GenerateEngine:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            **picture_inputs(self.model, self.processor, known, pictures, features),
+            **image_inputs(self.model, self.processor, known, images, features),
         )
         cache.batch_repeat_interleave(group)
         ids = ids.repeat_interleave(group, 0)  # (S * G, P)
@@ -396,18 +399,18 @@ class GenerateEngine:
     def write_turns(self, live, ids, mask, cache, features):
         """One turn for every live row. Returns the grown ids, mask (0 after a row's end) and cache, and the
         turns: (ids, logprobs) for every row."""
-        episodes = self.episodes
-        room = [episodes.room(i) for i in live]
-        pictures = [picture for i in live for picture in episodes.trajectories[i].images]
-        tape = SamplingTape(self.temperature, episodes.banned_ids)
+        env = self.env
+        left = [env.tokens_left(i) for i in live]
+        images = [image for i in live for image in env.trajectories[i].images]
+        recorder = LogprobRecorder(self.temperature, env.banned_ids)
         # Stale deltas of another batch would shift every position, silently.
         self.model.model.rope_deltas = None
         # All is explicit here: what is left out comes from the model's own config, and those on the Hub bring
         # a repetition penalty, a top_k of 1 and a temperature near 0.
         config = GenerationConfig(
-            max_new_tokens=max(1, *room),
-            eos_token_id=episodes.end_ids,
-            pad_token_id=episodes.pad_id,
+            max_new_tokens=max(1, *left),
+            eos_token_id=env.end_ids,
+            pad_token_id=env.pad_id,
             do_sample=self.temperature > 0,
             temperature=1.0,
             top_k=0,
@@ -420,16 +423,16 @@ class GenerateEngine:
             attention_mask=mask,
             past_key_values=cache,
             generation_config=config,
-            logits_processor=LogitsProcessorList([tape]),
-            **picture_inputs(self.model, self.processor, ids, pictures, features),
+            logits_processor=LogitsProcessorList([recorder]),
+            **image_inputs(self.model, self.processor, ids, images, features),
         )
         new = out.sequences[:, ids.shape[1] :]  # (R, n)
-        logprobs = tape.logprobs(out.sequences).tolist()
+        logprobs = recorder.logprobs(out.sequences).tolist()
         new_mask = torch.zeros_like(new)
         turns = []
         for row, tokens in enumerate(new.tolist()):
-            ends = (k + 1 for k, token in enumerate(tokens) if token in episodes.end_ids)
-            length = min(next(ends, len(tokens)), room[row])
+            ends = (k + 1 for k, token in enumerate(tokens) if token in env.end_ids)
+            length = min(next(ends, len(tokens)), left[row])
             new_mask[row, :length] = 1
             turns.append((tokens[:length], logprobs[row][:length]))
         mask = torch.cat([mask, new_mask], 1)
@@ -475,7 +478,7 @@ def rollout(
     shared among this many CPU processes. force_call: after its first (greedy) thought open a call for the
     model; the box is its own. begin_with_targets: begin with calls on the sample's targets and their crops,
     as if the model had made them. keep_features: trajectories keep what the vision tower made of their
-    pictures. Raises ValueError for a bad knob, and for a sample whose picture can't be read.
+    images. Raises ValueError for a bad flag, and for a sample whose image can't be read.
     """
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = Limits(look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens)
@@ -487,47 +490,43 @@ def rollout(
     bar = tqdm(total=len(samples) * group, unit="trajectory", disable=hidden, leave=False)
     with sampling_mode(model, seed), bar:
         if force_call:
-            first_turn = Episodes(processor, replace(limits, max_turns=1), **settings)
-            thoughts = run_episodes(model, first_turn, samples, openings, 0.0)
+            first_turn = ZoomEnv(processor, replace(limits, max_turns=1), **settings)
+            thoughts = run_engine(model, first_turn, samples, openings, 0.0)
             openings = controls.forced_openings(processor.tokenizer, thoughts)
         settings |= {"group": group, "keep_features": keep_features, "bar": bar}
-        episodes = Episodes(processor, limits, **settings)
-        return run_episodes(model, episodes, samples, openings, temperature)
+        env = ZoomEnv(processor, limits, **settings)
+        return run_engine(model, env, samples, openings, temperature)
 
 
-def run_episodes(model, episodes: Episodes, samples, openings, temperature: float) -> list[Trajectory]:
-    """Run these samples' episodes on the engine that the limits name."""
+def run_engine(model, env: ZoomEnv, samples, openings, temperature: float) -> list[Trajectory]:
+    """Run these samples through the environment, on the engine that the limits name."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    limits = episodes.limits
+    limits = env.limits
     if limits.engine == "generate":
-        batch = min(limits.batch, len(samples) * episodes.group)
-        return GenerateEngine(base, episodes, temperature, batch).run(samples, openings)
-    lanes = count_lanes(limits.threads, base, samples, limits.batch // episodes.group)
-    most = -(-len(samples) // lanes) * episodes.group  # that a lane will have
-    slots = min(limits.batch // lanes, most)
-    engine = SlotEngine(base, episodes, temperature, slots)
-    return run_in_lanes(engine, samples, openings, lanes)
+        batch = min(limits.batch, len(samples) * env.group)
+        return GenerateEngine(base, env, temperature, batch).run(samples, openings)
+    workers = count_workers(limits.threads, base, samples, limits.batch // env.group)
+    most = -(-len(samples) // workers) * env.group  # that a worker will have
+    slots = min(limits.batch // workers, most)
+    engine = SlotEngine(base, env, temperature, slots)
+    return run_in_workers(engine, samples, openings, workers)
 
 
 # --------------------------------------------------------------------------------------------------
 # One trajectory, as it happened.
 
 
-def main(knobs: Knobs) -> None:
-    torch.set_num_threads(knobs.threads)
-    model, processor = load_model(knobs.model, quantize=knobs.quantize)
-    questions = load("toy", split="test", limit=100 * (knobs.number + 1))
-    of_kind = [each for each in questions if each.meta["kind"] == knobs.kind]
-    sample = of_kind[knobs.number]
-    settings = {
-        "group": knobs.group,
-        "temperature": knobs.temperature,
-        "seed": knobs.seed,
-    }
-    group = rollout(model, processor, [sample], **settings, **rollout_limits(knobs))
-    rewards = [score(trajectory) for trajectory in group]
-    print_group(group, rewards, processor, knobs.member)
+def main(config: ViewConfig) -> None:
+    torch.set_num_threads(config.threads)
+    model, processor = load_model(config.model, quantize=config.quantize)
+    questions = load("toy", split="test", limit=100 * (config.number + 1))
+    sample = [each for each in questions if each.meta["kind"] == config.kind][config.number]
+    sampling = {"group": config.group, "temperature": config.temperature, "seed": config.seed}
+    group = rollout(model, processor, [sample], **sampling, **rollout_limits(config))
+    for trajectory in group:
+        trajectory.reward = score(trajectory)
+    print_group(group, processor, config.member)
 
 
 if __name__ == "__main__":
-    run_command(main, lambda argv: read_knobs(argv, __doc__))
+    run_command(main, lambda argv: read_config(argv, __doc__))

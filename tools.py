@@ -2,9 +2,9 @@
 
 Two frames of pixels meet here, and mixing them up is the classic bug of this method:
 
-    shown     the first look: the picture as the model saw it, resized to its pixel budget. Boxes in calls
+    shown     the first look: the image as the model saw it, resized to its pixel budget. Boxes in calls
               are in this frame.
-    original  the picture on disk. Crops are cut from it, so that a zoom brings detail that the first look
+    original  the image on disk. Crops are cut from it, so that a zoom brings detail that the first look
               did not have.
 
 The wire format follows DeepEyes (arXiv 2505.14362, appendix A; github.com/Visual-Agent/DeepEyes), in our
@@ -89,19 +89,19 @@ CALL_OPENING = f'<tool_call>{{"name": "{TOOL}", "arguments": {{"bbox_2d": ['
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"  # the rollout repeats the pad once per visual token
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "</tool_call>")
-# Ids of these are never sampled: a model that writes an image pad breaks the match of pads and pictures.
+# Ids of these are never sampled: a model that writes an image pad breaks the match of pads and images.
 BANNED_NAMES = "im_start vision_start vision_end vision_pad image_pad video_pad"
 BANNED = tuple(f"<|{name}|>" for name in BANNED_NAMES.split())
 
 MIN_SIDE = 28  # original pixels; a thinner crop would be blown up to fill one visual token
 MAX_ASPECT = 100  # the paper's limit; the image processor itself fails above 200
 MAX_CALL_CHARS = 2000
-MAX_NUMBER = 1e6  # no picture is this wide
+MAX_NUMBER = 1e6  # no image is this wide
 
 
 class ZoomError(ValueError):
     """A call that can't be carried out. Its text is shown to the model, so it says the rule and the
-    picture's size.
+    image's size.
 
     It never quotes what the model wrote: a quoted "<|image_pad|>", spelled out in letters, would turn into
     a real image token when the message is tokenised.
@@ -137,7 +137,7 @@ def prompt(question: str, *, tool: bool = True, boxed: bool = False, wording=Non
 def observation(error: str | None = None, wording=None, schemas=(SCHEMA,)) -> str:
     """The turn that answers a call: the crop within `<tool_response>` and the format again, or a plain error.
 
-    A *user* turn, as in the paper: chat templates drop pictures in a `tool` role. It starts after
+    A *user* turn, as in the paper: chat templates drop images in a `tool` role. It starts after
     `<|im_end|>`.
 
     >>> observation("no such region")
@@ -170,7 +170,7 @@ def in_frame(text: str, frame: tuple[int, int]) -> str:
     """A prompt that asks for boxes in this frame.
 
     >>> in_frame(f"Where? As {BOX}.", RELATIVE)
-    "Where? As [x1, y1, x2, y2], each from 0 to 1000 relative to the picture's width or height."
+    "Where? As [x1, y1, x2, y2], each from 0 to 1000 relative to the image's width or height."
     """
     return text.replace(BOX, RELATIVE_BOX) if frame == RELATIVE else text
 
@@ -219,7 +219,7 @@ def read_call(
 def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
     """The box among the arguments of a call, exactly as the model wrote it: four finite numbers.
 
-    Its place in the picture is checked by `View.crop`. Raises ZoomError.
+    Its place in the image is checked by `View.crop`. Raises ZoomError.
 
     >>> read_box({"bbox_2d": [1, 2, 30, 40.5]})
     (1.0, 2.0, 30.0, 40.5)
@@ -244,7 +244,7 @@ def read_box(arguments: dict, frame: tuple[int, int] | None = None) -> Box:
 def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
     """The box of the last call of a turn, in pixels of the SHOWN frame.
 
-    text: one turn of the model. size: (width, height) of the shown picture, named in the errors. Raises
+    text: one turn of the model. size: (width, height) of the shown image, named in the errors. Raises
     ZoomError.
 
     >>> call = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 30, 40.5]}}'
@@ -257,7 +257,7 @@ def parse_call(text: str, size: tuple[int, int] | None = None) -> Box:
 
 @dataclass
 class Call:
-    """One call of the model, and what came of it: a picture, or an error."""
+    """One call of the model, and what came of it: an image, or an error."""
 
     name: str = ""  # of the tool; empty if the call could not be read
     arguments: dict = field(default_factory=dict)  # as the model wrote them
@@ -268,7 +268,7 @@ class Call:
 
 
 def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56, side: int = 28) -> tuple[int, int]:
-    """The (width, height) at which a picture of this size is shown, within the pixel budget.
+    """The (width, height) at which an image of this size is shown, within the pixel budget.
 
     Both are multiples of `side`, the side in pixels of the square that one visual token covers. Qwen's own
     rule (`smart_resize`): it shrinks or enlarges only where the budget demands it. It fails on slivers, which
@@ -287,29 +287,29 @@ def fit(size: tuple[int, int], max_pixels: int, min_pixels: int = 56 * 56, side:
     return width, height
 
 
-def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Bicubic, Qwen's own filter. A large reduction starts with a box filter: three times as fast."""
-    return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 @dataclass
 class View:
-    """One original picture, the size at which the model saw it, and the frame its boxes are in.
+    """One original image, the size at which the model saw it, and the frame its boxes are in.
 
-    For Qwen2.5-VL that frame is the shown picture; for a family whose boxes run from 0 to 1,000, whatever the
-    picture, it is (1000, 1000).
+    For Qwen2.5-VL that frame is the shown image; for a family whose boxes run from 0 to 1,000, whatever the
+    image, it is (1000, 1000).
     """
 
     original: Image.Image
     shown: tuple[int, int]  # (width, height) of the first look
-    # (width, height) of the model's boxes; None: the shown picture's.
+    # (width, height) of the model's boxes; None: the shown image's.
     frame: tuple[int, int] | None = None
 
     def __post_init__(self):
         self.frame = self.frame or self.shown
 
     def look(self) -> Image.Image:
-        """The first look: the whole picture at its shown size."""
+        """The first look: the whole image at its shown size."""
         return resize(self.original, self.shown)
 
     def to_original(self, box: Box) -> Box:
@@ -323,7 +323,7 @@ class View:
         return box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy
 
     def crop(self, box: Box) -> tuple[Image.Image, Box]:
-        """Cut a box given in the model's frame out of the ORIGINAL picture, clamped to it.
+        """Cut a box given in the model's frame out of the ORIGINAL image, clamped to it.
 
         Returns the crop at full resolution and its box in whole ORIGINAL pixels. Raises ZoomError.
 
@@ -349,7 +349,7 @@ class View:
         bottom = min(self.original.height, math.ceil(bottom - 1e-6))
         short, long = sorted((right - left, bottom - top))
         if short < MIN_SIDE:
-            # Equal but for rounding, unless the frame has another shape than the picture.
+            # Equal but for rounding, unless the frame has another shape than the image.
             scales = [new / old for new, old in zip(self.frame, self.original.size)]
             scale = max(scales) if self.frame == RELATIVE else min(scales)
             least = f"{math.ceil(MIN_SIDE * scale)} {unit(self.frame)}"
@@ -372,7 +372,7 @@ class Tool:
     """What a model may call: what it is told of it, and what carries a call out."""
 
     schema: dict
-    # (View, arguments) -> the picture at full resolution, and its region in ORIGINAL pixels, if it is one.
+    # (View, arguments) -> the image at full resolution, and its region in ORIGINAL pixels, if it is one.
     use: Callable
 
     @property
@@ -384,7 +384,7 @@ ZOOM = Tool(SCHEMA, image_zoom_in_tool)
 
 
 def carry_out(view: View, turn: str, offered: tuple[Tool, ...] = (ZOOM,)) -> Call:
-    """What comes of the last call in a turn of the model: a picture at full resolution, or an error."""
+    """What comes of the last call in a turn of the model: an image at full resolution, or an error."""
     call = Call()
     tools = {tool.name: tool for tool in offered}
     try:

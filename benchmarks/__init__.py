@@ -12,14 +12,14 @@ from benchmarks.grounding import GROUNDING, answer_box
 from benchmarks.looking import LOOKING, right_as_paper
 from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
-from data import Sample, cell_picture, collect, find_folder, parquet
+from data import Sample, cell_image, collect, find_folder, parquet
 from evaluation.scores import plain_grade
 from grading.answers import chosen_by
 from grading.boxes import iou
 from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
-# The picture is in the first of these columns that a file has.
+# The image is in the first of these columns that a file has.
 PICTURE_COLUMNS = (
     "decoded_image",
     "image",
@@ -29,7 +29,7 @@ PICTURE_COLUMNS = (
 
 
 def load_benchmark(name: str, root: str | None = None, revision: str | None = None) -> list[Sample]:
-    """All questions of a benchmark, from the folder `root` or the Hub (revision: a commit there); pictures
+    """All questions of a benchmark, from the folder `root` or the Hub (revision: a commit there); images
     are read when opened.
 
     Bad rows are left out and named in runs/bad-rows-NAME.jsonl. Raises ValueError for files that are missing.
@@ -74,10 +74,10 @@ def json_rows(folder: Path, file: Path, benchmark: Benchmark):
 
 
 def json_samples(folder: Path, file: Path, benchmark: Benchmark, key: str, row: dict):
-    picture = next(iter(folder.rglob(row["imagename"])), None)
-    if picture is None:
-        raise ValueError(f"no picture {row['imagename']}")
-    return make_samples(benchmark, row, key, str(picture), file)
+    image = next(iter(folder.rglob(row["imagename"])), None)
+    if image is None:
+        raise ValueError(f"no image {row['imagename']}")
+    return make_samples(benchmark, row, key, str(image), file)
 
 
 def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
@@ -93,28 +93,28 @@ def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
 
 def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
     rows = parquet(file, benchmark.columns)
-    pictures = [column for column in PICTURE_COLUMNS if column in rows.column_names]
-    if not pictures:
-        raise ValueError(f"{file} lacks a column with pictures: one of {', '.join(PICTURE_COLUMNS)}")
-    texts = rows.remove_columns([c for c in (*pictures, "solution") if c in rows.column_names])
+    images = [column for column in PICTURE_COLUMNS if column in rows.column_names]
+    if not images:
+        raise ValueError(f"{file} lacks a column with images: one of {', '.join(PICTURE_COLUMNS)}")
+    texts = rows.remove_columns([c for c in (*images, "solution") if c in rows.column_names])
 
     def make(i: int) -> list[Sample]:
-        picture = partial(cell_picture, rows, i, pictures[0], folder)
-        return make_samples(benchmark, texts[i], f"{file.stem}-{i}", picture, file)
+        image = partial(cell_image, rows, i, images[0], folder)
+        return make_samples(benchmark, texts[i], f"{file.stem}-{i}", image, file)
 
     for i in range(len(rows)):
         yield f"{file.stem}-{i}", partial(make, i)
 
 
-def make_samples(benchmark: Benchmark, row: dict, name: str, picture, file: Path) -> list[Sample]:
-    """A row's samples with their picture: most rows are one question, a referring row one a sentence."""
+def make_samples(benchmark: Benchmark, row: dict, name: str, image, file: Path) -> list[Sample]:
+    """A row's samples with their image: most rows are one question, a referring row one a sentence."""
     made = benchmark.make(row | {"split": file.stem.split("-")[0]})
     if not isinstance(made, list):
-        return [replace(made, id=name, image=picture)]
+        return [replace(made, id=name, image=image)]
     samples = []
     for i, sample in enumerate(made):  # sentences about one object are no independent questions
         meta = sample.meta | {"group": name}
-        samples.append(replace(sample, id=f"{name}-{i}", image=picture, meta=meta))
+        samples.append(replace(sample, id=f"{name}-{i}", image=image, meta=meta))
     return samples
 
 

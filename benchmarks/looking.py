@@ -23,17 +23,17 @@ ASK_LETTER = " Answer with the letter of the right option."
 
 
 def make_vstar(file: Path) -> Sample:
-    """A .json file and the picture of the same name; boxes are x, y, width, height."""
+    """A .json file and the image of the same name; boxes are x, y, width, height."""
     row = read_json(file)
     category = file.parent.name
-    pictures = [path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"]
-    if not pictures:
-        raise ValueError(f"no picture beside {file}")
+    images = [path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"]
+    if not images:
+        raise ValueError(f"no image beside {file}")
     boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
     meta = {"kind": category}
     text = row["question"] + ASK_LETTER
     sample = make_question(text, row["options"][0], row["options"], boxes=boxes, meta=meta)
-    return replace(sample, id=f"{category}-{file.stem}", image=str(pictures[0]))
+    return replace(sample, id=f"{category}-{file.stem}", image=str(images[0]))
 
 
 def right_as_paper(answer: str, sample: Sample, judge) -> bool:

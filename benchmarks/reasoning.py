@@ -1,4 +1,4 @@
-"""Benchmarks of reasoning over pictures, asked without the zoom: mathematics and logic."""
+"""Benchmarks of reasoning over images, asked without the zoom: mathematics and logic."""
 
 import re
 from collections import defaultdict
@@ -57,7 +57,7 @@ def right_mathvista(answer: str, sample: Sample, judge) -> bool:
 
 
 def make_mathverse(row: dict) -> Sample:
-    # Empty for a Vision Only row, whose question is in the picture alone.
+    # Empty for a Vision Only row, whose question is in the image alone.
     text = row["query_cot"].split("Question:")[-1]
     meta = {
         "kind": row["problem_version"],
@@ -97,7 +97,7 @@ def make_mathvision(row: dict) -> Sample:
     text = text or "Solve the problem in the picture."
     options = row["options"] or ()
     answer = row["answer"]
-    # Bare A, B, C ... stand for options that are drawn in the picture.
+    # Bare A, B, C ... stand for options that are drawn in the image.
     drawn = [option.strip() for option in options] == list("ABCDE"[: len(options)])
     if options and not drawn and re.fullmatch(r"\s*[A-E]\s*", answer):
         answer = options[ord(answer.strip()) - 65]

@@ -17,7 +17,7 @@ class Benchmark:
 
     repository: str  # on the Hub
     files: tuple[str, ...]  # the first pattern that any file matches; for V* all of them
-    columns: tuple[str, ...]  # that a row must have, beside its picture
+    columns: tuple[str, ...]  # that a row must have, beside its image
     questions: int  # in the public copy
     make: Callable  # row -> Sample or list of Samples (id and image are filled in)
     # Percent, paper v3, tables 1 to 4: the base as reproduced there, DeepEyes.
@@ -73,7 +73,7 @@ def choices_in_text(text: str, gold: str, meta: dict) -> Sample:
     texts = []
     for part in parts[2::2]:
         texts.append(part.strip(" \n;,"))
-    meta = meta | {"fixed": True}  # the picture may show the letters
+    meta = meta | {"fixed": True}  # the image may show the letters
     in_order = labels == "ABCDEFGHI"[: len(texts)]
     if len(texts) > 1 and in_order and all(texts):
         if gold in list(labels):

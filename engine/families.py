@@ -24,15 +24,15 @@ class Family:
     model_class: type
     config_class: type
     patch: int  # pixels; two by two patches make a visual token
-    frame: tuple[int, int] | None  # of the boxes in calls; None: the shown picture, in pixels
+    frame: tuple[int, int] | None  # of the boxes in calls; None: the shown image, in pixels
     # (ids, pad, grids, start) -> positions (3, len(ids)), and the one after them
     positions: Callable
-    # The vision tower's output -> features (visual tokens, width) of every picture, level by level. The first
+    # The vision tower's output -> features (visual tokens, width) of every image, level by level. The first
     # level takes the place of the pads; each further one is added after one of the language model's layers.
     levels: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; plan.py counts what that takes
-    pictures: dict  # of the image processor, as the public preprocessor_config.json has them
+    images: dict  # of the image processor, as the public preprocessor_config.json has them
     shapes: dict[str, tuple]  # of the presets
     make_config: Callable  # shape -> configuration
     cut: Callable  # (configuration, layers): what goes with fewer layers in each tower, in place
@@ -47,24 +47,24 @@ class Family:
         """Pixels of that square."""
         return self.token_side**2
 
-    def grid(self, picture: Image.Image) -> tuple[int, int, int]:
-        """A shown picture's grid of patches (time, rows, columns).
+    def grid(self, image: Image.Image) -> tuple[int, int, int]:
+        """A shown image's grid of patches (time, rows, columns).
 
         >>> QWEN2_5_VL.grid(Image.new("RGB", (140, 112)))
         (1, 8, 10)
         """
-        return 1, picture.height // self.patch, picture.width // self.patch
+        return 1, image.height // self.patch, image.width // self.patch
 
-    def tokens(self, picture: Image.Image) -> int:
-        """How many visual tokens a shown picture has.
+    def tokens(self, image: Image.Image) -> int:
+        """How many visual tokens a shown image has.
 
         >>> QWEN2_5_VL.tokens(Image.new("RGB", (140, 112))), QWEN3_VL.tokens(Image.new("RGB", (160, 128)))
         (20, 20)
         """
-        return (picture.height // self.token_side) * (picture.width // self.token_side)
+        return (image.height // self.token_side) * (image.width // self.token_side)
 
     def features(self, seen) -> list[torch.Tensor]:
-        """The vision tower's output -> one tensor (visual tokens, width * levels) a picture."""
+        """The vision tower's output -> one tensor (visual tokens, width * levels) an image."""
         first, *deeper = self.levels(seen)
         if not deeper:
             return list(first)
@@ -74,9 +74,9 @@ class Family:
 def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
     """Positions (3, len(ids)) of tokens that start at `start`, and the position after them.
 
-    A text token counts one on all three axes (time, row, column); the visual tokens of a picture share one
+    A text token counts one on all three axes (time, row, column); the visual tokens of an image share one
     time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
-    rows, columns) of each picture's patches, four to a token. Qwen2.5-VL and Qwen3-VL differ in videos alone.
+    rows, columns) of each image's patches, four to a token. Qwen2.5-VL and Qwen3-VL differ in videos alone.
 
     >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
     (tensor([[3, 4, 4, 6],
@@ -143,7 +143,7 @@ QWEN2_5_VL = Family(
     count_levels=count_one,
     head_norms=False,
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.
-    pictures={"patch_size": 14, "min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28},
+    images={"patch_size": 14, "min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28},
     # width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision
     # tower
     shapes={
@@ -202,7 +202,7 @@ QWEN3_VL = Family(
     levels=deepstack_levels,
     count_levels=count_deepstack,
     head_norms=True,
-    pictures={
+    images={
         "patch_size": 16,
         "min_pixels": 64 * 32 * 32,
         "max_pixels": 16384 * 32 * 32,

@@ -3,10 +3,10 @@ from PIL import Image
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 
-def expand_pads(processor, text: str, pictures: list[Image.Image]) -> list[int]:
-    """Tokenise text once, each image pad repeated to its picture's number of visual tokens."""
+def expand_image_tokens(processor, text: str, images: list[Image.Image]) -> list[int]:
+    """Tokenise text once, each image pad repeated to its image's number of visual tokens."""
     pad = processor.image_token_id
-    counts = iter([processor.family.tokens(picture) for picture in pictures])
+    counts = iter([processor.family.tokens(image) for image in images])
     ids = []
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
         ids += [pad] * next(counts) if token == pad else [token]
@@ -26,7 +26,7 @@ def pixel_budgets(processor, look_pixels: int | None, crop_pixels: int | None) -
     return look_pixels or most, crop_pixels or most
 
 
-def unfold_patches(embed) -> None:
+def linear_patch_embed(embed) -> None:
     """The patch embedding as the matrix product that it is: as a 3-D convolution it is many times slower."""
 
     def forward(patches):  # (patches, channels * time * rows * columns) -> (patches, width)
@@ -37,24 +37,24 @@ def unfold_patches(embed) -> None:
     embed.forward = forward
 
 
-def see(model, processor, pictures: list[Image.Image]) -> list[torch.Tensor]:
-    """What the vision tower makes of each picture: features (visual tokens, width * levels), see `Family`.
+def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Tensor]:
+    """What the vision tower makes of each image: features (visual tokens, width * levels), see `Family`.
 
-    Raises ValueError for a picture that the image processor has resized: its pads would not match.
+    Raises ValueError for an image that the image processor has resized: its pads would not match.
     """
-    if not pictures:
+    if not images:
         return []
     family = processor.family
-    pixels = processor.image_processor(pictures, return_tensors="pt").to(model.device)
+    pixels = processor.image_processor(images, return_tensors="pt").to(model.device)
     grids = list(map(tuple, pixels["image_grid_thw"].tolist()))
-    for picture, grid in zip(pictures, grids):
-        if grid != family.grid(picture):
-            raise ValueError(f"a picture of {picture.size} pixels was shown at {grid} patches")
+    for image, grid in zip(images, grids):
+        if grid != family.grid(image):
+            raise ValueError(f"an image of {image.size} pixels was shown at {grid} patches")
     return family.features(model.get_image_features(**pixels, return_dict=True))
 
 
 def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:
-    """The language model's inputs for tokens `ids` (R, L), with the features of their pictures, in order.
+    """The language model's inputs for tokens `ids` (R, L), with the features of their images, in order.
 
     The first level takes the place of the pads. Deeper ones go along, for Hugging Face's model to add to what
     its first layers have made of the pads.
@@ -72,12 +72,12 @@ def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> d
     return inputs
 
 
-def picture_inputs(model, processor, ids, pictures, features: list[torch.Tensor]) -> dict:
+def image_inputs(model, processor, ids, images, features: list[torch.Tensor]) -> dict:
     """What Hugging Face's whole model takes beside tokens `ids` (R, L), in place of pixels.
 
-    pictures: all that have pads in ids, row by row. features: of those that are not in the cache yet.
+    images: all that have pads in ids, row by row. features: of those that are not in the cache yet.
     """
-    grids = list(map(processor.family.grid, pictures))
+    grids = list(map(processor.family.grid, images))
     inputs = {
         "image_grid_thw": torch.tensor(grids, device=model.device),
         "mm_token_type_ids": (ids == processor.image_token_id).int(),

@@ -1,12 +1,12 @@
 """The update's forward pass with every prompt computed once.
 
-The members of a group share their prompt and its picture; a padded batch computes them for each. Here all
+The members of a group share their prompt and its image; a padded batch computes them for each. Here all
 tokens of a micro-batch, each prompt once, stand in one row without padding, and attention is cut to fit: a
 prompt sees itself, a completion its prompt and itself. Logprobs and gradients are those of the padded batch.
 """
 
-import functools
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -94,17 +94,9 @@ AttentionInterface.register("shared_prompt", shared_prompt_attention)
 AttentionMaskInterface.register("shared_prompt", sdpa_mask)
 
 
-def install_packed(base) -> None:
-    """Let `model(packed=groups, temperature=...)` answer with `packed_logprobs`, for the bare model and all
-    that wraps it: through PEFT and DDP, which has to see every pass that has gradients."""
+def use_shared_prefix(base) -> None:
+    """Make a model ready for `shared_prefix_logprobs`; whatever else it does goes on as before."""
     base.model.language_model.set_attn_implementation("shared_prompt")
-    plain = base.forward
-
-    @functools.wraps(plain)  # `generate` reads the signature
-    def forward(*args, packed=None, temperature=1.0, **kwargs):
-        return packed_logprobs(base, packed, temperature) if packed else plain(*args, **kwargs)
-
-    base.forward = forward
 
 
 def ragged(lengths: list[int], start: int, device):
@@ -145,7 +137,7 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
     )
 
 
-def packed_positions(family, groups, pad_id: int) -> torch.Tensor:
+def row_positions(family, groups, pad_id: int) -> torch.Tensor:
     """The positions (3, N) of all prompts and then all completions, which go on after their prompt."""
     prompts = []
     completions = []
@@ -161,8 +153,8 @@ def packed_positions(family, groups, pad_id: int) -> torch.Tensor:
     return torch.cat(prompts + completions, 1)
 
 
-def packed_features(groups) -> list[torch.Tensor]:
-    """The features of all pictures in the order of their pads: those of the prompts come first."""
+def row_features(groups) -> list[torch.Tensor]:
+    """The features of all images in the order of their pads: those of the prompts come first."""
     looks = [group[0].features[0] for group in groups]
     crops = []
     for group in groups:
@@ -182,14 +174,29 @@ def predicting_places(layout: Layout) -> torch.Tensor:  # (B, T)
     return torch.cat([first[:, None], others], 1)
 
 
-def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
-    """Logprobs, entropies and mask (B, T) of the completions. The mask is true for what the policy sampled;
-    logprobs and entropies of all the rest are zero.
+def shared_prefix_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
+    """Logprobs, entropies and mask (B, T) of the completions, as train.py's `policy_logprobs` has them, each
+    prompt computed once for its group. The mask is true for what the policy sampled; all the rest is zero.
 
-    model: without PEFT around it, its language model set to "shared_prompt". groups: lists of trajectories
-    that share a prompt, with the features of their pictures. B counts their members, T is the longest
-    completion.
+    model: after `use_shared_prefix`, perhaps with PEFT and DDP around it. groups: lists of trajectories that
+    share a prompt, with the features of their images. B counts their members, T is the longest completion.
     """
+    bare = getattr(model, "module", model)  # without DDP
+    base = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    if bare is model:
+        return row_logprobs(base, groups, temperature)
+    # DDP averages the gradients of its own forward pass alone, which calls the forward of the model that it
+    # holds: for this one call that is ours.
+    plain = bare.forward
+    bare.forward = partial(row_logprobs, base)
+    try:
+        return model(groups, temperature)
+    finally:
+        bare.forward = plain
+
+
+def row_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
+    """`shared_prefix_logprobs` of a model without PEFT or DDP around it."""
     device = model.device
     members = [trajectory for group in groups for trajectory in group]
     owner = [number for number, group in enumerate(groups) for _ in group]
@@ -201,10 +208,10 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     row = torch.tensor(sum(prompts + completions, []), device=device)  # (N,)
     family = family_of(model)
     pad_id = model.config.image_token_id
-    positions = packed_positions(family, groups, pad_id)  # (3, N)
+    positions = row_positions(family, groups, pad_id)  # (3, N)
     layout = make_layout(prompt_lengths, completion_lengths, owner, device)
     output = model.model.language_model(
-        **language_inputs(model, row[None], packed_features(groups)),
+        **language_inputs(model, row[None], row_features(groups)),
         position_ids=positions[:, None].to(device),
         layout=layout,
         use_cache=False,
@@ -225,17 +232,6 @@ def packed_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ..
     logprobs = blank.masked_scatter(sampled, logprobs)
     entropies = blank.masked_scatter(sampled, entropies)
     return logprobs, entropies, sampled
-
-
-def store_per_token(trajectories, name: str, rows: torch.Tensor) -> None:
-    """Keep what was computed for each trajectory, rows (B, T), for later updates on it."""
-    for trajectory, row in zip(trajectories, rows):
-        setattr(trajectory, name, row[: len(trajectory.sampled)])
-
-
-def stored_per_token(trajectories, name: str) -> torch.Tensor:  # (B, T)
-    rows = [getattr(trajectory, name) for trajectory in trajectories]
-    return pad_sequence(rows, batch_first=True)
 
 
 def score_tokens(head, hidden, targets, temperature: float) -> tuple[torch.Tensor, ...]:

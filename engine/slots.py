@@ -1,9 +1,9 @@
-"""The fast engine: every trajectory has a slot of the key/value cache to itself; none waits for the slowest.
+"""Continuous batching: every trajectory has a slot of the key/value cache, and none waits for the slowest.
 
 `generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
 cache as padding. Here a trajectory's tokens lie side by side in its own slot. When its turn ends, its
 observation is appended within a few steps, while the others go on; when it is finished, the last live slot
-moves to its place (the live ones are always the first), and waiting groups move in where slots are free.
+moves to its place (the live ones are always the first), and waiting groups are prefilled into free slots.
 
 The model is Hugging Face's own; only the cache, the positions and the mask are ours.
 """
@@ -16,26 +16,26 @@ from PIL import Image
 
 from engine.families import family_of, head_size
 from engine.graph import capture_graph
-from engine.inputs import language_inputs, see
+from engine.inputs import encode_images, language_inputs
 
 PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
 MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
 ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this long
 GROWTH = 256  # tokens by which the slots grow when one is full
-CROWD = 1 / 8  # observations go in together: when this share of the slots waits for one ...
-PATIENCE = 8  # ... or after so many steps
+WAITING_FRACTION = 1 / 8  # observations go in together: when this share of the slots waits for one ...
+WAITING_STEPS = 8  # ... or after so many steps
 
 
 @dataclass
 class Slot:
     """What the host knows of a live trajectory. Its place among the live slots is its row in the cache."""
 
-    trajectory: int  # its index in the episodes
+    trajectory: int  # its index in the environment
     length: int = 0  # tokens in the cache
-    position: int = 0  # of the next token; below the length: a picture takes few positions
+    position: int = 0  # of the next token; below the length: an image takes few positions
     written: int = 0  # tokens of this turn
-    room: int = 0  # tokens that this turn may have
-    waits: bool = False  # its turn has ended, and its observation is not in the cache yet
+    tokens_left: int = 0  # tokens that this turn may have
+    waiting: bool = False  # its turn has ended, and its observation is not in the cache yet
 
 
 class SlotCache:
@@ -56,12 +56,12 @@ class SlotCache:
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         return self.keys[0].shape[2]
 
     def reserve(self, length: int) -> None:
         """Make room for so many tokens in every slot."""
-        missing = length - self.room()
+        missing = length - self.capacity()
         if missing <= 0:
             return
         more = -(-missing // GROWTH) * GROWTH
@@ -114,58 +114,58 @@ class SlotEngine:
 
     use_graphs = True  # on a GPU; bench.py and doctor.py switch them off
 
-    def __init__(self, model, episodes, temperature: float, slots: int):
+    def __init__(self, model, env, temperature: float, slots: int):
         self.model = model
-        self.episodes = episodes
+        self.env = env
         self.temperature = temperature
-        self.size = max(slots, episodes.group)
+        self.size = max(slots, env.group)
         self.device = model.device
         self.family = family_of(model)
         on_gpu = self.device.type == "cuda"
         self.use_graphs = SlotEngine.use_graphs and on_gpu
         self.graph = None
-        self.graph_room = 0
+        self.graph_capacity = 0
         self.live: list[Slot] = []
         config = model.config.get_text_config()
         self.cache = SlotCache(config, self.size, self.device, model.dtype)
         # One more for the surplus token of a slot that waits.
-        turn = episodes.limits.max_turn_tokens + 1
+        turn = env.limits.max_turn_tokens + 1
         # The logits of each slot's next token; what its turn has written so far.
         self.logits = torch.zeros(self.size, config.vocab_size, device=self.device)
         self.ids = torch.zeros(self.size, turn, dtype=torch.long, device=self.device)
         self.logprobs = torch.zeros(self.size, turn, device=self.device)
-        self.end_ids = torch.tensor(episodes.end_ids, device=self.device)
-        self.banned_ids = torch.tensor(episodes.banned_ids, dtype=torch.long, device=self.device)
+        self.end_ids = torch.tensor(env.end_ids, device=self.device)
+        self.banned_ids = torch.tensor(env.banned_ids, dtype=torch.long, device=self.device)
 
     def run(self, samples: list, openings: list[list[int]]) -> list:
         """All trajectories of these samples' groups; openings: ids that a sample's completions start with."""
         queue = deque(zip(samples, openings))
         steps = 0  # since a slot began to wait
         while queue or self.live:
-            self.admit(queue)
+            self.prefill_waiting(queue)
             tokens = self.next_tokens()
             # A token that ends its turn is decoded like the others: it belongs in the cache, too.
             self.logits[: len(self.live)] = self.decode(tokens)
             self.advance(torch.isin(tokens, self.end_ids).tolist())
-            waiting = [row for row, slot in enumerate(self.live) if slot.waits]
+            waiting = [row for row, slot in enumerate(self.live) if slot.waiting]
             steps = steps + 1 if waiting else 0
-            crowd = CROWD * len(self.live)
-            if waiting and (steps >= PATIENCE or len(waiting) >= crowd):
+            enough = WAITING_FRACTION * len(self.live)
+            if waiting and (steps >= WAITING_STEPS or len(waiting) >= enough):
                 self.end_turns(waiting)
                 steps = 0
-        return self.episodes.trajectories
+        return self.env.trajectories
 
-    def admit(self, queue: deque) -> None:
+    def prefill_waiting(self, queue: deque) -> None:
         """Prefill each waiting prompt once, while slots are free, and copy it to its group's slots."""
-        group = self.episodes.group
+        group = self.env.group
         heads = []  # the first row of each new group
         while queue and len(self.live) + group <= self.size:
             heads.append(len(self.live))
             sample, opening = queue.popleft()
-            self.live += [Slot(trajectory) for trajectory in self.episodes.begin(sample, opening)]
+            self.live += [Slot(trajectory) for trajectory in self.env.reset(sample, opening)]
         if not heads:
             return
-        firsts = [self.episodes.trajectories[self.live[head].trajectory] for head in heads]
+        firsts = [self.env.trajectories[self.live[head].trajectory] for head in heads]
         self.append(
             heads,
             [t.prompt_ids + t.completion_ids for t in firsts],
@@ -175,7 +175,7 @@ class SlotEngine:
             rest = slice(head + 1, head + group)
             self.cache.copy(head, rest, self.live[head].length)
             self.logits[rest] = self.logits[head]
-            self.episodes.keep_features([slot.trajectory for slot in self.live[rest]], first.features)
+            self.env.keep_features([slot.trajectory for slot in self.live[rest]], first.features)
             for slot in self.live[rest]:
                 slot.length = self.live[head].length
                 slot.position = self.live[head].position
@@ -185,8 +185,8 @@ class SlotEngine:
         for row in rows:
             slot = self.live[row]
             slot.written = 0
-            slot.room = self.episodes.room(slot.trajectory)
-            slot.waits = False
+            slot.tokens_left = self.env.tokens_left(slot.trajectory)
+            slot.waiting = False
 
     def next_tokens(self) -> torch.Tensor:  # (live,)
         """Sample a token for every live slot.
@@ -215,11 +215,11 @@ class SlotEngine:
     def advance(self, is_end: list[bool]) -> None:
         """Count the token that every slot has got, unless it was waiting; those whose turn ends now wait."""
         for slot, ends in zip(self.live, is_end):
-            if not slot.waits:
+            if not slot.waiting:
                 slot.length += 1
                 slot.position += 1
                 slot.written += 1
-                slot.waits = ends or slot.written >= slot.room
+                slot.waiting = ends or slot.written >= slot.tokens_left
 
     def to_device(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers).to(self.device, non_blocking=True)
@@ -252,13 +252,13 @@ class SlotEngine:
 
         A graph has fixed shapes: all slots take part, the free ones too, and each looks at all its room.
         """
-        room = self.cache.room()
-        if self.use_graphs and self.graph_room != room:
+        capacity = self.cache.capacity()
+        if self.use_graphs and self.graph_capacity != capacity:
             self.graph = None  # frees its memory first
-            self.graph = capture_graph(lambda *given: self.decode_step(room, *given), arguments)
-            self.graph_room = room
+            self.graph = capture_graph(lambda *given: self.decode_step(capacity, *given), arguments)
+            self.graph_capacity = capacity
             self.use_graphs = self.graph is not None  # the next rollout tries again
-        return self.graph(*arguments) if self.graph else self.decode_step(room, *arguments)
+        return self.graph(*arguments) if self.graph else self.decode_step(capacity, *arguments)
 
     def end_turns(self, rows: list[int]) -> None:
         """End the turns of these slots: append their observations, or free the slots."""
@@ -269,8 +269,8 @@ class SlotEngine:
         all_logprobs = self.logprobs[rows].tolist()
         for row, ids, logprobs in zip(rows, all_ids, all_logprobs):
             slot = self.live[row]
-            count = min(slot.written, slot.room)
-            observation = self.episodes.end_turn(slot.trajectory, ids[:count], logprobs[:count])
+            count = min(slot.written, slot.tokens_left)
+            observation = self.env.step(slot.trajectory, ids[:count], logprobs[:count])
             if observation is None:
                 finished.append(row)
             else:
@@ -280,7 +280,7 @@ class SlotEngine:
             self.append(
                 going,
                 [each.ids for each in observations],
-                [each.pictures for each in observations],
+                [each.images for each in observations],
             )
             self.start_turns(going)
         for row in reversed(finished):
@@ -300,33 +300,33 @@ class SlotEngine:
         self,
         rows: list[int],
         chunks: list[list[int]],
-        pictures: list[list[Image.Image]],
+        images: list[list[Image.Image]],
     ) -> None:
-        """Append a chunk of tokens, with its pictures, to each of these slots."""
+        """Append a chunk of tokens, with its images, to each of these slots."""
         longest = max(map(len, chunks))
         end = max(self.live[row].length for row in rows) + longest
         at_once = min(PREFILL_TOKENS // longest, MASK // (longest * end))
         at_once = max(1, at_once)
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
-            self.append_part(rows[part], chunks[part], pictures[part])
+            self.append_part(rows[part], chunks[part], images[part])
 
     def append_part(
         self,
         rows: list[int],
         chunks: list[list[int]],
-        pictures: list[list[Image.Image]],
+        images: list[list[Image.Image]],
     ) -> None:
         slots = [self.live[row] for row in rows]
         longest = max(map(len, chunks))
-        pad = self.episodes.processor.image_token_id
-        ids = torch.full((len(rows), longest), self.episodes.pad_id)  # (R, L)
+        pad = self.env.processor.image_token_id
+        ids = torch.full((len(rows), longest), self.env.pad_id)  # (R, L)
         positions = torch.zeros(3, len(rows), longest, dtype=torch.long)
-        features = see(self.model, self.episodes.processor, sum(pictures, []))
+        features = encode_images(self.model, self.env.processor, sum(images, []))
         unclaimed = iter(features)
-        for i, (slot, chunk, shown) in enumerate(zip(slots, chunks, pictures)):
+        for i, (slot, chunk, shown) in enumerate(zip(slots, chunks, images)):
             seen = [next(unclaimed) for _ in shown]
-            self.episodes.keep_features([slot.trajectory], seen)
+            self.env.keep_features([slot.trajectory], seen)
             grids = map(self.family.grid, shown)
             own, after = self.family.positions(chunk, pad, grids, slot.position)
             slot.position = after

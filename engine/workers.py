@@ -16,7 +16,7 @@ MOST_WEIGHTS = 10**8  # of a model for which lanes pay
 PR_SET_PDEATHSIG = 1  # see prctl(2)
 
 
-def count_lanes(wanted: int, model, samples: list, slots: int) -> int:
+def count_workers(wanted: int, model, samples: list, slots: int) -> int:
     """How many lanes to use: never more than samples, and one alone on a GPU, for big models, off Linux.
 
     slots: of the cache, in groups.
@@ -25,9 +25,9 @@ def count_lanes(wanted: int, model, samples: list, slots: int) -> int:
     return max(1, min(wanted, len(samples), slots)) if tiny and sys.platform == "linux" else 1
 
 
-def run_in_lanes(engine, samples: list, openings: list[list[int]], lanes: int) -> list:
+def run_in_workers(engine, samples: list, openings: list[list[int]], workers: int) -> list:
     """`engine.run(samples, openings)`, shared among forks of this process; the trajectories in order."""
-    share = max(1, -(-len(samples) // lanes))
+    share = max(1, -(-len(samples) // workers))
     parts = [slice(start, start + share) for start in range(0, len(samples), share)]
     if len(parts) < 2:
         return engine.run(samples, openings)
@@ -36,7 +36,7 @@ def run_in_lanes(engine, samples: list, openings: list[list[int]], lanes: int) -
     children = []
     try:
         for part in parts[1:]:
-            children.append(start_lane(engine, samples[part], openings[part]))
+            children.append(start_worker(engine, samples[part], openings[part]))
         trajectories = engine.run(samples[parts[0]], openings[parts[0]])
         for _, receiver in children:
             trajectories = trajectories + receive(receiver)
@@ -48,25 +48,25 @@ def run_in_lanes(engine, samples: list, openings: list[list[int]], lanes: int) -
     for i, trajectory in enumerate(trajectories):
         trajectory.sample = samples[i * len(samples) // len(trajectories)]
         trajectory.features = [torch.as_tensor(each) for each in trajectory.features]
-    bar = engine.episodes.bar
+    bar = engine.env.bar
     if bar is not None:
         bar.update(len(trajectories) - bar.n)
     return trajectories
 
 
-def start_lane(engine, samples: list, openings: list[list[int]]):
+def start_worker(engine, samples: list, openings: list[list[int]]):
     """Fork a lane; returns the process and the end of the pipe that its trajectories come from."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     seed = torch.randint(2**62, ()).item()
-    child = fork.Process(target=lane, args=(engine, samples, openings, seed, sender))
+    child = fork.Process(target=worker, args=(engine, samples, openings, seed, sender))
     child.start()
     # A later fork would inherit this end, and `recv` would never see that the lane has closed its own.
     sender.close()
     return child, receiver
 
 
-def lane(engine, samples, openings, seed: int, pipe) -> None:
+def worker(engine, samples, openings, seed: int, pipe) -> None:
     """In a fork: send the trajectories through the pipe, or the exception."""
     # Whoever kills the parent ends this, too.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -74,13 +74,13 @@ def lane(engine, samples, openings, seed: int, pipe) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.manual_seed(seed)
-    engine.episodes.bar = None  # the parent's
+    engine.env.bar = None  # the parent's
     try:
         result = engine.run(samples, openings)
         # By identity: the members of a group share the features of their first look.
         arrays = {id(each): each.numpy() for t in result for each in t.features}
         for trajectory in result:
-            trajectory.sample = None  # its picture would take longer to send than all the rest
+            trajectory.sample = None  # its image would take longer to send than all the rest
             trajectory.features = [arrays[id(each)] for each in trajectory.features]
     except BaseException as error:  # Ctrl-C, too: the parent reports it
         result = error

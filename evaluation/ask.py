@@ -1,6 +1,6 @@
-"""Questions about a picture of one's own, one after the other: `eval.py --ask photo.jpg "What ...?"`.
+"""Questions about an image of one's own, one after the other: `eval.py --ask photo.jpg "What ...?"`.
 
-The picture alone: questions are read line by line, and the model is loaded once.
+The image alone: questions are read line by line, and the model is loaded once.
 """
 
 import sys
@@ -19,21 +19,21 @@ from safe.files import fail, read_rows
 from safe.lock import hold
 
 
-def ask(knobs, wording: tuple[str, str] | None = None) -> Path:
-    """Answer what is asked in the knobs of eval.py, print how, and write it to a page, which is returned.
+def ask(config, wording: tuple[str, str] | None = None) -> Path:
+    """Answer what is asked in the config of eval.py, print how, and write it to a page, which is returned.
 
     wording: of the prompt, for a model that was trained with other words.
     """
-    picture, *questions = knobs.ask
-    Sample("ask", picture, "?", "?").open()  # raises ValueError where it can't be read
-    out = own_folder(Path(knobs.out or f"runs/ask-{model_label(knobs.model)}"))
-    prepare_libraries(knobs.threads)
-    model, processor = load_model(knobs.model, quantize=knobs.quantize or None)
-    pixel_budgets(processor, knobs.look_pixels, knobs.crop_pixels)
-    settings = rollout_limits(knobs) | {"temperature": knobs.temperature}
+    image, *questions = config.ask
+    Sample("ask", image, "?", "?").open()  # raises ValueError where it can't be read
+    out = own_folder(Path(config.out or f"runs/ask-{model_label(config.model)}"))
+    prepare_libraries(config.threads)
+    model, processor = load_model(config.model, quantize=config.quantize or None)
+    pixel_budgets(processor, config.look_pixels, config.crop_pixels)
+    settings = rollout_limits(config) | {"temperature": config.temperature}
     asked = len(read_rows(out / "trajectories.jsonl"))
     for number, question in enumerate(questions or lines_of_a_user(), asked + 1):
-        sample = Sample(f"ask-{number}", picture, question, "?", source="ask", wording=wording)
+        sample = Sample(f"ask-{number}", image, question, "?", source="ask", wording=wording)
         try:
             check(sample)
         except ValueError as error:
@@ -106,7 +106,7 @@ def answer_text(trajectory) -> str:
         if call := next(calls, None):
             lines.append(f"  -> refused: {call.error}" if call.error else shown_text(call))
     answer = visible(trajectory.answer or "none")
-    lines.append(f"\nanswer: {answer} (pictures looked at: {trajectory.delivered})")
+    lines.append(f"\nanswer: {answer} (images looked at: {trajectory.delivered})")
     if trajectory.stop not in ("answer", "no_call"):
         lines.append(f"it ended for want of {ENDS[trajectory.stop]}")
     return "\n".join(lines)
@@ -129,10 +129,10 @@ ENDS = {
 
 
 def shown_text(call) -> str:
-    """What a call was answered with: the region of the picture, and the size at which it was shown."""
+    """What a call was answered with: the region of the image, and the size at which it was shown."""
     width, height = call.picture.size
-    what = f"what {call.name} makes of the picture"
+    what = f"what {call.name} makes of the image"
     if call.region:
         corners = ", ".join(f"{v:.0f}" for v in call.region)
-        what = f"({corners}) of the picture"
+        what = f"({corners}) of the image"
     return f"  -> shown: {what}, at {width} x {height} pixels"

@@ -109,7 +109,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
 
 
 def tools_used(record: dict) -> list[str]:
-    """The tools that brought a record's pictures; rows of before there were several have zooms alone."""
+    """The tools that brought a record's images; rows of before there were several have zooms alone."""
     return record.get("tools", [TOOL] * len(record["boxes"]))
 
 
@@ -303,9 +303,9 @@ def score_table(result: dict) -> str:
 # A training step.
 
 
-def is_dead(rewards) -> bool:
+def is_dead(group: list[Trajectory]) -> bool:
     """A group whose members all got the same reward: no advantage, no gradient."""
-    totals = [reward.total for reward in rewards]
+    totals = [trajectory.reward.total for trajectory in group]
     return max(totals) - min(totals) < 1e-6
 
 
@@ -334,38 +334,39 @@ def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float
     return (logprobs.cpu() - torch.tensor(sampler)).abs().max().item()
 
 
-def step_stats(groups, rewards_by_group) -> dict:
+def step_stats(groups: list[list[Trajectory]]) -> dict:
     """What a step looked like, as means over its trajectories; None where there was nothing to average.
 
-    groups, rewards_by_group: lists of groups, each a list of trajectories or of their rewards.
+    docs/metrics.md says what each key is.
     """
     trajectories = [t for group in groups for t in group]
-    rewards = [reward for group in rewards_by_group for reward in group]
-    pairs = list(zip(trajectories, rewards))
-    blind_luck = [best_iou(t) == 0 for t, r in pairs if t.boxes and t.sample.boxes and r.accuracy]
+    zoomed = [t for t in trajectories if t.delivered]
+    lucky = [best_iou(t) == 0 for t in zoomed if t.boxes and t.sample.boxes and t.reward.accuracy]
     stats = {
-        "reward": mean(r.total for r in rewards),
-        "accuracy": mean(r.accuracy for r in rewards),
-        "format": mean(r.format for r in rewards),
+        "reward": mean(t.reward.total for t in trajectories),
+        "accuracy": mean(t.reward.accuracy for t in trajectories),
+        "format": mean(t.reward.format for t in trajectories),
         "tool_rate": mean(bool(t.delivered) for t in trajectories if t.sample.tool),
         "calls": mean(len(t.calls) for t in trajectories),
         "delivered": mean(t.delivered for t in trajectories),
         "errors": mean(len(t.errors) for t in trajectories),
         "iou": mean(map(best_iou, trajectories)),
-        "acc_zoom": mean(r.accuracy for t, r in pairs if t.delivered),
-        "acc_no_zoom": mean(r.accuracy for t, r in pairs if not t.delivered),
+        "acc_zoom": mean(t.reward.accuracy for t in zoomed),
+        "acc_no_zoom": mean(t.reward.accuracy for t in trajectories if not t.delivered),
         "tokens": mean(sum(t.sampled) for t in trajectories),
-        "dead_groups": mean(map(is_dead, rewards_by_group)),
+        "dead_groups": mean(map(is_dead, groups)),
         "repeats": mean(map(repeats_box, trajectories)),
-        "blind_luck": mean(blind_luck),
+        "blind_luck": mean(lucky),
         "garbage": mean(map(is_garbage, trajectories)),
         "overlong": mean(t.stop in OVERLONG for t in trajectories),
+        "reward_price": mean(-t.reward.price for t in trajectories),
     }
-    for place, term in enumerate(("accuracy", "format", "tool")):
-        stats[f"reward_{term}"] = mean(WEIGHTS[t.sample.tool][place] * getattr(r, term) for t, r in pairs)
+    for index, term in enumerate(("accuracy", "format", "tool")):
+        paid = (WEIGHTS[t.sample.tool][index] * getattr(t.reward, term) for t in trajectories)
+        stats[f"reward_{term}"] = mean(paid)
     stats |= other_rates([t.used for t in trajectories])
     for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
-        own = [(t, r) for t, r in pairs if t.sample.meta.get("kind") == kind]
-        stats[f"accuracy_{kind}"] = mean(r.accuracy for _, r in own)
-        stats[f"tool_rate_{kind}"] = mean(bool(t.delivered) for t, _ in own)
+        own = [t for t in trajectories if t.sample.meta.get("kind") == kind]
+        stats[f"accuracy_{kind}"] = mean(t.reward.accuracy for t in own)
+        stats[f"tool_rate_{kind}"] = mean(bool(t.delivered) for t in own)
     return stats

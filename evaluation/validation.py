@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import EVAL_SEED
-from data import DEEPEYES, USED, Sample, load, mix, readable
+from config import EVAL_SEED, TrainConfig
+from data import Sample, load, mix, readable
 from evaluation.scores import (
     answer_records,
     compare_arms,
@@ -28,31 +28,28 @@ KEPT = (
 )
 
 
-def load_questions(knobs) -> tuple[list[Sample], list[Sample]]:
-    """The questions to train on, and the held-out ones. knobs: of train.py; the data set's commit on the Hub
-    is noted in them."""
-    place = {
-        "root": knobs.root or None,
-        "revision": knobs.revision,
-        "allow_outside": knobs.allow_outside,
+def load_questions(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
+    """The questions to train on, and the held-out ones."""
+    where = {
+        "root": config.root or None,
+        "revision": config.revision,
+        "allow_outside": config.allow_outside,
     }
-    limit = knobs.limit or (TOY_SIZE if knobs.data.startswith("toy") else None)
-    samples = load(knobs.data, split="train", limit=limit, seed=knobs.seed, **place)
-    # A resume takes the same, whatever is the newest then
-    knobs.revision = USED.get(DEEPEYES, knobs.revision)
-    if knobs.mix:
-        samples = mix(samples, knobs.mix, knobs.seed)
-    if len(samples) < knobs.prompts:
-        raise ValueError(f"{knobs.data} has {len(samples)} questions, but --prompts {knobs.prompts}")
-    tell_unverifiable(samples, knobs.judge)
-    if not knobs.eval_size:
+    limit = config.limit or (TOY_SIZE if config.data.startswith("toy") else None)
+    samples = load(config.data, split="train", limit=limit, seed=config.seed, **where)
+    if config.mix:
+        samples = mix(samples, config.mix, config.seed)
+    if len(samples) < config.prompts:
+        raise ValueError(f"{config.data} has {len(samples)} questions, but --prompts {config.prompts}")
+    tell_unverifiable(samples, config.judge)
+    if not config.eval_size:
         return samples, []
-    held_out = {"split": "test", "limit": knobs.eval_size, "seed": EVAL_SEED}
-    return samples, readable(load(knobs.data, **place, **held_out))
+    held_out = {"split": "test", "limit": config.eval_size, "seed": EVAL_SEED}
+    return samples, readable(load(config.data, **where, **held_out))
 
 
 @dataclass
-class HeldOut:
+class Validation:
     """The held-out questions, whose scores before and after training are kept in eval.json."""
 
     samples: list[Sample]
@@ -179,7 +176,7 @@ def of_size(box, width: float, height: float):
 
 
 def comparison_text(stored: dict) -> str:
-    """What `HeldOut.compare` found, in lines for people."""
+    """What `Validation.compare` found, in lines for people."""
     lines = []
     for arm, found in stored["paired"].items():
         lines.append(paired_text(f"{arm} after", f"{arm} before", found))

@@ -14,11 +14,11 @@ GB = 2**30
 CONTEXT = 0.6  # GB: CUDA itself, and the allocator's fragmentation
 
 
-def sizes(config) -> dict[str, int]:
+def sizes(model_config) -> dict[str, int]:
     """Numbers of parameters: matrices that can be quantised, embeddings (with norms and biases), vision
     tower, LoRA of rank 1. Counted on a model that takes no memory."""
     with torch.device("meta"):
-        model = FAMILIES[config.model_type].model_class(config)
+        model = FAMILIES[model_config.model_type].model_class(model_config)
     matrices = 0
     lora = 0
     for name, module in model.named_modules():
@@ -31,84 +31,84 @@ def sizes(config) -> dict[str, int]:
     return {"matrices": matrices, "embeddings": embeddings, "vision": vision, "lora": lora}
 
 
-def memory(knobs, config, world: int = 1) -> dict[str, float]:
-    """GB by part. knobs: of train.py. Upper bounds where lengths vary: every trajectory at its longest.
+def memory(config, model_config, world: int = 1) -> dict[str, float]:
+    """GB by part. config: of train.py. Upper bounds where lengths vary: every trajectory at its longest.
 
     The rollout and the update follow each other; only the larger of the two counts for the peak.
     """
-    text = config.text_config
+    text = model_config.text_config
     layers = text.num_hidden_layers
-    count = sizes(config)
-    family = FAMILIES[config.model_type]
+    count = sizes(model_config)
+    family = FAMILIES[model_config.model_type]
     area = family.token_area
     width = text.hidden_size
     key_width = text.num_key_value_heads * head_size(text)
-    size = 4 if knobs.model == "tiny" else 2
-    checkpointed = torch.cuda.is_available() or knobs.model != "tiny"
+    size = 4 if config.model == "tiny" else 2
+    checkpointed = torch.cuda.is_available() or config.model != "tiny"
     # NF4, double quantised: 4.13 bits.
-    matrices = count["matrices"] * (0.516 if knobs.quantize else size)
-    lora = count["lora"] * knobs.lora
-    adam = 2 if "8bit" in knobs.optim else 8
+    matrices = count["matrices"] * (0.516 if config.quantize else size)
+    lora = count["lora"] * config.lora
+    adam = 2 if "8bit" in config.optim else 8
 
-    look = knobs.look_pixels // area
+    look = config.look_pixels // area
     prompt = look + 500  # the tool prompt and a question
-    crops = crop_tokens(knobs, area)
-    slots = max(knobs.group, min(knobs.batch, knobs.prompts * knobs.group // world))
-    prefill = min(slots // knobs.group * prompt, PREFILL_TOKENS)
-    mask = min(MASK, PREFILL_TOKENS * (prompt + knobs.max_tokens))
-    completions = knobs.micro_batch * knobs.max_tokens
+    crops = crop_tokens(config, area)
+    slots = max(config.group, min(config.batch, config.prompts * config.group // world))
+    prefill = min(slots // config.group * prompt, PREFILL_TOKENS)
+    mask = min(MASK, PREFILL_TOKENS * (prompt + config.max_tokens))
+    completions = config.micro_batch * config.max_tokens
     # Prompts and tokens of a packed micro-batch.
-    heads = -(-knobs.micro_batch // knobs.group)
+    heads = -(-config.micro_batch // config.group)
     row = heads * prompt + completions
-    cache = slots * (prompt + knobs.max_tokens) * 2 * key_width * layers
+    cache = slots * (prompt + config.max_tokens) * 2 * key_width * layers
     # Of one visual token; a pass has them as they come from the tower, and side by side.
-    feature = 2 * family.count_levels(config) * width * size
+    feature = 2 * family.count_levels(model_config) * width * size
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
         "rollout: keys and values": cache * size,
-        "rollout: features of pictures": prefill * feature,
-        "rollout: prefill": prefill_bytes(config, prefill, size) + slots * text.vocab_size * 12,
+        "rollout: features of images": prefill * feature,
+        "rollout: prefill": prefill_bytes(model_config, prefill, size) + slots * text.vocab_size * 12,
         "rollout: masks": mask * (size + 1),
-        "update: features of pictures": (heads * look + knobs.micro_batch * crops) * feature,
-        "update: activations": activations(config, row, completions, size, checkpointed),
+        "update: features of images": (heads * look + config.micro_batch * crops) * feature,
+        "update: activations": activations(model_config, row, completions, size, checkpointed),
     }
     return {name: value / GB for name, value in parts.items()}
 
 
-def crop_tokens(knobs, area: int) -> int:
+def crop_tokens(config, area: int) -> int:
     """Visual tokens of a trajectory's crops, at most."""
-    return min((knobs.max_turns - 1) * knobs.crop_pixels // area, knobs.max_tokens)
+    return min((config.max_turns - 1) * config.crop_pixels // area, config.max_tokens)
 
 
-def waiting_features(knobs, config, world: int = 1) -> float:
-    """GB of the machine's memory for the features of a step's pictures, which wait there for the update."""
-    family = FAMILIES[config.model_type]
-    size = 4 if knobs.model == "tiny" else 2
-    look = knobs.look_pixels // family.token_area
-    crops = knobs.group * crop_tokens(knobs, family.token_area)
-    numbers = family.count_levels(config) * config.text_config.hidden_size
-    return knobs.prompts // world * (look + crops) * numbers * size / GB
+def waiting_features(config, model_config, world: int = 1) -> float:
+    """GB of the machine's memory for the features of a step's images, which wait there for the update."""
+    family = FAMILIES[model_config.model_type]
+    size = 4 if config.model == "tiny" else 2
+    look = config.look_pixels // family.token_area
+    crops = config.group * crop_tokens(config, family.token_area)
+    numbers = family.count_levels(model_config) * model_config.text_config.hidden_size
+    return config.prompts // world * (look + crops) * numbers * size / GB
 
 
-def prefill_bytes(config, tokens: int, size: int) -> float:
+def prefill_bytes(model_config, tokens: int, size: int) -> float:
     """Bytes above the weights while a layer works on so many tokens; nothing is kept for a gradient."""
-    text = config.text_config
+    text = model_config.text_config
     # The residual and attention's parts; gate, up, and what LoRA adds to it, before and after its scaling.
     return tokens * (3 * text.hidden_size + 4 * text.intermediate_size) * size
 
 
-def activations(config, tokens: int, scored: int, size: int, checkpointed: bool) -> float:
+def activations(model_config, tokens: int, scored: int, size: int, checkpointed: bool) -> float:
     """Bytes above the weights while an update of so many tokens runs, `scored` of them with logits."""
-    text = config.text_config
+    text = model_config.text_config
     width = text.hidden_size
     depth = text.num_hidden_layers
     query_width = text.num_attention_heads * head_size(text)
     key_width = text.num_key_value_heads * head_size(text)
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
     numbers = 6 * width + 4 * query_width + 4 * key_width + 6 * text.intermediate_size
-    if FAMILIES[config.model_type].head_norms:  # one copy, and one in float32
+    if FAMILIES[model_config.model_type].head_norms:  # one copy, and one in float32
         numbers += 3 * (query_width + key_width)
     inside = tokens * numbers * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
@@ -131,11 +131,11 @@ LOWER = {
 }
 
 
-def table(knobs) -> str:
-    """The plan as text, with the verdict for the GPU at hand and the knob that helps most."""
+def table(config) -> str:
+    """The plan as text, with the verdict for the GPU at hand and the flag that helps most."""
     world = int(os.environ.get("WORLD_SIZE", 1))
-    config = config_of(knobs.model)
-    parts = memory(knobs, config, world)
+    model_config = config_of(config.model)
+    parts = memory(config, model_config, world)
     lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
     most = peak(parts) + CONTEXT
     lines.append(f"{'expected peak':<30}{most:>8.2f} GB   (rollout and update take turns)")
@@ -150,21 +150,21 @@ def table(knobs) -> str:
             answer = "yes" if fits else "no"
             answers.append(f"{card} GB: {answer}")
         lines.append(f"no GPU in sight; would it fit?  {', '.join(answers)}")
-    waiting = waiting_features(knobs, config, world)
-    lines.append(f"features of pictures, in the machine's own memory: {waiting:.2f} GB at most")
-    lines.append(advice(knobs))
+    waiting = waiting_features(config, model_config, world)
+    lines.append(f"features of images, in the machine's own memory: {waiting:.2f} GB at most")
+    lines.append(advice(config))
     return "\n".join(lines)
 
 
-def advice(knobs) -> str:
-    """The knob that makes most room."""
-    parts = memory(knobs, config_of(knobs.model))
+def advice(config) -> str:
+    """The flag that makes most room."""
+    parts = memory(config, config_of(config.model))
     rooms = dict.fromkeys(LOWER, 0.0)
     for name, value in parts.items():
         for phase in LOWER:
             if phase in name:
                 rooms[phase] += value
-    if knobs.quantize:
+    if config.quantize:
         del rooms["weights"]
     largest = max(rooms, key=rooms.get)
     return f"to make it smaller: {LOWER[largest]}"

@@ -44,7 +44,7 @@ class Speed:
 class Work:
     """What a step computes, in one process."""
 
-    patches: float  # of all pictures
+    patches: float  # of all images
     given: float  # tokens of prompts (once a group) and observations
     written: float  # tokens, all trajectories together
     steps: float  # of decoding
@@ -79,29 +79,29 @@ def device_speed(device, dtype) -> Speed:
     return Speed(2 * big.nbytes / copying, 2 * side**3 / multiplying, small)
 
 
-def usual_work(knobs, config, world: int = 1) -> Work:
-    """What a step with these knobs (of train.py) usually computes, in one process."""
-    tiny = knobs.model == "tiny"
+def usual_work(config, model_config, world: int = 1) -> Work:
+    """What a step with these config (of train.py) usually computes, in one process."""
+    tiny = config.model == "tiny"
     written, crops, spread = TINY_LENGTHS if tiny else BIG_LENGTHS
-    area = FAMILIES[config.model_type].token_area
-    looks = knobs.prompts // world
-    trajectories = looks * knobs.group
-    all_crops = trajectories * min(crops, knobs.max_turns - 1)
-    look_tokens = knobs.look_pixels // area
-    crop_tokens = knobs.crop_pixels // area
+    area = FAMILIES[model_config.model_type].token_area
+    looks = config.prompts // world
+    trajectories = looks * config.group
+    all_crops = trajectories * min(crops, config.max_turns - 1)
+    look_tokens = config.look_pixels // area
+    crop_tokens = config.crop_pixels // area
     prompt = look_tokens + (TINY_PROMPT if tiny else BIG_PROMPT)
-    rounds = max(1.0, trajectories / knobs.batch)
+    rounds = max(1.0, trajectories / config.batch)
     return Work(
         patches=4 * (looks * look_tokens + all_crops * crop_tokens),
         given=looks * prompt + all_crops * (crop_tokens + OBSERVATION),
         written=trajectories * written,
-        steps=rounds * min(written * spread, knobs.max_tokens),
+        steps=rounds * min(written * spread, config.max_tokens),
     )
 
 
 def floors(
     work: Work,
-    config,
+    model_config,
     speed: Speed,
     size: int,
     quantize: str = "",
@@ -111,10 +111,10 @@ def floors(
     Weights are read once a decode step, and each token costs two operations per weight. Attention is left
     out, and the vocabulary's matrix is counted for every token, so that an update that scores few of them can
     be faster. The update goes forward and backward (to the inputs: the weights are frozen) over each distinct
-    token; the pictures have been encoded in the rollout.
+    token; the images have been encoded in the rollout.
     """
-    count = sizes(config)
-    text = config.text_config
+    count = sizes(model_config)
+    text = model_config.text_config
     head = text.vocab_size * text.hidden_size
     weights = count["matrices"] + head
     # NF4, double quantised: 4.13 bits.
@@ -130,37 +130,37 @@ def floors(
     }
 
 
-def step_seconds(knobs, speed: Speed, device: str, world: int = 1) -> dict[str, float]:
+def step_seconds(config, speed: Speed, device: str, world: int = 1) -> dict[str, float]:
     """The seconds that a rollout and an update usually take. device: "cpu" or "cuda"."""
-    if knobs.model == "tiny" and device == "cpu":
-        trajectories = knobs.prompts * knobs.group // world
+    if config.model == "tiny" and device == "cpu":
+        trajectories = config.prompts * config.group // world
         rollout, update = SMALL_PRODUCTS
         each = trajectories * speed.small_s
         return {"rollout": rollout * each, "update": update * each}
-    config = config_of(knobs.model)
-    size = 2 if device == "cuda" and knobs.model != "tiny" else 4
-    work = usual_work(knobs, config, world)
-    found = floors(work, config, speed, size, knobs.quantize)
+    model_config = config_of(config.model)
+    size = 2 if device == "cuda" and config.model != "tiny" else 4
+    work = usual_work(config, model_config, world)
+    found = floors(work, model_config, speed, size, config.quantize)
     for phase, multiple in zip(found, MULTIPLES[device], strict=True):
         found[phase] *= multiple
     return found
 
 
-def time_text(knobs, speed: Speed, device: str, world: int = 1) -> str:
+def time_text(config, speed: Speed, device: str, world: int = 1) -> str:
     """Seconds a step and hours a run, in a line, and how far that can be trusted."""
-    seconds = sum(step_seconds(knobs, speed, device, world).values())
-    run = seconds * knobs.steps
+    seconds = sum(step_seconds(config, speed, device, world).values())
+    run = seconds * config.steps
     length = f"{run / 3600:.1f} hours" if run > 5400 else f"{run / 60:.0f} minutes"
     basis = "calibrated on 2 cores of an EPYC"
     if device == "cuda":
         basis = "of no card yet: taken as 3 times what its arithmetic allows, so a guess"
-    return f"about {seconds:.2g} s a step, {length} for {knobs.steps} steps ({basis}), without scoring"
+    return f"about {seconds:.2g} s a step, {length} for {config.steps} steps ({basis}), without scoring"
 
 
-def time_here(knobs, world: int = 1) -> str:
+def time_here(config, world: int = 1) -> str:
     """`time_text` for the device at hand, measured now."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(knobs.threads)
+    torch.set_num_threads(config.threads)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     speed = device_speed(device, dtype)
-    return f"on this {device.type}: {time_text(knobs, speed, device.type, world)}"
+    return f"on this {device.type}: {time_text(config, speed, device.type, world)}"

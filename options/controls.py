@@ -7,20 +7,20 @@ import zlib
 
 from PIL import Image
 
-import config
 import tools
-from engine.inputs import expand_pads
+from config import ARMS, Limits
+from engine.inputs import expand_image_tokens
 from grading.boxes import Box
 
-ARMS = tuple(arm for arm in config.ARMS if arm != "forced")  # of a rollout
+ROLLOUT_ARMS = tuple(arm for arm in ARMS if arm != "forced")
 ENGINES = ("generate", "slots")
 MARGIN = 0.15  # an oracle crop shows the target and this share of its size around it
 
 
-def check_arguments(tool: str, group: int, limits: config.Limits) -> None:
+def check_arguments(tool: str, group: int, limits: Limits) -> None:
     """Raise ValueError for what can't be rolled out."""
-    if tool not in ARMS:
-        raise ValueError(f"tool must be one of {', '.join(ARMS)}, not {tool!r}")
+    if tool not in ROLLOUT_ARMS:
+        raise ValueError(f"tool must be one of {', '.join(ROLLOUT_ARMS)}, not {tool!r}")
     if limits.engine not in ENGINES:
         raise ValueError(f"engine must be generate or slots, not {limits.engine!r}")
     counts = [group, limits.max_turns, limits.max_turn_tokens, limits.max_tokens]
@@ -29,7 +29,7 @@ def check_arguments(tool: str, group: int, limits: config.Limits) -> None:
 
 
 def around(original: Image.Image, target: Box) -> Box:
-    """A target with a margin and a minimum side, clamped to the picture: whole ORIGINAL pixels.
+    """A target with a margin and a minimum side, clamped to the image: whole ORIGINAL pixels.
 
     >>> around(Image.new("RGB", (500, 500)), (100, 100, 200, 110))
     (85.0, 91.0, 215.0, 119.0)
@@ -100,17 +100,17 @@ def written_call(view: tools.View, region: Box) -> str:
     return tools.CALL_OPENING + numbers + ending
 
 
-def show_targets(episodes, trajectory, view: tools.View) -> None:
+def show_targets(env, trajectory, view: tools.View) -> None:
     """Begin with calls on the sample's targets and their crops, as if the model had made them."""
     for target in trajectory.sample.boxes:
         region = around(view.original, target)
         crop = view.original.crop(region)
-        size = episodes.fit(crop, episodes.limits.crop_pixels)
+        size = env.shown_size(crop, env.limits.crop_pixels)
         crop = tools.resize(crop, size)
         wording = trajectory.sample.wording
-        shown = tools.observation(wording=wording, schemas=episodes.schemas)
+        shown = tools.observation(wording=wording, schemas=env.schemas)
         text = written_call(view, region) + "<|im_end|>" + shown
-        trajectory.append_unsampled(expand_pads(episodes.processor, text, [crop]))
+        trajectory.append_unsampled(expand_image_tokens(env.processor, text, [crop]))
         call = tools.Call(tools.TOOL, region=region, picture=crop)
         trajectory.calls.append(call)
         trajectory.images.append(crop)
@@ -136,13 +136,3 @@ def first_thought(tokenizer, ids: list[int]) -> list[int]:
         if "</think>" in tokenizer.decode(ids[:end]):
             return ids[:end]
     return []
-
-
-def calls_by_hand(boxes: list[Box], errors: list[str]) -> list[tools.Call]:
-    """Calls that delivered crops of these boxes, and calls that were refused with these errors."""
-    calls = []
-    for box in boxes:
-        calls.append(tools.Call(tools.TOOL, region=box))
-    for error in errors:
-        calls.append(tools.Call(error=error))
-    return calls

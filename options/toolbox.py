@@ -2,7 +2,7 @@
 trained with it (Table 8).
 
 A third one is a schema, a function, and a line in `TOOLBOX`. The function gets the `View` (the original
-picture, the frame of the model's boxes) and the arguments as the model wrote them, and returns a picture and
+image, the frame of the model's boxes) and the arguments as the model wrote them, and returns an image and
 the region that it shows, or None; it raises ZoomError with a text for the model.
 """
 
@@ -38,11 +38,11 @@ QUARTERS = {
 
 
 def image_rotate_tool(view: View, arguments: dict) -> tuple[Image.Image, None]:
-    """All of the original picture, rotated. Raises ZoomError.
+    """All of the original image, rotated. Raises ZoomError.
 
     >>> view = View(Image.new("RGB", (200, 100)), (112, 56))
-    >>> picture, region = image_rotate_tool(view, {"angle": -90})
-    >>> picture.size, region
+    >>> image, region = image_rotate_tool(view, {"angle": -90})
+    >>> image.size, region
     ((100, 200), None)
     """
     if "angle" not in arguments:
@@ -52,19 +52,19 @@ def image_rotate_tool(view: View, arguments: dict) -> tuple[Image.Image, None]:
         raise ZoomError('"angle" must be a number of degrees.')
     if not -MAX_NUMBER <= angle <= MAX_NUMBER:  # false for what is no number, too
         raise ZoomError(f'"angle" must be a number of degrees, of at most {MAX_NUMBER:.0f}.')
-    picture = view.original
-    if max(picture.size) > MOST_SIDE:
-        picture = ImageOps.contain(picture, (MOST_SIDE, MOST_SIDE))
-    return rotated(picture, angle % 360), None
+    image = view.original
+    if max(image.size) > MOST_SIDE:
+        image = ImageOps.contain(image, (MOST_SIDE, MOST_SIDE))
+    return rotated(image, angle % 360), None
 
 
-def rotated(picture: Image.Image, angle: float) -> Image.Image:
-    """The whole picture, counter-clockwise; quarter turns to the pixel, others on grey."""
+def rotated(image: Image.Image, angle: float) -> Image.Image:
+    """The whole image, counter-clockwise; quarter turns to the pixel, others on grey."""
     if angle == 0:
-        return picture
+        return image
     if angle in QUARTERS:
-        return picture.transpose(QUARTERS[angle])
-    return picture.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor=GREY)
+        return image.transpose(QUARTERS[angle])
+    return image.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor=GREY)
 
 
 TOOLBOX = {

@@ -7,10 +7,10 @@ from statistics import fmean
 
 from safe.files import read_json
 
-# Knobs in which the runs of a group may differ: they change nothing in what is learned.
+# Flags in which the runs of a group may differ: they change nothing in what is learned.
 NO_MATTER = {"seed", "seeds", "out", "threads", "resume", "plan", "report_to"}
 NO_MATTER |= {"eval_size", "save_every", "show_every", "guard", "merge"}
-# What these knobs were before they were there.
+# What these flags were before they were there.
 ADDED = {"tools": "zoom", "revision": ""}
 
 
@@ -36,7 +36,7 @@ def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
     labels = dict(zip(runs, labels_of(runs)))
     differ = []
     known = [set(own) for own in args.values() if own]
-    shared = set.intersection(*known) if known else set()  # runs of before may lack a knob
+    shared = set.intersection(*known) if known else set()  # runs of before may lack a flag
     for key in sorted(shared - NO_MATTER):
         values = {json.dumps(own[key]) for own in args.values() if own}
         if len(values) > 1:

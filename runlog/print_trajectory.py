@@ -3,52 +3,50 @@
 import re
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import ClassVar, Literal
 
-from config import Limits, check_at_least, fill_limits, knob, parse
+from config import Limits, check_at_least, fill_limits, flag, parse
 from reward import WEIGHTS, group_advantages
 from safe.files import fail
 
 
-@dataclass
-class Viewing:
-    model: str = knob("tiny", "preset, folder of a model, or checkpoint of a run")
-    kind: Literal["read", "compare", "glance"] = knob("read", "of the toy's questions")
-    number: int = knob(2, "which of these questions")
-    member: int = knob(-1, "which trajectory of its group; -1: the one with the highest reward")
-    group: int = knob(8, "trajectories of the group")
-    temperature: float = knob(1.0, "of sampling; 0 is greedy")
-    seed: int = knob(2, "of sampling; with this one the untrained base zooms, fails and guesses")
-
-
-@dataclass
-class Knobs(Limits, Viewing):
+@dataclass(frozen=True)
+class ViewConfig(Limits):
     """The flags of rollout.py."""
 
+    MOST_USED: ClassVar = ("model", "kind", "number", "member", "group", "temperature", "seed")
 
-def read_knobs(argv: list[str], doc: str) -> Knobs:
-    knobs, given = parse(Knobs, argv, doc)
-    fill_limits(knobs, given)
-    check_at_least(2, knobs, "group")
-    check_at_least(0, knobs, "number temperature")
-    if knobs.member >= knobs.group:
-        fail(f"--member must be below --group {knobs.group}, counted from 0")
-    return knobs
+    model: str = flag("tiny", "preset, folder of a model, or checkpoint of a run")
+    kind: Literal["read", "compare", "glance"] = flag("read", "of the toy's questions")
+    number: int = flag(2, "which of these questions")
+    member: int = flag(-1, "which trajectory of its group; -1: the one with the highest reward")
+    group: int = flag(8, "trajectories of the group")
+    temperature: float = flag(1.0, "of sampling; 0 is greedy")
+    seed: int = flag(2, "of sampling; with this one the untrained base zooms, fails and guesses")
 
 
-def print_group(group, rewards, processor, member: int = -1) -> None:
+def read_config(argv: list[str], doc: str) -> ViewConfig:
+    config, given = parse(ViewConfig, argv, doc)
+    check_at_least(2, config, "group")
+    check_at_least(0, config, "number temperature")
+    if config.member >= config.group:
+        fail(f"--member must be below --group {config.group}, counted from 0")
+    return fill_limits(config, given)
+
+
+def print_group(group, processor, member: int = -1) -> None:
     """One member of a group (-1: the best), and how the others did."""
-    totals = [reward.total for reward in rewards]
+    totals = [trajectory.reward.total for trajectory in group]
     shown = totals.index(max(totals)) if member < 0 else member
     print_trajectory(group[shown], processor)
-    print_reward(group[shown], rewards[shown])
+    print_reward(group[shown])
     for number, (total, advantage) in enumerate(zip(totals, group_advantages(totals))):
         mark = "  <- this one" if number == shown else ""
         print(f"member {number}: reward {total:5.2f}, advantage {advantage:+.2f}{mark}")
 
 
 def print_trajectory(trajectory, processor) -> None:
-    """The tokens in their order: the model's own with their logprobs, what it was given, and its pictures."""
+    """The tokens in their order: the model's own with their logprobs, what it was given, and its images."""
     sample = trajectory.sample
     look = trajectory.images[0]
     print(f"question: {sample.text()}  (gold answer {sample.answer!r}, targets {sample.boxes})")
@@ -67,12 +65,13 @@ def print_trajectory(trajectory, processor) -> None:
         text = processor.tokenizer.decode(ids)
         if call.picture:
             what = f"region {call.region} of the original" if call.region else call.name
-            crop = f"[the crop: {what}, shown as {call.picture.size}]"
+            crop = f"[the crop: {what}, shown as {call.image.size}]"
             text = re.sub(r"(<\|image_pad\|>)+", crop, text)
         print(f"WAS GIVEN {len(ids)} tokens, not trained on:\n{text}")
 
 
-def print_reward(trajectory, reward) -> None:
+def print_reward(trajectory) -> None:
+    reward = trajectory.reward
     weights = WEIGHTS[trajectory.sample.tool]
     print(f"stop: {trajectory.stop}, answer: {trajectory.answer!r}")
     print(

@@ -27,7 +27,7 @@ from runlog.summary import (
 )
 from safe.files import read_json, read_rows, write_whole
 
-PICTURE_BYTES = 9_000_000  # of all pictures in a page; they are made smaller until they fit
+PICTURE_BYTES = 9_000_000  # of all images in a page; they are made smaller until they fit
 SIDES = (640, 448, 320, 224, 160, 112, 80)  # px
 GROUPS = 250  # most groups of a run in its page, spread over the steps
 TEXT = 4000  # most characters of a turn that are shown
@@ -41,7 +41,7 @@ def spread_out(rows: list[dict], most: int) -> list[dict]:
 
 
 def shareable(args: dict) -> dict:
-    """Knobs without what a page that is passed on should not tell: places on this machine, and URLs.
+    """Flags without what a page that is passed on should not tell: places on this machine, and URLs.
 
     >>> shareable({"model": "/home/me/models/qwen", "judge": "http://10.0.0.1/v1", "lr": 1e-5})
     {'model': 'qwen', 'judge': '', 'lr': 1e-05}
@@ -61,31 +61,31 @@ def data_url(content: bytes, kind: str) -> str:
 
 
 def encode(files: list[Path]) -> dict[str, str]:
-    """Pictures as data URLs, all at the largest side at which they fit into `PICTURE_BYTES` together."""
+    """Images as data URLs, all at the largest side at which they fit into `PICTURE_BYTES` together."""
     from PIL import Image
 
-    pictures = {}
+    images = {}
     for side in SIDES:
-        pictures = {}
+        images = {}
         total = 0
         for file in files:
             # In a stranger's run a link may lead anywhere
             if file.is_symlink() or not file.is_file():
                 continue
             try:
-                picture = Image.open(file).convert("RGB")
-            except OSError:  # a picture lost or cut short by a kill: the page goes without
+                image = Image.open(file).convert("RGB")
+            except OSError:  # an image lost or cut short by a kill: the page goes without
                 continue
-            picture.thumbnail((side, side))
+            image.thumbnail((side, side))
             buffer = io.BytesIO()
-            picture.save(buffer, "WEBP", quality=70)
-            pictures[file.name] = data_url(buffer.getvalue(), "webp")
-            total += len(pictures[file.name])
+            image.save(buffer, "WEBP", quality=70)
+            images[file.name] = data_url(buffer.getvalue(), "webp")
+            total += len(images[file.name])
             if total > PICTURE_BYTES:
                 break
         if total <= PICTURE_BYTES:
             break
-    return pictures
+    return images
 
 
 # --------------------------------------------------------------------------------------------------
@@ -119,12 +119,12 @@ def tell(run: Path, label: str) -> dict:
     rows = series(run)
     troubles = history(rows)
     last = rows[-1] if rows else {}
-    knobs = shareable(args)
+    config = shareable(args)
     return {
         "label": label,
         "sentence": sentence(args, rows, stored),
-        "asked": asked(knobs, stored | {"protocol": shareable(stored.get("protocol", {}))}),
-        "args": knobs,
+        "asked": asked(config, stored | {"protocol": shareable(stored.get("protocol", {}))}),
+        "args": config,
         "trained": (run / "metrics.jsonl").exists(),
         "health": health_word(troubles, last.get("step")),
         "troubles": troubles,

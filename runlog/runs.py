@@ -1,8 +1,8 @@
 """The run folder: what is in it, written whole or appended line by line, so that a kill costs little.
 
-args.json            the knobs
+args.json            the flags
 metrics.jsonl        a line for each step
-trajectories.jsonl   a sample of groups, their pictures in pictures/
+trajectories.jsonl   a sample of groups, their images in pictures/
 eval.json            scores before and after
 answers.jsonl        the answers that these are made of, a line for each question, arm and time
 checkpoint-*/        the LoRA adapter, and what a resume needs
@@ -18,32 +18,32 @@ from safe.files import append_rows, fail, write_json
 PROBES = 6  # questions whose answers are stored over and over
 
 
-def usual_name(knobs) -> str:
+def usual_name(config) -> str:
     """The run folder where none is given: the model, the data, and the seed if it is not the usual one."""
-    name = f"{Path(knobs.model).name}-{Path(knobs.data).name}"
+    name = f"{Path(config.model).name}-{Path(config.data).name}"
     name = name.replace(":", "-")  # of a variant of the toy
-    return f"runs/{name}-seed{knobs.seed}" if knobs.seed else f"runs/{name}"
+    return f"runs/{name}-seed{config.seed}" if config.seed else f"runs/{name}"
 
 
-def make_run_folder(knobs) -> Path:
-    """Create the run folder and write its args.json. knobs: of train.py; without `out` it gets the usual
+def make_run_folder(config) -> Path:
+    """Create the run folder and write its args.json. config: of train.py; without `out` it gets the usual
     name, with a number if that is taken."""
-    usual = usual_name(knobs)
-    run = Path(knobs.out or usual)
+    usual = usual_name(config)
+    run = Path(config.out or usual)
     number = 2
-    while not knobs.out and run.exists():
+    while not config.out and run.exists():
         run = Path(f"{usual}-{number}")
         number += 1
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "args.json", asdict(knobs) | {"out": str(run), "resume": False})
+        write_json(run / "args.json", asdict(config) | {"out": str(run), "resume": False})
     except OSError as error:
         fail(f"can't write to the run folder {run}: {error.strerror}")
     return run
 
 
 def is_shown(step: int, every: int) -> bool:
-    """Is this the step of a group that is stored with its pictures? Every so many steps at first; after a
+    """Is this the step of a group that is stored with its images? Every so many steps at first; after a
     hundred of them half as often, and so on, so that a run ten times as long stores little more.
 
     >>> [is_shown(step, 10) for step in (0, 10, 15, 1010, 1020, 2020, 2040)]
@@ -54,12 +54,12 @@ def is_shown(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def picture_bytes(knobs, done: int = 0) -> int:
-    """What the pictures of a run's page take on the disk at most, from step `done` on. knobs: of train.py."""
-    shown = sum(is_shown(step, knobs.show_every) for step in range(done, knobs.steps))
+def image_bytes(config, done: int = 0) -> int:
+    """What the images of a run's page take on the disk at most, from step `done` on. config: of train.py."""
+    shown = sum(is_shown(step, config.show_every) for step in range(done, config.steps))
     looks = 1 + PROBES
-    crops = (knobs.group + PROBES) * (knobs.max_turns - 1)
-    pixels = looks * knobs.look_pixels + crops * knobs.crop_pixels
+    crops = (config.group + PROBES) * (config.max_turns - 1)
+    pixels = looks * config.look_pixels + crops * config.crop_pixels
     return shown * pixels * 3  # a byte a colour, before PNG makes it smaller
 
 
@@ -89,7 +89,7 @@ def step_text(row: dict, steps: int, rows: list[dict] = ()) -> str:
 
 
 def observed_texts(trajectory, tokenizer) -> list[str]:
-    """What the model was shown after each turn, as text; a picture's pads as [crop]."""
+    """What the model was shown after each turn, as text; an image's pads as [crop]."""
     spans = []
     inside = False
     for token, sampled in zip(trajectory.completion_ids, trajectory.sampled):
@@ -103,14 +103,14 @@ def observed_texts(trajectory, tokenizer) -> list[str]:
     return [re.sub(r"(<\|image_pad\|>)+", "[crop]", tokenizer.decode(ids)) for ids in spans]
 
 
-def store_trajectory(run: Path, trajectory, pictures: list[str], tokenizer, **more) -> None:
-    """Append a trajectory to trajectories.jsonl for the page, its pictures to pictures/ under these names.
+def store_trajectory(run: Path, trajectory, images: list[str], tokenizer, **more) -> None:
+    """Append a trajectory to trajectories.jsonl for the page, its images to pictures/ under these names.
 
     more: further fields of the row, such as step, reward, advantage.
     """
     (run / "pictures").mkdir(exist_ok=True)
-    for name, picture in zip(pictures, trajectory.images):
-        picture.save(run / "pictures" / name)
+    for name, image in zip(images, trajectory.images):
+        image.save(run / "pictures" / name)
     sample = trajectory.sample
     row = {
         "id": sample.id,
@@ -126,14 +126,14 @@ def store_trajectory(run: Path, trajectory, pictures: list[str], tokenizer, **mo
         "observations": observed_texts(trajectory, tokenizer),
         "answer": trajectory.answer,
         "stop": trajectory.stop,
-        "pictures": pictures,
+        "pictures": images,
     }
     append_rows(run / "trajectories.jsonl", row | more)
 
 
-def store_group(run: Path, step: int, trajectories, rewards, tokenizer, *, probe: bool = False) -> None:
+def store_group(run: Path, step: int, trajectories, tokenizer, *, probe: bool = False) -> None:
     """Append a group to the stored trajectories; probe: questions that are answered over and over instead."""
-    for member, (trajectory, reward) in enumerate(zip(trajectories, rewards)):
+    for member, trajectory in enumerate(trajectories):
         stem = f"{step:05}-probe-{member}" if probe else f"{step:05}-{member}"
         # A group shares its first look.
         look = f"probe-{member}-look.png" if probe else f"{step:05}-look.png"
@@ -146,19 +146,19 @@ def store_group(run: Path, step: int, trajectories, rewards, tokenizer, *, probe
             step=step,
             member=member,
             probe=probe,
-            reward=asdict(reward),
+            reward=asdict(trajectory.reward),
             advantage=None if probe else trajectory.advantage,
         )
 
 
 def store_answer(run: Path, trajectory, right: float | None, arm: str, tokenizer) -> None:
-    """Store an answer for the page of eval.py, its pictures at most 640 px wide. right: None if unknown."""
+    """Store an answer for the page of eval.py, its images at most 640 px wide. right: None if unknown."""
     name = "".join(c if c.isalnum() else "-" for c in trajectory.sample.id)[-80:]
     small = copy.copy(trajectory)
-    small.images = [picture.copy() for picture in trajectory.images]
-    for picture in small.images:
-        picture.thumbnail((640, 640))
-    pictures = [f"{name}-{arm}-{i}.png" for i in range(len(small.images))]
+    small.images = [image.copy() for image in trajectory.images]
+    for image in small.images:
+        image.thumbnail((640, 640))
+    images = [f"{name}-{arm}-{i}.png" for i in range(len(small.images))]
     reward = {"accuracy": right, "format": 0.0, "tool": 0.0, "total": right}
     more = {"step": 0, "probe": False, "arm": arm, "advantage": None, "reward": reward}
-    store_trajectory(run, small, pictures, tokenizer, **more)
+    store_trajectory(run, small, images, tokenizer, **more)

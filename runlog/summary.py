@@ -1,6 +1,6 @@
 """What a run has to tell, for the top of its page: one sentence, three small curves, where its boxes lay.
 
-All of it pure functions of what is stored: knobs (args.json), steps (metrics.jsonl), scores (eval.json),
+All of it pure functions of what is stored: config (args.json), steps (metrics.jsonl), scores (eval.json),
 trajectories (trajectories.jsonl).
 """
 
@@ -51,7 +51,7 @@ def sentence(args: dict, rows: list[dict], stored: dict) -> tuple[str, str]:
     """What came out of a run: the first words of a sentence, and the numbers that bear them out. ("", "")
     where nothing can be said.
 
-    args: its knobs. rows: of metrics.jsonl. stored: eval.json, of train.py or of eval.py.
+    args: its config. rows: of metrics.jsonl. stored: eval.json, of train.py or of eval.py.
     """
     if stored.get("arms"):
         return sentence_of_arms(stored)
@@ -221,10 +221,10 @@ def asked(args: dict, stored: dict) -> str:
     >>> asked({"model": "tiny", "data": "toy", "steps": 40, "prompts": 16, "group": 8}, {})
     'tiny on toy, 40 steps of 16 questions with 8 tries each.'
     """
-    knobs = stored.get("protocol") or args
-    if not knobs.get("data"):
+    config = stored.get("protocol") or args
+    if not config.get("data"):
         return ""
-    text = f"{knobs.get('model')} on {knobs['data']}"
+    text = f"{config.get('model')} on {config['data']}"
     if {"steps", "prompts", "group"} <= args.keys():
         text += f", {args['steps']} steps of {args['prompts']} questions with {args['group']} tries each"
         text += WITHOUT.get(args.get("tool"), "")

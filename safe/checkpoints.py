@@ -85,16 +85,16 @@ def bytes_of(trained: int) -> int:
     return 12 * trained + 2**20
 
 
-def check_space(run: Path, trained: int, pictures: int = 0) -> None:
-    """Raise ValueError where the disk has no room for a run's checkpoints, and the pictures of its page.
+def check_space(run: Path, trained: int, images: int = 0) -> None:
+    """Raise ValueError where the disk has no room for a run's checkpoints, and the images of its page.
 
-    trained: weights. pictures: bytes, at most.
+    trained: weights. images: bytes, at most.
     """
-    needed = SPACE * bytes_of(trained) + pictures + 100 * 2**20
+    needed = SPACE * bytes_of(trained) + images + 100 * 2**20
     free = shutil.disk_usage(run).free
     if free < needed:
         missing = f"{needed / 2**30:.1f} GB are needed, and {free / 2**30:.1f} are free"
-        raise ValueError(f"too little disk for checkpoints and pictures in {run}: {missing}")
+        raise ValueError(f"too little disk for checkpoints and images in {run}: {missing}")
 
 
 def put_in_place(aside: Path, run: Path, keep: int) -> Path:

@@ -1,8 +1,4 @@
-"""Out of memory is no end: a rollout is tried again with half the slots, an update in two halves.
-
-Once each in a run, and so for the rest of it. One process alone can do that: with several, the others would
-wait for ever.
-"""
+"""Memory that runs out: what says so, and how to give back what the failed attempt held."""
 
 import gc
 

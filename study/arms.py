@@ -45,7 +45,7 @@ class Arm:
     skills: bool = False  # measure the base's own skills, too
 
 
-# A folder starts from a big model's knobs
+# A folder starts from a big model's flags
 AS_TINY = (
     "--look_pixels 12544 --crop_pixels 12544 --max_turns 4 --max_turn_tokens 48 --max_tokens 320 "
     "--batch 256 --threads 2 --lr 1.5e-3 --lr_schedule linear --lora 16 --micro_batch 64"

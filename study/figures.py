@@ -51,7 +51,7 @@ def draw_sizes(stored: Stored, file: Path) -> None:
     for axis in axes:
         for low, high in TRAINED_ON:
             axis.axvspan(low, high, color="tab:green", alpha=0.15, linewidth=0)
-        finish(axis, "height of the letter, px of the picture (green: trained on)")
+        finish(axis, "height of the letter, px of the image (green: trained on)")
     figure.savefig(file, dpi=90)
     plt.close(figure)
 

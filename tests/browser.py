@@ -92,7 +92,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         """The whole page."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
         options = {"clip": size | {"scale": 1}, "captureBeyondViewport": True}

@@ -45,14 +45,14 @@ def family(request):
 
 
 def make_tiny_processor(family: str) -> ZoomProcessor:
-    """The tiny base's tokenizer, and pictures as the family wants them: small ones allowed."""
+    """The tiny base's tokenizer, and images as the family wants them: small ones allowed."""
     processor = make_processor()
     if family == QWEN3_VL.model_type:
         # As the tiny base's tokenizer knows its own prompt: as one token, or it would be long.
         prompt = tools.in_frame(tools.TOOL_SYSTEM, tools.RELATIVE)
         processor.tokenizer.add_tokens([AddedToken(prompt, special=False, normalized=False)])
         sizes = {"min_pixels": 64 * 64, "max_pixels": 1280 * 32 * 32}
-        images = Qwen2VLImageProcessorPil(**QWEN3_VL.pictures | sizes)
+        images = Qwen2VLImageProcessorPil(**QWEN3_VL.images | sizes)
         processor = ZoomProcessor(images, processor.tokenizer, model_type=family)
     return processor
 
@@ -99,25 +99,25 @@ def model(family, processor):
 
 
 @pytest.fixture(scope="session")
-def pictures():
-    """Pictures of different shapes, each of one colour pattern of its own."""
+def images():
+    """Images of different shapes, each of one colour pattern of its own."""
     rng = random.Random(5)
     scenes = [render(random_scene(rng)) for _ in range(3)]
     return [scenes[0], scenes[1].crop((0, 0, 1008, 600)), scenes[2].crop((100, 0, 500, 1000))]
 
 
 @pytest.fixture(scope="session")
-def samples(pictures):
+def samples(images):
     return [
         Sample(
             id=f"s{i}",
-            image=picture,
+            image=image,
             question=f"What letter is on the {c} tile?",
             answer="A",
             boxes=((300.0, 300.0, 390.0, 390.0),),
             meta={"kind": "read"},
         )
-        for i, (picture, c) in enumerate(zip(pictures, ("red", "green", "blue")))
+        for i, (image, c) in enumerate(zip(images, ("red", "green", "blue")))
     ]
 
 
@@ -155,7 +155,7 @@ def script(monkeypatch, processor):
     A turn is a text; without a closing </tool_call> it is ended by <|im_end|>, unless it is a list of ids,
     taken as it is.
     """
-    plain = rollout.SamplingTape
+    plain = rollout.LogprobRecorder
 
     def to_ids(turn):
         if isinstance(turn, list):
@@ -167,7 +167,7 @@ def script(monkeypatch, processor):
     def install(turns):
         rng, plans = random.Random(0), {}
 
-        class ScriptedTape(plain):
+        class ScriptedRecorder(plain):
             plan = None
 
             def __call__(self, input_ids, scores):
@@ -183,7 +183,7 @@ def script(monkeypatch, processor):
         def choose(engine, scores):
             tokens = []
             for slot in engine.live:
-                trajectory = engine.episodes.trajectories[slot.trajectory]
+                trajectory = engine.env.trajectories[slot.trajectory]
                 key = id(trajectory), len(trajectory.turns)
                 if key not in plans:
                     plans[key] = (
@@ -194,7 +194,7 @@ def script(monkeypatch, processor):
                 tokens.append(ids[min(slot.written, len(ids) - 1)])
             return torch.tensor(tokens)
 
-        monkeypatch.setattr(rollout, "SamplingTape", ScriptedTape)
+        monkeypatch.setattr(rollout, "SamplingTape", ScriptedRecorder)
         monkeypatch.setattr(SlotEngine, "choose", choose)
 
     return install

@@ -60,7 +60,7 @@ def test_its_tool_habit_is_weak_and_its_boxes_are_poor(base):
 
 
 def test_no_lesson_rewards_a_good_box():
-    """After a call the picture shown is a close-up of another scene than the one the box was drawn in."""
+    """After a call the image shown is a close-up of another scene than the one the box was drawn in."""
     from toy import make_base
 
     shown, plain = [], make_base.close_up

@@ -35,7 +35,7 @@ def test_arms_do_the_same_work(tmp_path):
     figures = json.loads(out.read_text())
     assert set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0
     rollouts, updates = figures["figures"]["rollout"], figures["figures"]["update"]
-    # Each picture once against once a member a turn; each prompt once against once a member.
+    # Each image once against once a member a turn; each prompt once against once a member.
     distinct = 2 + figures["crops"]
     assert rollouts["slots"]["pictures"] == rollouts["generate"]["pictures"] == distinct
     assert (

@@ -156,12 +156,12 @@ def test_the_hubs_layout_is_read_to_the_last_weight(folder):
 
 def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     out = tmp_path / "run"
-    knobs = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
-    knobs += " --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
-    knobs = (knobs + " --save_every 1 --eval_size 0").split()
-    planned = run("train.py", *knobs, "--plan")
+    config = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
+    config += " --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
+    config = (config + " --save_every 1 --eval_size 0").split()
+    planned = run("train.py", *config, "--plan")
     assert planned.returncode == 0 and "expected peak" in planned.stdout
-    first = run("train.py", *knobs, "--steps", 1, "--out", out)
+    first = run("train.py", *config, "--steps", 1, "--out", out)
     assert first.returncode == 0, first.stderr[-2000:]
     second = run("train.py", "--out", out, "--resume", "--steps", 2)
     assert second.returncode == 0, second.stderr[-2000:]
@@ -214,10 +214,10 @@ def held_bytes(model) -> int:
 def test_the_plan_counts_weights_and_cache_as_they_are(folder, quantize):
     """At the 3B's widths: the weights within 2 %, the key/value cache of the slots to its growth."""
     model, _ = load_model(str(folder), quantize=quantize or None, dtype=torch.bfloat16, device="cpu")
-    knobs = train.Knobs(model=str(folder), quantize=quantize, group=4, prompts=2, batch=8)
-    parts = memory_estimate.memory(knobs, model.config)
+    config = train.TrainConfig(model=str(folder), quantize=quantize, group=4, prompts=2, batch=8)
+    parts = memory_estimate.memory(config, model.config)
     assert parts["weights"] * memory_estimate.GB == pytest.approx(held_bytes(model), rel=0.02)
-    longest = knobs.look_pixels // 784 + 500 + knobs.max_tokens
+    longest = config.look_pixels // 784 + 500 + config.max_tokens
     check_planned_cache(model.config.text_config, parts, 8, longest)
 
 
@@ -229,7 +229,7 @@ import torch
 import tools
 from machine import memory_estimate
 from data import load
-from engine.inputs import expand_pads, see
+from engine.inputs import expand_image_tokens, see
 from model import add_lora, load_model
 from engine.shared_prefix import install_packed
 from rollout import Trajectory
@@ -237,12 +237,12 @@ from rollout import Trajectory
 torch.set_num_threads(2)
 model, processor = load_model("qwen2.5-vl-3b", random_weights=True, layers={layers}, dtype=torch.bfloat16)
 base = add_lora(model, 8).get_base_model()
-install_packed(base)
+use_shared_prefix(base)
 base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={{"use_reentrant": False}})
 base.enable_input_require_grads()
 base.train()
 look = load("toy", limit=1)[0].open().resize((448, 448))
-prompt = expand_pads(processor, tools.prompt("What is it?"), [look])
+prompt = expand_image_tokens(processor, tools.prompt("What is it?"), [look])
 with torch.no_grad():
     features = see(model, processor, [look])
 completion = [300 + i % 50 for i in range(100)]

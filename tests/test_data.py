@@ -18,7 +18,7 @@ from data import Sample, load
 from evaluation.validation import load_questions
 from safe.files import write_json
 from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
-from train import Knobs, read_knobs
+from train import TrainConfig, read_config
 
 
 def test_the_toy_is_drawn_from_its_seed():
@@ -42,10 +42,10 @@ def test_targets_and_kinds():
         colours = [c for c in COLOURS if c in sample.question]
         expected = {"read": 1, "compare": 2, "glance": 1}[sample.meta["kind"]]
         assert len(sample.boxes) == len(sample.meta["glyphs"]) == expected
-        picture = sample.open()
-        assert picture.size == (SIZE, SIZE)
+        image = sample.open()
+        assert image.size == (SIZE, SIZE)
         for box in sample.boxes:
-            corner = picture.getpixel((int(box[0]) + 3, int(box[1]) + 3))
+            corner = image.getpixel((int(box[0]) + 3, int(box[1]) + 3))
             assert corner in [COLOURS[c] for c in colours]
 
 
@@ -75,7 +75,7 @@ def test_the_mixture_holds_the_rows_a_selection_must_find():
 
 
 def test_variants_of_the_toy():
-    """Only what was asked for changes; a variant's pictures are its own."""
+    """Only what was asked for changes; a variant's images are its own."""
     kinds = Counter(s.meta["kind"] for s in load("toy:kinds=read+compare", limit=60))
     assert set(kinds) == {"read", "compare"}
     for sample in load("toy:kinds=read,tiles=5-6,letters=120-130", limit=20):
@@ -128,15 +128,15 @@ def test_the_letter_is_gone_in_the_first_look():
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "picture", "callable"])
 def test_pictures_open_whatever_they_are(tmp_path, kind):
-    picture = Image.new("P", (40, 20), 3)
+    image = Image.new("P", (40, 20), 3)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     image = {
         "path": str(tmp_path / "a.png"),
         "bytes": buffer.getvalue(),
-        "picture": picture,
-        "callable": picture.copy,
+        "picture": image,
+        "callable": image.copy,
     }[kind]
     opened = Sample("x", image, "?", "a").open()
     assert (opened.mode, opened.size) == ("RGB", (40, 20))
@@ -150,7 +150,7 @@ def test_pictures_are_turned_upright():
     assert Sample("x", buffer.getvalue(), "?", "a").open().size == (20, 40)
 
 
-@pytest.mark.parametrize("image", [b"not a picture", "no/such/file.png"])
+@pytest.mark.parametrize("image", [b"not an image", "no/such/file.png"])
 def test_a_picture_that_cannot_be_read_names_its_sample(image):
     with pytest.raises(ValueError, match="sample row-7"):
         Sample("row-7", image, "?", "a").open()
@@ -171,9 +171,9 @@ def encoded(size=(64, 48), kind="PNG", **settings) -> bytes:
     return saved(Image.new("RGB", size, (200, 30, 30)), kind, **settings)
 
 
-def saved(picture, kind, **settings) -> bytes:
+def saved(image, kind, **settings) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **settings)
+    image.save(file, kind, **settings)
     return file.getvalue()
 
 
@@ -238,17 +238,17 @@ def test_a_commit_of_the_hub_is_taken_and_noted(tmp_path, monkeypatch):
     assert len(load("deepeyes", revision="1" * 40)) == 5
     assert data.USED == {data.DEEPEYES: "1" * 40}
     assert len(load("deepeyes")) == 7
-    knobs = Knobs(data="deepeyes", prompts=2, micro_batch=16, eval_size=0)
-    load_questions(knobs)
-    assert knobs.revision == "2" * 40  # in args.json, so that a resume takes the same
+    config = TrainConfig(data="deepeyes", prompts=2, micro_batch=16, eval_size=0)
+    load_questions(config)
+    assert config.revision == "2" * 40  # in args.json, so that a resume takes the same
     data.USED.clear()
     stored = tmp_path / "run" / "args.json"  # the same command again: what the name stood for is the run's
     stored.parent.mkdir()
-    write_json(stored, asdict(knobs))
+    write_json(stored, asdict(config))
     again = ["--data", "deepeyes", "--out", str(stored.parent), "--resume", "--revision"]
-    assert read_knobs([*again, "main"]).revision == "2" * 40
+    assert read_config([*again, "main"]).revision == "2" * 40
     with pytest.raises(SystemExit):
-        read_knobs([*again, "1" * 40])
+        read_config([*again, "1" * 40])
 
 
 def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def test_seal(tmp_path, monkeypatch):
     assert len(samples) == 4 and samples[0].boxes == ((10, 20, 40, 60),)
     assert (samples[0].question, samples[0].answer) == ("What is it?", "It is a red cup.")
     bad = [json.loads(line) for line in (tmp_path / "runs/bad-rows-seal.jsonl").read_text().splitlines()]
-    assert len(bad) == 8 and bad[0]["row"] == "GQA_data.json, row 1" and "no picture" in bad[0]["reason"]
+    assert len(bad) == 8 and bad[0]["row"] == "GQA_data.json, row 1" and "no image" in bad[0]["reason"]
     (tmp_path / "GQA_data.json").unlink()
     with pytest.raises(ValueError, match="lacks GQA_data.json"):
         load("seal", root=str(tmp_path))
@@ -313,7 +313,7 @@ def test_a_folder_of_ones_own(tmp_path, monkeypatch):
     assert len(bad.splitlines()) == 5
     for reason in (
         "lacks answer",
-        "no picture",
+        "no image",
         "not a box",
         "special tokens",
         "JSONDecodeError",
@@ -357,7 +357,7 @@ def test_mix_refuses_what_it_cannot_do():
             data.mix(toys, ratio)
 
 
-def odd_picture(name):
+def odd_image(name):
     """Encoded bytes, and the size and a pixel at (5, 5) that open() must give."""
     red, blue = (Image.new("RGB", (64, 48), colour) for colour in ((200, 30, 30), (0, 0, 255)))
     exif = Image.Exif()
@@ -388,22 +388,22 @@ def odd_picture(name):
     "name", ["small", "cmyk", "palette", "alpha", "sixteen", "animated", "rotated", "huge"]
 )
 def test_odd_pictures_open(name):
-    content, size, pixel = odd_picture(name)
-    picture = Sample("x", content, "?", "A").open()
-    assert picture.mode == "RGB" and picture.size == size
-    assert max(abs(a - b) for a, b in zip(picture.getpixel((5, 5)), pixel)) <= 6
+    content, size, pixel = odd_image(name)
+    image = Sample("x", content, "?", "A").open()
+    assert image.mode == "RGB" and image.size == size
+    assert max(abs(a - b) for a, b in zip(image.getpixel((5, 5)), pixel)) <= 6
     shown = tools.fit(size, 112 * 112)
-    assert tools.View(picture, shown).look().size == shown
+    assert tools.View(image, shown).look().size == shown
 
 
 def test_a_truncated_picture_names_its_sample():
-    content = odd_picture("rotated")[0]
-    with pytest.raises(ValueError, match="sample x: its picture can't be read"):
+    content = odd_image("rotated")[0]
+    with pytest.raises(ValueError, match="sample x: its image can't be read"):
         Sample("x", content[: len(content) // 2], "?", "A").open()
 
 
 def test_unreadable_pictures_are_named_and_left_out(capsys):
-    good, bad = Sample("good", encoded(), "?", "A"), Sample("bad", b"no picture", "?", "A")
+    good, bad = Sample("good", encoded(), "?", "A"), Sample("bad", b"no image", "?", "A")
     drawn = load("toy", limit=1)[0]
     assert data.readable([good, bad, drawn]) == [good, drawn]
     assert "left out: sample bad" in capsys.readouterr().out

@@ -25,8 +25,8 @@ def run(*arguments, **environment):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-def knobs(*arguments):
-    return doctor.read_knobs(list(arguments))
+def config(*arguments):
+    return doctor.read_config(list(arguments))
 
 
 def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
@@ -81,33 +81,33 @@ def test_a_package_of_another_version_is_named(monkeypatch):
 
 def test_too_little_disk_is_named(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, 3 * 2**30))
-    runs, cache = doctor.check_disk(knobs("--model", "qwen2.5-vl-3b"), to_fetch=11.8)
+    runs, cache = doctor.check_disk(config("--model", "qwen2.5-vl-3b"), to_fetch=11.8)
     assert runs.verdict == "ok"
     assert cache.verdict == "MISSING" and "3.0 GB free, 11.8 needed" in cache.figure
     assert "HF_HOME" in cache.remedy
-    (runs,) = doctor.check_disk(knobs("--model", "qwen2.5-vl-32b", "--lora", "256"), to_fetch=0)
+    (runs,) = doctor.check_disk(config("--model", "qwen2.5-vl-32b", "--lora", "256"), to_fetch=0)
     assert runs.verdict == "MISSING" and "--out" in runs.remedy
 
 
 @pytest.mark.parametrize("name, size", [("3b", 7.0), ("7b", 15.4), ("32b", 62.3)])
 def test_gigabytes_to_fetch_are_the_published_ones(name, size):
     """Of the Hub's pages: 7.51, 16.6 and 66.9 GB (10^9 bytes)."""
-    assert doctor.weights_gb(knobs("--model", f"qwen2.5-vl-{name}")) == pytest.approx(size, rel=0.02)
+    assert doctor.weights_gb(config("--model", f"qwen2.5-vl-{name}")) == pytest.approx(size, rel=0.02)
 
 
 def test_models_and_data_that_do_not_exist(tmp_path):
-    check, _ = doctor.check_weights(knobs("--model", "qwen-typo"))
+    check, _ = doctor.check_weights(config("--model", "qwen-typo"))
     assert check.verdict == "MISSING" and all(preset in check.remedy for preset in PRESETS)
-    check, _ = doctor.check_data(knobs("--data", "deepeye"))
+    check, _ = doctor.check_data(config("--data", "deepeye"))
     assert check.verdict == "MISSING" and "deepeyes" in check.remedy
-    check, _ = doctor.check_data(knobs("--data", str(tmp_path)))
+    check, _ = doctor.check_data(config("--data", str(tmp_path)))
     assert check.verdict == "ok"
     done = run("--model", "qwen-typo")
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 def test_a_judge_that_is_away():
-    (check,) = doctor.check_judge(knobs("--judge", "http://127.0.0.1:9/v1"))
+    (check,) = doctor.check_judge(config("--judge", "http://127.0.0.1:9/v1"))
     assert check.verdict == "MISSING" and "does not answer" in check.figure
 
 
@@ -120,9 +120,9 @@ def test_a_mistake_in_the_call_is_exit_code_2(arguments, here):
 def test_time_grows_with_the_work():
     """The estimate's arithmetic: twice the questions cost twice as much, a larger model more."""
     speed = time_estimate.Speed(bytes_s=1e12, ops_s=1e14, small_s=1e-4)
-    one = train.Knobs(model="qwen2.5-vl-3b", prompts=8, batch=64)
-    two = train.Knobs(model="qwen2.5-vl-3b", prompts=16, batch=64)
-    seven = train.Knobs(model="qwen2.5-vl-7b", prompts=8, batch=64)
+    one = train.TrainConfig(model="qwen2.5-vl-3b", prompts=8, batch=64)
+    two = train.TrainConfig(model="qwen2.5-vl-3b", prompts=16, batch=64)
+    seven = train.TrainConfig(model="qwen2.5-vl-7b", prompts=8, batch=64)
     first, second, third = (time_estimate.step_seconds(each, speed, "cuda") for each in (one, two, seven))
     for phase in ("rollout", "update"):
         assert second[phase] == pytest.approx(2 * first[phase], rel=1e-6)

@@ -24,19 +24,19 @@ from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
 from config import Limits
 from data import Sample, load
-from eval import attempt, load_questions, make_result, pick_samples, read_knobs, result_text, shuffle_options
+from eval import attempt, load_questions, make_result, pick_samples, read_config, result_text, shuffle_options
 from evaluation.scores import compare_arms, evaluate, make_record, mcnemar, shows_all, summarise, wilson
 from grading.answers import find_answer, last_number, letters
 from model import load_model
-from rollout import Episodes, Trajectory
+from rollout import Trajectory, ZoomEnv
 
 GROUNDING = [name for name, benchmark in BENCHMARKS.items() if benchmark.kind == "grounding"]
 PICTURE = Image.new("RGB", (400, 200), (90, 120, 30))
 
 
-def png(picture=PICTURE) -> bytes:
+def png(image=PICTURE) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -44,7 +44,7 @@ CODED = base64.b64encode(png()).decode()
 
 
 def table(folder, name: str, rows: list[dict], **kinds):
-    """A parquet file; kinds: columns whose type is not told by their values, pictures for instance."""
+    """A parquet file; kinds: columns whose type is not told by their values, images for instance."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     plain = Dataset.from_list([{k: v for k, v in row.items() if k not in kinds} for row in rows]).features
     Dataset.from_list(rows, Features({**plain, **kinds})).to_parquet(str(folder / name))
@@ -54,7 +54,7 @@ IMAGE = datasets.Image()
 
 
 def reply(sample: Sample, answer: str | None, look=(392, 196)) -> Trajectory:
-    """A finished trajectory of a policy that says this; look: the size at which the picture was shown."""
+    """A finished trajectory of a policy that says this; look: the size at which the image was shown."""
     text = "" if answer is None else f"<think>The answer is A.</think><answer>{answer}</answer>"
     if not sample.tool and answer is not None:
         text = f"<think>Is it A? 17?</think> \\boxed{{{answer}}}"
@@ -473,10 +473,10 @@ def test_a_policy_that_always_says_a_is_exposed(tmp_path, monkeypatch):
             copy = tmp_path / "direct_attributes" / f"sa_{i}.{end}"
             copy.write_bytes((tmp_path / "direct_attributes" / f"sa_0.{end}").read_bytes())
     argv = ["--model", "tiny", "--data", "vstar", "--root", str(tmp_path)]
-    official, shuffled_ = (load_questions(read_knobs(argv + more)) for more in (["--official_order"], []))
+    official, shuffled_ = (load_questions(read_config(argv + more)) for more in (["--official_order"], []))
     assert all(s.options[0] == s.answer for s in official)
     assert [s.options for s in shuffled_] == [
-        s.options for s in load_questions(read_knobs(argv))
+        s.options for s in load_questions(read_config(argv))
     ]  # the same each time
     assert accuracy(score("vstar", official, ["A"] * len(official))) == 1.0
     attributes = [s for s in shuffled_ if s.meta["kind"] == "direct_attributes"]
@@ -522,7 +522,7 @@ def test_pope_exposes_one_that_always_says_yes(built):
 
 @pytest.mark.parametrize("name", GROUNDING)
 def test_grounding_rescales_boxes_and_means_iou(built, name):
-    """The picture is 400 x 200, shown at 196 x 98; the target is (100, 50) to (200, 150)."""
+    """The image is 400 x 200, shown at 196 x 98; the target is (100, 50) to (200, 150)."""
     samples, _ = built(name)
     assert len(samples) == 4 and samples[0].boxes == ((100.0, 50.0, 200.0, 150.0),)
     half = 196 / 400
@@ -671,17 +671,17 @@ def test_a_column_that_is_missing_is_named(name, tmp_path, monkeypatch):
             load_benchmark(name, str(folder))
         said = str(found.value)
         if column == "picture":
-            column = {"vstar": "no picture beside", "logicvista": "imagename"}.get(name, "pictures")
+            column = {"vstar": "no image beside", "logicvista": "imagename"}.get(name, "pictures")
         place = "direct_attributes-sa_0" if name == "vstar" else str(folder)
         assert column in said and place in said and "\n" not in said
 
 
 def without(folder, column: str) -> None:
-    """Take a column, or the pictures, out of all files of a benchmark."""
-    pictures = PICTURE_COLUMNS if column == "picture" else (column,)
+    """Take a column, or the images, out of all files of a benchmark."""
+    images = PICTURE_COLUMNS if column == "picture" else (column,)
     for file in folder.rglob("*.parquet"):
         rows = Dataset.from_parquet(str(file))
-        present = [name for name in pictures if name in rows.column_names]
+        present = [name for name in images if name in rows.column_names]
         rows.remove_columns(present).to_parquet(str(file))
     for file in folder.rglob("*.json"):
         content = json.loads(file.read_text())
@@ -729,21 +729,21 @@ def test_letters_are_found_in_linear_time():
 def test_boxes_on_a_picture_of_8000_pixels(processor):
     """A call and an answer in the model's frame (the shown one of a 12-megapixel first look, or 0 to 1,000)
     land to the pixel."""
-    picture = Image.new("RGB", (8000, 6000))
-    picture.paste((200, 30, 40), (4567, 1234, 4767, 1384))  # the target
-    sample = Sample("big", picture, "Where?", "x", boxes=((4567.0, 1234.0, 4767.0, 1384.0),))
+    image = Image.new("RGB", (8000, 6000))
+    image.paste((200, 30, 40), (4567, 1234, 4767, 1384))  # the target
+    sample = Sample("big", image, "Where?", "x", boxes=((4567.0, 1234.0, 4767.0, 1384.0),))
     limits = Limits(12_000_000, 400 * 784, max_turns=3, max_turn_tokens=200, max_tokens=99999)
-    episodes = Episodes(processor, limits, seed=0)
-    (i,) = episodes.begin(sample, [])
-    shown = episodes.views[i].shown
+    env = ZoomEnv(processor, limits, seed=0)
+    (i,) = env.reset(sample, [])
+    shown = env.views[i].shown
     side = processor.family.token_side
     assert shown[0] * shown[1] <= 12_000_000 < (shown[0] + side) * (shown[1] + side)
     frame = processor.family.frame or shown
     sx, sy = frame[0] / 8000, frame[1] / 6000
     box = [v * s for v, s in zip((4567, 1234, 4767, 1384), (sx, sy, sx, sy))]
     ids = processor.tokenizer(call(*box), add_special_tokens=False)["input_ids"]
-    crops = episodes.end_turn(i, ids, [0.0] * len(ids)).pictures
-    assert episodes.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
+    crops = env.step(i, ids, [0.0] * len(ids)).images
+    assert env.trajectories[i].boxes == [(4567.0, 1234.0, 4767.0, 1384.0)] and len(crops) == 1
     colours = crops[0].getcolors(maxcolors=crops[0].width * crops[0].height)
     assert colours == [(crops[0].width * crops[0].height, (200, 30, 40))]  # not one pixel of what is around
     said = answer_box(str([round(v, 3) for v in box]), frame, (8000, 6000))
@@ -946,7 +946,7 @@ def test_an_arm_without_a_kind_has_a_gap_in_the_table():
 
 
 def test_a_judge_hears_what_rules_cannot_read():
-    """MathVerse: the judge is told the question in the picture. A wrong letter is no case for it."""
+    """MathVerse: the judge is told the question in the image. A wrong letter is no case for it."""
     asked = []
 
     def judge(question, gold, said):
@@ -1023,7 +1023,7 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
 
 def test_a_benchmark_through_the_command(tmp_path):
     make_vstar(tmp_path / "vstar")
-    (tmp_path / "vstar" / "direct_attributes" / "sa_3.jpg").write_bytes(b"not a picture")
+    (tmp_path / "vstar" / "direct_attributes" / "sa_3.jpg").write_bytes(b"not an image")
     argv = [
         "--model",
         "tiny",
@@ -1059,14 +1059,14 @@ def test_the_papers_protocol(tmp_path):
     """Its pixels, turns, tokens and order; what is given by hand wins; the question as in the file."""
     make_vstar(tmp_path)
     argv = ["--model", "tiny", "--data", "vstar", "--root", str(tmp_path)]
-    knobs = read_knobs([*argv, "--protocol", "paper", "--max_turns", "6"])
-    assert knobs.look_pixels == knobs.crop_pixels == 16384 * 28 * 28
-    assert (knobs.max_turns, knobs.max_turn_tokens, knobs.temperature) == (6, 10240, 0)
-    samples = load_questions(knobs)
+    config = read_config([*argv, "--protocol", "paper", "--max_turns", "6"])
+    assert config.look_pixels == config.crop_pixels == 16384 * 28 * 28
+    assert (config.max_turns, config.max_turn_tokens, config.temperature) == (6, 10240, 0)
+    samples = load_questions(config)
     assert all(sample.options[0] == sample.answer for sample in samples)
     assert samples[0].question == "What colour is the cup?"
-    assert load_questions(read_knobs(argv))[0].question.endswith("with the letter of the right option.")
-    assert read_knobs(argv).look_pixels < knobs.look_pixels
+    assert load_questions(read_config(argv))[0].question.endswith("with the letter of the right option.")
+    assert read_config(argv).look_pixels < config.look_pixels
 
 
 def test_in_the_papers_protocol_a_judge_decides_what_is_no_letter():
@@ -1116,22 +1116,22 @@ def test_another_models_words(processor, tmp_path):
     row = {"image": "a.png", "question": "What is it?", "answer": "red"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     argv = ["--data", str(tmp_path), "--split", "all", "--arms", "on", "--prompt", str(file)]
-    (sample,) = load_questions(read_knobs(argv))
+    (sample,) = load_questions(read_config(argv))
     limits = Limits(112 * 112, 112 * 112, max_turns=3, max_turn_tokens=200, max_tokens=999)
-    episodes = Episodes(processor, limits, seed=0)
-    (i,) = episodes.begin(sample, [])
+    env = ZoomEnv(processor, limits, seed=0)
+    (i,) = env.reset(sample, [])
     decode = processor.tokenizer.decode
-    prompt = re.sub(r"(<\|image_pad\|>)+", "*", decode(episodes.trajectories[i].prompt_ids))
+    prompt = re.sub(r"(<\|image_pad\|>)+", "*", decode(env.trajectories[i].prompt_ids))
     system = "<|im_start|>system\nYou look closely.\n\n# Tools\n{...}<|im_end|>\n<|im_start|>user\n"
     question = "Question: What is it?\nLook, then answer.<|im_end|>\n<|im_start|>assistant\n"
     assert prompt == f"{system}<|vision_start|>*<|vision_end|>\n{question}"
     ids = processor.tokenizer(call(0, 0, 60, 60), add_special_tokens=False)["input_ids"]
-    crop = decode(episodes.end_turn(i, ids, [0.0] * len(ids)).ids)
+    crop = decode(env.step(i, ids, [0.0] * len(ids)).ids)
     assert "<|vision_end|>\nLook, then answer.</tool_response>" in crop
     protocols = []
     for each in (argv, argv[:-2]):
-        knobs = read_knobs(each)
-        protocols.append(eval.make_protocol(knobs, load_questions(knobs)))
+        config = read_config(each)
+        protocols.append(eval.make_protocol(config, load_questions(config)))
     assert protocols[0]["prompts"] != protocols[1]["prompts"]
 
 
@@ -1156,7 +1156,7 @@ def test_asking_about_a_picture_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "argv, said",
     [
-        (["--ask", "nowhere.jpg", "What?"], "no such picture"),
+        (["--ask", "nowhere.jpg", "What?"], "no such image"),
         (["--ask", "a.png", "What?"], "--model: which?"),
         (["--arms", "on,sideways"], "unknown arm sideways"),
         (["--repeats", "2", "--temperature", "0"], "greedy"),
@@ -1189,10 +1189,10 @@ def test_mistakes_are_one_line(argv, said, tmp_path, here):
 
 
 def test_reasoning_is_asked_without_the_zoom_by_default():
-    assert read_knobs(["--model", "tiny", "--data", "mathvista"]).arms == "off"
-    assert read_knobs(["--model", "tiny", "--data", "mathvista", "--zoom"]).arms == "on,off"
-    assert read_knobs(["--model", "tiny", "--data", "vstar"]).limit == 0 and math.isclose(
-        read_knobs([]).temperature, 0
+    assert read_config(["--model", "tiny", "--data", "mathvista"]).arms == "off"
+    assert read_config(["--model", "tiny", "--data", "mathvista", "--zoom"]).arms == "on,off"
+    assert read_config(["--model", "tiny", "--data", "vstar"]).limit == 0 and math.isclose(
+        read_config([]).temperature, 0
     )
 
 

@@ -30,10 +30,19 @@ from config import PRESETS, fill_big, fill_limits, usual_limits
 from data import Sample, load
 from engine.families import FAMILIES, QWEN2_5_VL, QWEN3_VL, family_of_preset
 from engine.inputs import language_inputs
-from engine.shared_prefix import install_packed
+from engine.shared_prefix import use_shared_prefix
 from evaluation.scores import answer_records
 from machine import memory_estimate
-from model import add_lora, config_of, family_named, load_model, load_processor, make_random, merge, resolve
+from model import (
+    add_lora,
+    config_of,
+    family_named,
+    find_model,
+    load_model,
+    load_processor,
+    make_random,
+    merge,
+)
 from rollout import Trajectory, rollout
 from runlog import print_trajectory
 
@@ -150,7 +159,7 @@ def test_the_public_preprocessor_is_read_without_torchvision(tmp_path, processor
     assert type(images).__name__ == "Qwen2VLImageProcessorPil" and found.family is QWEN3_VL
     assert dict(images.size) == PREPROCESSOR["size"] and images.patch_size == 16
     # A preset with random weights has no such file, but the same settings.
-    borrowed = load_processor(resolve("tiny"), QWEN3_VL).image_processor
+    borrowed = load_processor(find_model("tiny"), QWEN3_VL).image_processor
     look = Image.effect_noise((320, 256), 60).convert("RGB")
     pixels = [each([look], return_tensors="pt")["pixel_values"] for each in (images, borrowed)]
     assert torch.equal(*pixels)
@@ -204,15 +213,15 @@ def test_the_least_side_is_enough_in_both_directions():
     """28 pixels of the original are 3.5 thousandths of 8,000, and 4.7 of 6,000."""
     view = tools.View(Image.new("RGB", (8000, 6000)), (1152, 864), tools.RELATIVE)
     error = tools.carry_out(view, call(100, 100, 103, 200)).error
-    assert "needs at least about 5 thousandths of the picture" in error
+    assert "needs at least about 5 thousandths of the image" in error
     for box in ((100, 100, 105, 200), (100, 100, 200, 105)):
         assert tools.carry_out(view, call(*box)).error is None
 
 
 @both_families
-def test_boxes_of_answers_are_in_the_familys_frame(family, processor, pictures):
+def test_boxes_of_answers_are_in_the_familys_frame(family, processor, images):
     """Grounding: the first box of an answer, from 0 to 1,000 or in the pixels of the look."""
-    sample = Sample("g", pictures[0], "Where?", "x", boxes=((252.0, 504.0, 504.0, 756.0),))
+    sample = Sample("g", images[0], "Where?", "x", boxes=((252.0, 504.0, 504.0, 756.0),))
     said = {"qwen2_5_vl": "[28, 56, 56, 84]", "qwen3_vl": "[250, 500, 500, 750]"}[family]
     look = Image.new("RGB", (112, 112))
     trajectory = Trajectory(sample, [1], images=[look], frame=processor.family.frame, answer=said)
@@ -281,8 +290,8 @@ def test_real_widths_train_resume_merge_and_are_scored(wide, tmp_path):
         state = model.state_dict()
         for name, weight in load_file(wide / "model.safetensors").items():
             assert torch.equal(state[name], weight.float()), name
-        knobs = train.Knobs(model=str(wide), steps=steps, **limits | given)
-        trainer = train.build_trainer(knobs, model, processor, load("toy", limit=4), tmp_path)
+        config = train.TrainConfig(model=str(wide), steps=steps, **limits | given)
+        trainer = train.build_trainer(config, model, processor, load("toy", limit=4), tmp_path)
         trainer.train(resume_from_checkpoint=checkpoint)
         checkpoint = str(tmp_path / f"checkpoint-{steps}")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -294,7 +303,7 @@ def test_real_widths_train_resume_merge_and_are_scored(wide, tmp_path):
     records = answer_records(model, processor, load("toy", limit=2), "on", **limits)
     assert len(records) == 2
     # The plan counts this model as it is.
-    parts = memory_estimate.memory(replace(knobs, quantize="", batch=8), model.config)
+    parts = memory_estimate.memory(replace(config, quantize="", batch=8), model.config)
     assert parts["weights"] * memory_estimate.GB == pytest.approx(2 * model.num_parameters(), rel=0.001)
     longest = 65536 // 1024 + 500 + 200
     check_planned_cache(model.config.text_config, parts, 4, longest)
@@ -322,12 +331,12 @@ config.text_config.vocab_size = len(processor.tokenizer)
 lora = add_lora(make_random(config, torch.bfloat16, "cpu", None, processor), 8)
 master_lora(lora)
 base = lora.get_base_model()
-install_packed(base)
+use_shared_prefix(base)
 base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={{"use_reentrant": False}})
 base.enable_input_require_grads()
 base.train()
 look = Image.new("RGB", (256, 256))
-prompt = expand_pads(processor, tools.user_turn("What is it?"), [look])
+prompt = expand_image_tokens(processor, tools.user_turn("What is it?"), [look])
 features = [torch.randn(64, 2 * config.text_config.hidden_size, dtype=torch.bfloat16)]
 
 def memory(name):
@@ -373,12 +382,12 @@ def test_presets_fit_the_cards_they_are_for():
         ("qwen3-vl-2b", "", 24), ("qwen3-vl-4b", "", 24), ("qwen3-vl-8b", "4bit", 24),
         ("qwen3-vl-2b", "4bit", 16), ("qwen3-vl-4b", "4bit", 16),
     ):  # fmt: skip
-        knobs = train.Knobs(model=name)
-        fill_limits(knobs, set())
-        fill_big(knobs, set())
-        assert quantize or not knobs.quantize
-        knobs.quantize = quantize
-        said = memory_estimate.table(knobs)
+        config = train.TrainConfig(model=name)
+        fill_limits(config, set())
+        fill_big(config, set())
+        assert quantize or not config.quantize
+        config.quantize = quantize
+        said = memory_estimate.table(config)
         assert f"{card} GB: yes" in said and "expected peak" in said, (name, said)
 
 
@@ -415,7 +424,7 @@ def test_four_bits(folder):
     assert all("language_model" in name for name in kinds["Linear4bit"])
     assert all("visual" in name or name == "lm_head" for name in kinds["Linear"])
     model = add_lora(model, 4)
-    install_packed(model.get_base_model())
+    use_shared_prefix(model.get_base_model())
     limits = dict(look_pixels=65536, max_turn_tokens=8, max_tokens=60, keep_features=True, seed=0)
     group = rollout(model, processor, load("toy", limit=1), group=2, engine="slots", **limits)
     assert group[0].features[0].shape == (64, 4 * 64)
@@ -433,9 +442,9 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     out = tmp_path / "run"
     limits = "--look_pixels 65536 --crop_pixels 65536 --max_turns 2 --max_turn_tokens 6 --max_tokens 200"
     limits = f"{limits} --threads 1 --batch 8".split()
-    knobs = "--data toy --prompts 1 --group 2 --micro_batch 2 --save_every 1 --eval_size 2 --merge"
-    knobs = knobs.split()
-    first = run("train.py", "--model", folder, "--out", out, "--steps", 1, *knobs, *limits)
+    config = "--data toy --prompts 1 --group 2 --micro_batch 2 --save_every 1 --eval_size 2 --merge"
+    config = config.split()
+    first = run("train.py", "--model", folder, "--out", out, "--steps", 1, *config, *limits)
     assert first.returncode == 0, first.stderr[-2000:]
     assert "after: oracle" in first.stdout and (out / "report.html").exists()
     second = run("train.py", "--out", out, "--resume", "--steps", 2)
@@ -443,17 +452,17 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert max(row["logp_gap"] for row in rows) < 1e-4
-    picture = tmp_path / "photo.png"
-    Image.effect_noise((500, 400), 60).convert("RGB").save(picture)
+    image = tmp_path / "photo.png"
+    Image.effect_noise((500, 400), 60).convert("RGB").save(image)
     # The others in this process: each would take ten seconds to start.
-    argv = ["--model", out / "merged", "--ask", picture, "What?", "--out", tmp_path / "a"]
-    eval.main(eval.read_knobs(list(map(str, argv))))
+    argv = ["--model", out / "merged", "--ask", image, "What?", "--out", tmp_path / "a"]
+    eval.main(eval.read_config(list(map(str, argv))))
     (row,) = map(json.loads, (tmp_path / "a/trajectories.jsonl").read_text().splitlines())
     assert row["question"] == "What?" and row["size"] == [500, 400]
     argv = ["--model", folder, "--limit", 2, "--k", 2, "--chunk", 2, *limits]
     argv += ["--out", tmp_path / "selected"]
-    select_data.main(select_data.read_knobs(list(map(str, argv))))
+    select_data.main(select_data.read_config(list(map(str, argv))))
     argv = ["--model", str(out / "checkpoint-2"), "--group", "2"]
-    rollout_module.main(print_trajectory.read_knobs(argv, ""))
+    rollout_module.main(print_trajectory.read_config(argv, ""))
     said = capsys.readouterr().out
     assert "of 2 kept" in said and "64 visual tokens" in said and "page:" in said

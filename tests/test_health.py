@@ -1,4 +1,4 @@
-"""Health verdicts, the judge, the switches, two processes."""
+"""Health verdicts, the judge, the grpo_variants, two processes."""
 
 import json
 import random
@@ -73,10 +73,10 @@ def trajectory(stop="answer", boxes=()):
     return Trajectory(Sample("x", b"", "?", "A"), [1], stop=stop, boxes=list(boxes))
 
 
-def totals_of(group, totals: list[float], **knobs) -> list[float]:
+def totals_of(group, totals: list[float], **config) -> list[float]:
     """The rewards that train a group which got these."""
     rewards = [Reward(0.0, 0.0, 0.0, total) for total in totals]
-    return training_totals([group], [rewards], train.Knobs(group=len(group), **knobs))[0]
+    return training_totals([group], [rewards], train.TrainConfig(group=len(group), **config))[0]
 
 
 def test_curiosity_pays_only_below_the_floor():
@@ -120,9 +120,9 @@ def test_refill_replaces_dead_groups(build, script, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(
     "knobs", [{"advantage": "mean"}, {"iterations": 2, "save_every": 2, "clip_high": 0.28}]
 )
-def test_switches_run(build, script, tmp_path, knobs):  # noqa: F811
+def test_switches_run(build, script, tmp_path, config):  # noqa: F811
     script(random_turn)
-    build(steps=2, **knobs).train()
+    build(steps=2, **config).train()
     assert len(metrics(tmp_path)) == 2
 
 
@@ -218,7 +218,7 @@ from accelerate import PartialState
 
 state = PartialState(cpu=True)
 processor = make_tiny_processor({family!r})
-def choose(engine, scores):  # what a row writes depends on its picture and turn alone
+def choose(engine, scores):  # what a row writes depends on its image and turn alone
     tokens = []
     for slot in engine.live:
         t = engine.episodes.trajectories[slot.trajectory]
@@ -230,9 +230,9 @@ def choose(engine, scores):  # what a row writes depends on its picture and turn
     return torch.tensor(tokens)
 SlotEngine.choose = choose
 torch.manual_seed(0)
-knobs = train.Knobs(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
+config = train.Flags(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
 trainer = train.build_trainer(
-    knobs, make_tiny_model({family!r}, processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
+    config, make_tiny_model({family!r}, processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
 )
 if {stock}:
     trainer.__class__ = StockLoss
@@ -285,7 +285,7 @@ def test_the_plan_speaks_before_anything_loads():
                             (["--model", "qwen2.5-vl-3b", "--quantize", "4bit"], "16 GB: yes"),
                             (["--model", "qwen2.5-vl-7b"], "24 GB: yes"),
                             (["--model", "qwen2.5-vl-7b", "--quantize", ""], "80 GB: yes")):  # fmt: skip
-        said = memory_estimate.table(train.read_knobs(arguments))
+        said = memory_estimate.table(train.read_config(arguments))
         assert fits in said and "expected peak" in said
 
 

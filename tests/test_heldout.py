@@ -11,7 +11,7 @@ from data import load
 from engine.slots import SlotEngine
 from evaluation import validation
 from evaluation.stats import two_way_interval
-from evaluation.validation import HeldOut, aim_of, comparison_text
+from evaluation.validation import Validation, aim_of, comparison_text
 from safe.files import read_rows
 
 LIMITS = {
@@ -27,7 +27,7 @@ LIMITS = {
 @pytest.fixture
 def held_out(tmp_path):
     samples = [s for s in load("toy", split="test", limit=30) if s.meta["kind"] == "read"][:6]
-    return HeldOut(samples, tmp_path / "eval.json", LIMITS, None)
+    return Validation(samples, tmp_path / "eval.json", LIMITS, None)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def policy(monkeypatch, processor):
         def choose(engine, scores):
             tokens = []
             for slot in engine.live:
-                t = engine.episodes.trajectories[slot.trajectory]
+                t = engine.env.trajectories[slot.trajectory]
                 zooms = box(t.sample) is not None and not t.turns
                 text = f"<answer>{answer(t.sample)}</answer><|im_end|>"
                 if zooms:

@@ -150,7 +150,7 @@ def test_a_training_run_imports_no_benchmark():
 def test_the_readme_names_flags_and_files_that_exist():
     text = (ROOT / "README.md").read_text()
     for script in (train, eval, select_data, rollout):
-        known = {f"--{name}" for name in script.Knobs.__dataclass_fields__} | {"--help"}
+        known = {f"--{name}" for name in script.TrainConfig.__dataclass_fields__} | {"--help"}
         lines = re.findall(rf"^.*python {script.__name__}\.py.*$", text, re.M)
         assert lines
         for line in lines:

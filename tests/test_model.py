@@ -15,8 +15,8 @@ import model as models
 from config import PRESETS
 from data import load
 from engine.families import family_of_preset
-from engine.inputs import see, unfold_patches
-from model import add_lora, config_of, load_model, merge, resolve
+from engine.inputs import encode_images, linear_patch_embed
+from model import add_lora, config_of, find_model, load_model, merge
 from rollout import rollout
 
 LIMITS = dict(max_turns=2, max_turn_tokens=6, max_tokens=200, look_pixels=112 * 112, crop_pixels=112 * 112)
@@ -54,7 +54,7 @@ def test_the_unfolded_patch_embedding_is_the_convolution(model, processor):
     patches = torch.randn(8, 3 * 2 * processor.family.patch**2)
     if embed.proj.bias is not None:
         torch.nn.init.normal_(embed.proj.bias)
-    unfold_patches(embed)
+    linear_patch_embed(embed)
     assert torch.allclose(embed.forward(patches), type(embed).forward(embed, patches), atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_four_bits(tmp_path):
 def test_a_hub_layout_with_legacy_sizes_and_a_video_processor(tmp_path):
     """preprocessor_config.json as the Qwen2.5-VL repositories have it: loads, with or without torchvision."""
     folder = tmp_path / "Qwen2.5-VL-Test"
-    shutil.copytree(PRESETS["tiny"].place, folder)
+    shutil.copytree(PRESETS["tiny"].source, folder)
     (folder / "processor_config.json").unlink(missing_ok=True)
     legacy = {
         "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "merge_size": 2,
@@ -120,9 +120,9 @@ def test_adapter_and_merged_checkpoint_say_the_same(tmp_path):
 def test_a_hub_name_without_a_connection_says_what_to_do(monkeypatch):
     monkeypatch.setattr(models, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no net")))
     with pytest.raises(ValueError, match="hf download Qwen/Qwen2.5-VL-3B-Instruct"):
-        resolve("qwen2.5-vl-3b")
+        find_model("qwen2.5-vl-3b")
     with pytest.raises(ValueError, match="unknown model"):
-        resolve("qwen9")
+        find_model("qwen9")
 
 
 def test_unknown_quantisation_is_refused():
@@ -139,13 +139,13 @@ def test_any_name_of_the_cpu_means_float32():
 def test_a_picture_that_was_resized_behind_our_back_is_no_picture(model, processor):
     """84 x 28 pixels are fewer than the image processor takes: its features would not match the pads."""
     with pytest.raises(ValueError, match=r"\(84, 28\) pixels was shown at"):
-        see(model, processor, [Image.new("RGB", (112, 112)), Image.new("RGB", (84, 28))])
+        encode_images(model, processor, [Image.new("RGB", (112, 112)), Image.new("RGB", (84, 28))])
 
 
 def test_a_folder_that_lacks_weights_is_refused(tmp_path, capsys):
     """Renamed layers would be random ones, and train without a word."""
     folder = tmp_path / "model"
-    shutil.copytree(PRESETS["tiny"].place, folder)
+    shutil.copytree(PRESETS["tiny"].source, folder)
     weights = load_file(folder / "model.safetensors")
     renamed = {name.replace(".layers.1.", ".layers.9."): value for name, value in weights.items()}
     save_file(renamed, folder / "model.safetensors", {"format": "pt"})

@@ -272,9 +272,9 @@ def assert_fits(browser, page, width, dark):
     browser.open(page, width, dark)
     inner, whole, wide = browser.ask(WIDER)
     assert inner == width and whole <= width and wide == []
-    picture = browser.picture()
-    assert picture.width == width
-    blocks = picture.convert("L").reduce(24)  # each pixel now is the mean of 24 x 24
+    image = browser.picture()
+    assert image.width == width
+    blocks = image.convert("L").reduce(24)  # each pixel now is the mean of 24 x 24
     brightest = max(blocks.tobytes())
     assert brightest < 190 if dark else brightest > 240
     assert browser.requests() == [] and browser.problems() == []

@@ -46,7 +46,7 @@ def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", 
 
 
 def write_run(folder, rows, name="run", seed=0, steps=12, **args):
-    """A run's folder: healthy steps of random numbers, these trajectories with their pictures, its knobs."""
+    """A run's folder: healthy steps of random numbers, these trajectories with their images, its config."""
     run = folder / name
     (run / "pictures").mkdir(parents=True)
     rng = random.Random(seed)
@@ -64,8 +64,8 @@ def write_run(folder, rows, name="run", seed=0, steps=12, **args):
             file.write(json.dumps(keys | healthy) + "\n")
     (run / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
-        for picture in row["pictures"]:
-            Image.new("RGB", (112, 112), (rng.randrange(255), 90, 90)).save(run / picture)
+        for image in row["pictures"]:
+            Image.new("RGB", (112, 112), (rng.randrange(255), 90, 90)).save(run / image)
     (run / "args.json").write_text(
         json.dumps({"model": "tiny", "data": "toy", "seed": seed, "out": name} | args)
     )

@@ -21,14 +21,14 @@ from config import Limits
 from data import Sample, load
 from engine import graph as graph_module
 from engine import slots as slots_module
-from engine import workers as lanes_module
-from engine.inputs import see
+from engine import workers as workers_module
+from engine.inputs import encode_images
 from engine.lora import cast_lora, master_lora, merged_lora
 from engine.slots import SlotEngine
 from evaluation import scores
 from model import add_lora
 from options import controls
-from rollout import Episodes, Trajectory
+from rollout import Trajectory, ZoomEnv
 from rollout import rollout as plain_rollout
 
 LOOK, CROP = 112 * 112, 134 * 134
@@ -58,7 +58,7 @@ def full_logprobs(model, processor, trajectory):
 
 
 def random_turn(rng: random.Random) -> str:
-    """A zoom, a broken call, an answer or an end without either: episodes of zero to three zooms that end
+    """A zoom, a broken call, an answer or an end without either: env of zero to three zooms that end
     at any turn."""
     x, y = rng.randint(0, 60), rng.randint(0, 50)
     return rng.choice(
@@ -78,7 +78,7 @@ PLAYED = {}  # by engine and family: tests read the same episodes
 
 
 @pytest.fixture
-def episodes(request, family, rollout, model, processor, samples, script):
+def env(request, family, rollout, model, processor, samples, script):
     key = (request.node.callspec.params["rollout"], family)
     if key not in PLAYED:
         script(random_turn)
@@ -88,16 +88,16 @@ def episodes(request, family, rollout, model, processor, samples, script):
 
 
 @both_families
-def test_episodes_cover_what_they_should(episodes):
-    """The scripted episodes hold every case the exactness tests are about."""
-    assert {0, 1, 2, 3} <= {len(t.boxes) for t in episodes}
-    assert {"answer", "no_call", "turns"} <= {t.stop for t in episodes}
-    assert any(t.errors and t.boxes for t in episodes)
+def test_episodes_cover_what_they_should(env):
+    """The scripted env hold every case the exactness tests are about."""
+    assert {0, 1, 2, 3} <= {len(t.boxes) for t in env}
+    assert {"answer", "no_call", "turns"} <= {t.stop for t in env}
+    assert any(t.errors and t.boxes for t in env)
 
 
 @both_families
-def test_cached_logprobs_equal_a_full_forward(model, processor, episodes):
-    for trajectory in episodes:
+def test_cached_logprobs_equal_a_full_forward(model, processor, env):
+    for trajectory in env:
         mask = torch.tensor(trajectory.sampled).bool()
         gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
         assert gap.abs().max() < 1e-4
@@ -138,9 +138,9 @@ def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
 
 
 @both_families
-def test_masks_pictures_and_pads_agree(processor, episodes):
+def test_masks_pictures_and_pads_agree(processor, env):
     pad = processor.image_token_id
-    for t in episodes:
+    for t in env:
         assert len(t.sampled) == len(t.logprobs) == len(t.completion_ids)
         assert len(t.images) == 1 + len(t.boxes)
         runs, ids = [], t.prompt_ids + t.completion_ids
@@ -157,11 +157,11 @@ def test_masks_pictures_and_pads_agree(processor, episodes):
 
 
 @both_families
-def test_crops_come_from_ones_own_original(processor, episodes):
+def test_crops_come_from_ones_own_original(processor, env):
     """Also after siblings have finished: each crop equals the one cut by hand from the sample's own
-    picture."""
+    image."""
     least = processor.image_processor.size["shortest_edge"]
-    for t in episodes:
+    for t in env:
         original = t.sample.open()
         for box, crop in zip(t.boxes, t.images[1:]):
             by_hand = original.crop(tuple(int(v) for v in box))
@@ -171,10 +171,10 @@ def test_crops_come_from_ones_own_original(processor, episodes):
 
 
 @both_families
-def test_siblings_share_no_list(episodes):
-    lists = [id(x) for t in episodes for x in (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids)]
+def test_siblings_share_no_list(env):
+    lists = [id(x) for t in env for x in (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids)]
     assert len(set(lists)) == len(lists)
-    assert [t.sample.id for t in episodes] == [f"s{i}" for i in range(3) for _ in range(8)]
+    assert [t.sample.id for t in env] == [f"s{i}" for i in range(3) for _ in range(8)]
 
 
 @both_families
@@ -274,7 +274,7 @@ def test_the_suffix_is_not_an_answer(rollout, model, processor, samples, script)
     assert (t.answer, t.stop) == (None, "no_call")
 
 
-def test_arms(rollout, model, processor, samples, script, pictures):
+def test_arms(rollout, model, processor, samples, script, images):
     script(lambda rng: call(10, 10, 60, 60))
     arms = {
         arm: rollout(model, processor, samples[:1], tool=arm, max_turns=2, seed=0, **LIMITS)[0]
@@ -287,7 +287,7 @@ def test_arms(rollout, model, processor, samples, script, pictures):
     assert arms["blank"].images[1].getcolors() == [(112 * 112, (128, 128, 128))]
     assert ImageChops.difference(arms["on"].images[1], arms["random"].images[1]).getbbox()
     target = (
-        pictures[0]
+        images[0]
         .crop((286, 286, 403, 403))
         .resize(arms["oracle"].images[1].size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     )
@@ -297,7 +297,7 @@ def test_arms(rollout, model, processor, samples, script, pictures):
 
 
 def test_the_swap_arm_shows_another_tile(rollout, model, processor, script):
-    """The tile is one of the picture's others, whole, and the record says which letter was shown."""
+    """The tile is one of the image's others, whole, and the record says which letter was shown."""
     script(lambda rng: call(10, 10, 60, 60))
     for sample in [s for s in load("toy", limit=20) if s.meta["kind"] == "read"][:4]:
         t = rollout(model, processor, [sample], tool="swap", max_turns=2, seed=0, **LIMITS)[0]
@@ -317,9 +317,9 @@ def test_the_swap_arm_shows_another_tile(rollout, model, processor, script):
         assert scores.make_record(t, {"right": False, "said": None}, "on")["says_shown"] is None
 
 
-def test_a_single_turn_sample_gets_no_tool(rollout, model, processor, pictures, script):
+def test_a_single_turn_sample_gets_no_tool(rollout, model, processor, images, script):
     script(lambda rng: r"<think> x</think>so \boxed{\frac{1}{2}}")
-    sample = Sample("m", pictures[0], "How much?", "1/2", tool=False, source="thinklite")
+    sample = Sample("m", images[0], "How much?", "1/2", tool=False, source="thinklite")
     t = rollout(model, processor, [sample], **LIMITS)[0]
     assert (t.answer, t.stop) == (
         r"\frac{1}{2}",
@@ -335,16 +335,16 @@ def test_the_model_is_left_as_it_was(rollout, model, processor, samples):
     model.eval()
 
 
-@pytest.mark.parametrize("knob", [{"tool": "onn"}, {"engine": "warp"}])
-def test_unknown_arms_and_engines_are_refused(rollout, model, processor, samples, knob):
+@pytest.mark.parametrize("flag", [{"tool": "onn"}, {"engine": "warp"}])
+def test_unknown_arms_and_engines_are_refused(rollout, model, processor, samples, flag):
     with pytest.raises(ValueError, match="must be"):
-        rollout(model, processor, samples, **knob)
+        rollout(model, processor, samples, **flag)
 
 
 def test_slots_draw_from_the_policy(model, processor):
     """Frequencies of 40,000 draws against the probabilities; what has none is never drawn."""
-    episodes = Episodes(processor, Limits(max_turns=1, max_turn_tokens=4, max_tokens=9), seed=0)
-    engine = SlotEngine(model, episodes, 1.0, 1)
+    env = ZoomEnv(processor, Limits(max_turns=1, max_turn_tokens=4, max_tokens=9), seed=0)
+    engine = SlotEngine(model, env, 1.0, 1)
     wanted = torch.tensor([0.0, 0.5, 0.001, 0.0, 0.299, 0.2, 0.0])
     torch.manual_seed(0)
     drawn = engine.choose(wanted.log().expand(40_000, -1))
@@ -358,10 +358,10 @@ def test_slots_draw_from_the_policy(model, processor):
 def test_features_are_what_the_tower_sees(rollout, model, processor, samples, script):
     script(random_turn)
     for t in rollout(model, processor, samples, group=3, seed=3, keep_features=True, **LIMITS):
-        for picture, features in zip(t.images, t.features, strict=True):
-            assert (see(model, processor, [picture])[0] - features).abs().max() < 1e-5
+        for image, features in zip(t.images, t.features, strict=True):
+            assert (encode_images(model, processor, [image])[0] - features).abs().max() < 1e-5
             numbers = processor.family.count_levels(model.config) * model.lm_head.in_features
-            assert features.shape == (processor.family.tokens(picture), numbers)
+            assert features.shape == (processor.family.tokens(image), numbers)
 
 
 @both_families
@@ -399,13 +399,13 @@ def test_chance_in_lanes_is_repeatable_and_not_shared(model, processor, samples)
 
 
 def test_what_fails_in_a_lane_is_heard(model, processor, samples, monkeypatch):
-    """An unreadable picture, and a process that is killed, in the second lane."""
+    """An unreadable image, and a process that is killed, in the second lane."""
     broken = Sample("broken", "nowhere.png", "What?", "A")
     with pytest.raises(ValueError, match="nowhere.png"):
         plain_rollout(model, processor, [samples[0], broken], engine="slots", threads=2, **LIMITS)
-    begin, parent = Episodes.begin, os.getpid()
+    begin, parent = ZoomEnv.reset, os.getpid()
     monkeypatch.setattr(
-        Episodes,
+        ZoomEnv,
         "begin",
         lambda *a: begin(*a) if os.getpid() == parent else os.kill(os.getpid(), 9),
     )
@@ -418,7 +418,7 @@ def test_a_lane_killed_while_it_sends_is_heard(model, processor, samples, monkey
         os.write(pipe.fileno(), (4096).to_bytes(4, "big") + b"half")
         os.kill(os.getpid(), 9)
 
-    monkeypatch.setattr(lanes_module, "lane", half)
+    monkeypatch.setattr(workers_module, "lane", half)
     with pytest.raises(MemoryError, match="killed"):
         plain_rollout(model, processor, samples[:2], engine="slots", threads=2, **LIMITS)
 
@@ -427,14 +427,14 @@ ORPHAN = """
 import os, sys, time; sys.path.insert(0, {root!r})
 from data import load
 from model import load_model
-from rollout import Episodes, rollout
+from rollout import ZoomEnv, rollout
 
 parent = os.getpid()
 def begin(*_):
     if os.getpid() != parent:
         print(os.getpid(), flush=True)
     time.sleep(100)
-Episodes.begin = begin
+ZoomEnv.begin = begin
 rollout(*load_model("tiny"), load("toy", limit=2), engine="slots", threads=2)
 """
 

@@ -180,7 +180,7 @@ def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_from_before(tmp_path):
 def test_too_little_disk_is_told_before_training(tmp_path, monkeypatch):
     free = namedtuple_of(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
-    with pytest.raises(ValueError, match="too little disk for checkpoints and pictures in .*0.0 are free"):
+    with pytest.raises(ValueError, match="too little disk for checkpoints and images in .*0.0 are free"):
         safe.checkpoints.check_space(tmp_path, 10**6)
 
 
@@ -295,14 +295,14 @@ def test_a_resume_without_its_checkpoints_refuses(copy):
 
 
 def test_a_command_can_be_run_again_as_it_is(copy, tmp_path, capsys):
-    """--resume begins where there is nothing, takes knobs equal to the run's, and names those that differ."""
+    """--resume begins where there is nothing, takes flags equal to the run's, names others."""
     again = [*SMALL, "--steps", "3", "--resume"]
-    fresh = train.read_knobs([*again, "--seed", "1", "--out", str(tmp_path / "none")])
+    fresh = train.read_config([*again, "--seed", "1", "--out", str(tmp_path / "none")])
     assert fresh.resume and fresh.seed == 1
-    same = train.read_knobs([*again, "--seed", "0", "--out", str(copy)])
+    same = train.read_config([*again, "--seed", "0", "--out", str(copy)])
     assert same.resume and same.steps == 3
     with pytest.raises(SystemExit):
-        train.read_knobs([*again, "--seed", "7", "--lr", "1e-4", "--out", str(copy)])
+        train.read_config([*again, "--seed", "7", "--lr", "1e-4", "--out", str(copy)])
     assert "has --lr 0.0015 (not 0.0001), --seed 0 (not 7)" in capsys.readouterr().err
 
 
@@ -356,8 +356,8 @@ def test_a_dry_run_deletes_only_what_it_wrote(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_finishes_its_step_and_saves(tmp_path, number, code):
     out = tmp_path / "run"
-    knobs = [*SMALL, "--steps", 60, "--save_every", 50, "--threads", 2, "--out", out]
-    process = started("train.py", *knobs, until="step    2/60")
+    config = [*SMALL, "--steps", 60, "--save_every", 50, "--threads", 2, "--out", out]
+    process = started("train.py", *config, until="step    2/60")
     os.killpg(process.pid, number)  # the lanes get it, too, as from a terminal
     rest = process.stdout.read()
     assert process.wait() == code, rest
@@ -373,8 +373,8 @@ def test_two_processes_stop_together(tmp_path):
     """One of them alone is asked to; both finish the step, and the checkpoint is whole."""
     out = tmp_path / "run"
     launch = shlex.split("-m torch.distributed.run --standalone --nproc-per-node 2 train.py")
-    knobs = [*SMALL, "--micro_batch", 4, "--steps", 60, "--save_every", 50, "--out", out]
-    process = started(*launch, *knobs, until="step    2/60")
+    config = [*SMALL, "--micro_batch", 4, "--steps", 60, "--save_every", 50, "--out", out]
+    process = started(*launch, *config, until="step    2/60")
     listed = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
     )
@@ -390,8 +390,8 @@ def test_two_processes_stop_together(tmp_path):
 
 def test_asked_twice_it_stops_at_once(tmp_path):
     out = tmp_path / "run"
-    knobs = shlex.split("--group 64 --prompts 8 --eval_size 0 --steps 9 --threads 2")
-    process = started("train.py", *knobs, "--out", out, until="questions, run")
+    config = shlex.split("--group 64 --prompts 8 --eval_size 0 --steps 9 --threads 2")
+    process = started("train.py", *config, "--out", out, until="questions, run")
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -424,9 +424,9 @@ except Stopped as stopped:
 
 
 def test_asked_while_nothing_can_be_finished_it_stops_at_once(tmp_path):
-    knobs = shlex.split("--steps 2 --eval_size 500 --threads 2")
+    config = shlex.split("--steps 2 --eval_size 500 --threads 2")
     out = tmp_path / "run"
-    process = started("train.py", *knobs, "--out", out, until="questions ...")
+    process = started("train.py", *config, "--out", out, until="questions ...")
     process.send_signal(signal.SIGTERM)
     began = time.time()
     rest = process.stdout.read()

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from data import Sample, load
 from grading.answers import verifiable
-from select_data import Knobs, open_ended, verdict
+from select_data import SelectConfig, open_ended, verdict
 
 SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
 
@@ -44,12 +44,12 @@ def row(look, crop, source="toy", checked=True):
     ],
 )
 def test_verdicts(scores, expected):
-    assert verdict(scores, Knobs()) == expected
+    assert verdict(scores, SelectConfig()) == expected
 
 
 def test_difficulty_alone():
-    knobs = Knobs(only_difficulty=True)
-    assert [verdict(row(*p), knobs) for p in ((0.1, 0.0), (0.0, 1.0), (1.0, 1.0))] == [
+    config = SelectConfig(only_difficulty=True)
+    assert [verdict(row(*p), config) for p in ((0.1, 0.0), (0.0, 1.0), (1.0, 1.0))] == [
         "kept",
         "too hard",
         "too easy",

@@ -1,4 +1,4 @@
-"""A stranger's files: rows, pictures, models, adapters, run folders, and what a model writes."""
+"""A stranger's files: rows, images, models, adapters, run folders, and what a model writes."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from data import MOST_PIXELS, Sample, load, opened
 from grading import answers
 from grading.answers import formula_value, same_formula
 from grading.judge import Judge
-from model import load_model, resolve
-from rollout import Episodes, rollout
+from model import find_model, load_model
+from rollout import ZoomEnv, rollout
 from runlog.render import make_page
 from safe.files import append_rows, write_json
 
@@ -33,7 +33,7 @@ GOOD = {"image": "a.png", "question": "What letter is on the red tile?", "answer
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A data set's folder with one picture; the working directory is beside it."""
+    """A data set's folder with one image; the working directory is beside it."""
     folder = tmp_path / "mine"
     folder.mkdir()
     Image.new("RGB", (200, 100), (200, 40, 40)).save(folder / "a.png")
@@ -85,7 +85,7 @@ def test_kinds_in_some_rows_only_train_and_score(mine):
     for i in range(0, 30, 3):
         rows[i]["meta"] = {"kind": "sign"}
     write_rows(mine, *rows)
-    knobs = [
+    config = [
         "--model",
         "tiny",
         "--prompts",
@@ -99,12 +99,12 @@ def test_kinds_in_some_rows_only_train_and_score(mine):
         "--threads",
         "1",
     ]
-    done = run("train.py", *knobs, "--eval_size", 4, "--data", mine, "--out", mine.parent / "r")
+    done = run("train.py", *config, "--eval_size", 4, "--data", mine, "--out", mine.parent / "r")
     assert done.returncode == 0, done.stderr
 
 
 # --------------------------------------------------------------------------------------------------
-# Pictures.
+# Images.
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -155,19 +155,19 @@ def test_a_large_original_is_opened_for_each_crop(mine, processor):
     tall = Image.linear_gradient("L").resize((9000, 6000))
     tall.save(mine / "large.png")
     limits = Limits(max_turns=3, max_tokens=900)
-    episodes = Episodes(processor, limits)
-    (i,) = episodes.begin(Sample("s", str(mine / "large.png"), "?", "A"), [])
-    assert episodes.views[i].original is None
+    env = ZoomEnv(processor, limits)
+    (i,) = env.reset(Sample("s", str(mine / "large.png"), "?", "A"), [])
+    assert env.views[i].original is None
     turn = call(20, 20, 60, 60)
     ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
-    observation = episodes.end_turn(i, ids, [0.0] * len(ids))
-    assert episodes.views[i].original is None
-    sx = 9000 / episodes.trajectories[i].images[0].width
-    sy = 6000 / episodes.trajectories[i].images[0].height
-    (box,) = episodes.trajectories[i].boxes
+    observation = env.step(i, ids, [0.0] * len(ids))
+    assert env.views[i].original is None
+    sx = 9000 / env.trajectories[i].images[0].width
+    sy = 6000 / env.trajectories[i].images[0].height
+    (box,) = env.trajectories[i].boxes
     assert box == (int(20 * sx), int(20 * sy), -int(-60 * sx // 1), -int(-60 * sy // 1))
-    wanted = tools.resize(tall.convert("RGB").crop(box), observation.pictures[0].size)
-    assert observation.pictures[0].tobytes() == wanted.tobytes()
+    wanted = tools.resize(tall.convert("RGB").crop(box), observation.images[0].size)
+    assert observation.images[0].tobytes() == wanted.tobytes()
 
 
 def test_rows_stay_in_their_folder(mine):
@@ -196,12 +196,12 @@ def test_a_page_embeds_its_own_pictures_alone(tmp_path):
     row |= {"probe": False, "advantage": 0.0}
     row["reward"] = {"accuracy": 1.0, "format": 0.0, "tool": 0.0, "total": 1.0}
     append_rows(run_folder / "trajectories.jsonl", row)
-    knobs = {
+    config = {
         "model": "/home/me/secret-models/qwen",
         "judge": "http://10.0.0.9/v1",
         "data": "toy",
     }
-    write_json(run_folder / "args.json", knobs)
+    write_json(run_folder / "args.json", config)
     text = make_page(run_folder).read_text()
     assert text.count("data:image/webp;base64") == 1
     assert "secret-models" not in text and "10.0.0.9" not in text and "qwen" in text
@@ -253,7 +253,7 @@ def test_the_base_of_an_adapter_is_said(adapter, capsys):
 def test_no_code_of_a_model_folder_is_run(tmp_path):
     """Neither an unknown family's nor a known one's, whose tokenizer names a class of its own."""
     folder = tmp_path / "model"
-    shutil.copytree(PRESETS["tiny"].place, folder)
+    shutil.copytree(PRESETS["tiny"].source, folder)
     code = "open('was-run', 'w')\nclass T:\n    pass\n"
     (folder / "evil.py").write_text(code)
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -274,7 +274,7 @@ def test_no_code_of_a_model_folder_is_run(tmp_path):
         config | {"model_type": "evil", "auto_map": {"AutoConfig": "evil.T"}},
     )
     with pytest.raises(ValueError, match="holds a 'evil'"):
-        resolve(str(folder))
+        find_model(str(folder))
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def test_redirects_are_not_followed(tmp_path, server):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"evil": 1}, "has the knob 'evil'"),
+        ({"evil": 1}, "has the flag 'evil'"),
         ({"lr": "fast"}, "lr is 'fast', and should be of type float"),
         ({"steps": None}, "steps is None"),
         ({"refill": "yes"}, "refill is 'yes'"),
@@ -350,17 +350,17 @@ def test_knobs_of_a_strangers_run(tmp_path, change, message, here):
 
     import train
 
-    write_json(tmp_path / "args.json", asdict(train.Knobs()) | change)
+    write_json(tmp_path / "args.json", asdict(train.TrainConfig()) | change)
     done = here("train.py", "--out", tmp_path, "--resume")
     assert done.returncode == 2 and message in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_file_of_flags_is_not_read(tmp_path):
     """HfArgumentParser would read SCRIPT.args beside the script."""
-    for name in ("knobs.py", "train.py"):
+    for name in ("flags.py", "train.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "train.args").write_text("--steps 7")
-    code = "import sys; sys.argv = ['train.py']; import knobs, train; print(train.read_knobs([]).steps)"
+    code = "import sys; sys.argv = ['train.py']; import config, train; print(train.read_knobs([]).steps)"
     import subprocess
     import sys
 
@@ -418,12 +418,12 @@ WRITTEN = st.lists(NUMBER, max_size=5).map(lambda box: call(*box))
 @settings(max_examples=CASES, deadline=2000)
 @given(st.lists(TEXT | WRITTEN, max_size=3).map("".join), st.integers(1, 400), st.integers(1, 400))
 def test_any_text_is_a_call_or_a_named_error(text, width, height):
-    """And a crop is inside the picture and within its budget."""
+    """And a crop is inside the image and within its budget."""
     check_text(text, width, height)
 
 
 def check_text(text: str, width: int, height: int) -> bool:
-    """Was a crop cut? width, height: of the look, half of the picture's."""
+    """Was a crop cut? width, height: of the look, half of the image's."""
     view = tools.View(Image.new("RGB", (width * 2, height * 2)), (width, height))
     try:
         crop, region = view.crop(tools.parse_call(text))
@@ -448,16 +448,16 @@ def test_a_good_call_after_any_text_is_a_crop(width, height, data):
 @settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT | WRITTEN, max_size=4))
 def test_books_are_right_whatever_is_written(processor, turns):
-    """As many pads as pictures have tokens, and every list as long as the tokens."""
+    """As many pads as images have tokens, and every list as long as the tokens."""
     limits = Limits(max_turns=4, max_tokens=600, tools="zoom,rotate")
-    episodes = Episodes(processor, limits)
-    (i,) = episodes.begin(Sample("s", Image.new("RGB", (300, 200)), "?", "A"), [])
-    trajectory = episodes.trajectories[i]
+    env = ZoomEnv(processor, limits)
+    (i,) = env.reset(Sample("s", Image.new("RGB", (300, 200)), "?", "A"), [])
+    trajectory = env.trajectories[i]
     for turn in turns:
         turn = turn.encode(errors="replace").decode()  # tokens never decode to half a surrogate pair
         ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
-        ids = [token for token in ids if token not in episodes.banned_ids][: episodes.room(i)]
-        if not ids or episodes.end_turn(i, ids, [0.0] * len(ids)) is None:
+        ids = [token for token in ids if token not in env.banned_ids][: env.room(i)]
+        if not ids or env.step(i, ids, [0.0] * len(ids)) is None:
             break
     pads = trajectory.completion_ids.count(processor.image_token_id)
     assert pads == sum(map(processor.family.tokens, trajectory.images[1:]))
@@ -495,8 +495,8 @@ def test_a_random_policy_on_pictures_of_every_shape_and_mode(script, model, proc
         assert trajectory.stop and len(trajectory.images) == 1 + trajectory.delivered
         for x1, y1, x2, y2 in trajectory.boxes:
             assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
-        for picture in trajectory.images[1:]:
-            assert picture.width * picture.height <= 4 * 56 * 56 + 112 * 112
+        for image in trajectory.images[1:]:
+            assert image.width * image.height <= 4 * 56 * 56 + 112 * 112
 
 
 @settings(max_examples=CASES, deadline=None)

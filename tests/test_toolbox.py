@@ -20,7 +20,7 @@ from reward import score
 from tools import View, ZoomError
 
 BOTH = "zoom,rotate"
-# The look of a picture twice as wide as high is 112 x 56 pixels.
+# The look of an image twice as wide as high is 112 x 56 pixels.
 ROOM = {
     "look_pixels": 112 * 56,
     "crop_pixels": 112 * 56,
@@ -42,22 +42,22 @@ def turn_ids(processor, text: str) -> list[int]:
 
 def play(processor, sample: Sample, turns: list[str], limits=LIMITS, **more):
     """An episode of these turns; returns its trajectory and what each was answered with."""
-    episodes = rollout.Episodes(processor, limits, **more)
-    (i,) = episodes.begin(sample, [])
+    env = rollout.ZoomEnv(processor, limits, **more)
+    (i,) = env.reset(sample, [])
     observations = []
     for turn in turns:
         ids = turn_ids(processor, turn)
-        observations.append(episodes.end_turn(i, ids, [0.0] * len(ids)))
-    return episodes.trajectories[i], observations
+        observations.append(env.step(i, ids, [0.0] * len(ids)))
+    return env.trajectories[i], observations
 
 
 @pytest.fixture
 def arrow():
-    """A picture of 1,008 x 504 px: red at its left end, blue at its right end."""
-    picture = Image.new("RGB", (1008, 504), "white")
-    picture.paste("red", (0, 0, 100, 504))
-    picture.paste("blue", (908, 0, 1008, 504))
-    return Sample("arrow", picture, "What is at the top?", "blue", boxes=((908.0, 0.0, 1008.0, 504.0),))
+    """An image of 1,008 x 504 px: red at its left end, blue at its right end."""
+    image = Image.new("RGB", (1008, 504), "white")
+    image.paste("red", (0, 0, 100, 504))
+    image.paste("blue", (908, 0, 1008, 504))
+    return Sample("arrow", image, "What is at the top?", "blue", boxes=((908.0, 0.0, 1008.0, 504.0),))
 
 
 def test_the_prompt_of_the_zoom_alone_is_what_it_was():
@@ -77,15 +77,15 @@ def test_two_tools_are_offered_by_name():
 
 
 def test_a_rotation_and_a_zoom_in_one_episode(processor, arrow):
-    """The rotated picture is all of it; a box after it still points into the picture as first shown."""
+    """The rotated image is all of it; a box after it still points into the image as first shown."""
     turns = [rotate_call(90), call(100, 0, 112, 56), "<answer>blue</answer>"]
     trajectory, (rotated, crop, _) = play(processor, arrow, turns)
-    (picture,) = rotated.pictures
-    assert picture.height == 2 * picture.width
-    pixels = np.asarray(picture)
-    assert tuple(pixels[2, picture.width // 2]) == (0, 0, 255)  # the right end is on top
-    assert tuple(pixels[-3, picture.width // 2]) == (255, 0, 0)
-    blue = np.asarray(crop.pictures[0])
+    (image,) = rotated.images
+    assert image.height == 2 * image.width
+    pixels = np.asarray(image)
+    assert tuple(pixels[2, image.width // 2]) == (0, 0, 255)  # the right end is on top
+    assert tuple(pixels[-3, image.width // 2]) == (255, 0, 0)
+    blue = np.asarray(crop.images[0])
     assert tuple(blue[blue.shape[0] // 2, blue.shape[1] // 2]) == (0, 0, 255)
     assert [each.name for each in trajectory.calls] == [
         "image_rotate_tool",
@@ -111,44 +111,44 @@ def test_a_rotation_alone_earns_the_bonus_and_is_counted(processor, arrow):
 def test_control_arms_leave_a_rotation_alone_but_for_its_pixels(processor, arrow):
     for arm in ("random", "oracle"):
         trajectory, (rotated, _) = play(processor, arrow, [rotate_call(180), "<answer>x</answer>"], tool=arm)
-        assert tuple(np.asarray(rotated.pictures[0])[5, 2]) == (0, 0, 255), arm
+        assert tuple(np.asarray(rotated.images[0])[5, 2]) == (0, 0, 255), arm
     _, (rotated, _) = play(processor, arrow, [rotate_call(180), "<answer>x</answer>"], tool="blank")
-    assert len(set(rotated.pictures[0].getcolors())) == 1
+    assert len(set(rotated.images[0].getcolors())) == 1
 
 
 def test_a_tool_that_is_not_offered_is_unknown(processor, arrow):
     limits = Limits(**ROOM)
     trajectory, _ = play(processor, arrow, [rotate_call(90), "<answer>x</answer>"], limits)
     assert trajectory.errors == [
-        "unknown tool name; the only tool is image_zoom_in_tool. The picture is 112 x 56 pixels."
+        "unknown tool name; the only tool is image_zoom_in_tool. The image is 112 x 56 pixels."
     ]
 
 
 @pytest.mark.parametrize("angle", ['"90"', "true", "null", "[90]", "1e999", "-1e400", "1e7", "{}"])
 def test_angles_that_are_refused(processor, arrow, angle):
     trajectory, (said, _) = play(processor, arrow, [rotate_call(angle), "<answer>x</answer>"])
-    assert "degrees" in trajectory.errors[0] and not said.pictures and trajectory.delivered == 0
+    assert "degrees" in trajectory.errors[0] and not said.images and trajectory.delivered == 0
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-720, 720), st.integers(1, 300), st.integers(1, 300))
 def test_a_rotated_picture_holds_all_of_it(angle, width, height):
     view = View(Image.new("RGB", (width, height), "red"), (56, 56))
-    picture, region = image_rotate_tool(view, {"angle": angle})
+    image, region = image_rotate_tool(view, {"angle": angle})
     assert region is None and view.original.size == (width, height)
     turned = math.radians(angle)
     across = abs(width * math.cos(turned)) + abs(height * math.sin(turned))
-    assert abs(picture.width - across) <= 2
-    red = np.asarray(picture)[..., 1] < 64
+    assert abs(image.width - across) <= 2
+    red = np.asarray(image)[..., 1] < 64
     assert red.sum() >= 0.8 * width * height - 4 * (width + height)
 
 
 def test_quarter_turns_are_exact():
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 255, (30, 50, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 255, (30, 50, 3), dtype=np.uint8))
     for quarters in range(-5, 6):
-        turned, _ = image_rotate_tool(View(picture, (56, 56)), {"angle": 90 * quarters})
-        assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(picture), quarters))
+        turned, _ = image_rotate_tool(View(image, (56, 56)), {"angle": 90 * quarters})
+        assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(image), quarters))
 
 
 def test_names_that_are_none():
@@ -169,7 +169,7 @@ def test_a_third_tool_is_a_schema_and_a_function(processor, arrow, monkeypatch):
         "type": "function",
         "function": {
             "name": "image_flip_tool",
-            "description": "Mirror the picture.",
+            "description": "Mirror the image.",
             "parameters": {"type": "object", "properties": {}},
         },
     }
@@ -177,7 +177,7 @@ def test_a_third_tool_is_a_schema_and_a_function(processor, arrow, monkeypatch):
     limits = Limits(tools="zoom,flip", **ROOM)
     flip = '<tool_call>{"name": "image_flip_tool", "arguments": {}}</tool_call>'
     trajectory, (flipped, _) = play(processor, arrow, [flip, "<answer>x</answer>"], limits)
-    assert tuple(np.asarray(flipped.pictures[0])[5, 2]) == (0, 0, 255)
+    assert tuple(np.asarray(flipped.images[0])[5, 2]) == (0, 0, 255)
     assert trajectory.calls[0].name == "image_flip_tool"
 
 

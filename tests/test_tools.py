@@ -133,12 +133,12 @@ def test_a_sliver_is_too_narrow():
 
 
 def test_boxes_are_scaled_above_the_pixel_cap():
-    """8,000 px picture under Qwen's cap of 12.8 million pixels: the released code cropped the original
+    """8,000 px image under Qwen's cap of 12.8 million pixels: the released code cropped the original
     unscaled."""
-    picture = Image.new("RGB", (8000, 4000))
-    picture.paste((255, 0, 0), (6000, 3000, 6400, 3200))
-    view = View(picture, fit(picture.size, 16384 * 28 * 28))
-    assert view.shown != picture.size
+    image = Image.new("RGB", (8000, 4000))
+    image.paste((255, 0, 0), (6000, 3000, 6400, 3200))
+    view = View(image, fit(image.size, 16384 * 28 * 28))
+    assert view.shown != image.size
     sx, sy = view.shown[0] / 8000, view.shown[1] / 4000
     crop, box = view.crop((6000 * sx, 3000 * sy, 6400 * sx, 3200 * sy))
     assert box == (6000, 3000, 6400, 3200) and crop.getcolors() == [(400 * 200, (255, 0, 0))]
@@ -150,7 +150,7 @@ SIZES = st.tuples(st.integers(28, 3000), st.integers(28, 3000))
 @settings(deadline=None)
 @given(SIZES, st.integers(56 * 56, 10**6), st.lists(st.floats(-50, 1100), min_size=4, max_size=4))
 def test_a_crop_is_what_the_box_says(size, budget, box):
-    """Clamped to the picture, covering the scaled box, never more than a pixel larger."""
+    """Clamped to the image, covering the scaled box, never more than a pixel larger."""
     view = View(Image.new("L", size), fit(size, budget))
     try:
         crop, (x1, y1, x2, y2) = view.crop(tuple(box))
@@ -250,10 +250,10 @@ def test_no_system_block_in_observations():
 
 def test_a_family_with_relative_boxes_needs_its_frame_alone():
     """The same region, asked for in shown pixels and in thousandths, is the same crop."""
-    picture = Image.effect_noise((1600, 900), 60).convert("RGB")
+    image = Image.effect_noise((1600, 900), 60).convert("RGB")
     absolute, relative = (
-        View(picture, (840, 476)),
-        View(picture, (840, 476), frame=(1000, 1000)),
+        View(image, (840, 476)),
+        View(image, (840, 476), frame=(1000, 1000)),
     )
     one, box = absolute.crop((210, 119, 420, 238))
     other, same = relative.crop((250, 250, 500, 500))

@@ -1,4 +1,4 @@
-"""The trainer: exact on scripted episodes, and the real commands on the toy."""
+"""The trainer: exact on scripted env, and the real commands on the toy."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ from data import Sample, load
 from engine import shared_prefix, slots
 from model import load_model
 from reward import group_advantages
-from runlog.runs import picture_bytes
+from runlog.runs import image_bytes
 from safe.checkpoints import newest_whole
 
 
@@ -49,9 +49,9 @@ def random_turn(rng: random.Random) -> str:
 
 @pytest.fixture
 def build(family, processor, tmp_path):
-    """build(knob=value, ...): a trainer on a fresh random tiny model."""
+    """build(flag=value, ...): a trainer on a fresh random tiny model."""
 
-    def make(more=None, kind=train.ZoomGRPOTrainer, **knobs):
+    def make(more=None, kind=train.ZoomGRPOTrainer, **config):
         torch.manual_seed(0)
         defaults = dict(
             prompts=3,
@@ -64,9 +64,9 @@ def build(family, processor, tmp_path):
             save_every=100,
             threads=1,  # one process: what is counted here is all there is
         )
-        knobs = train.Knobs(**defaults | knobs)
+        config = train.TrainConfig(**defaults | config)
         trainer = train.build_trainer(
-            knobs,
+            config,
             make_tiny_model(family, processor.tokenizer),
             processor,
             load("toy", limit=6),
@@ -112,8 +112,8 @@ class StockLoss(train.ZoomGRPOTrainer):
 
 
 def for_families(all_knobs: list[dict], some: list[int]):
-    """All these knobs for Qwen2.5-VL, and those of these numbers for Qwen3-VL."""
-    cases = [("qwen2_5_vl", knobs) for knobs in all_knobs]
+    """All these config for Qwen2.5-VL, and those of these numbers for Qwen3-VL."""
+    cases = [("qwen2_5_vl", config) for config in all_knobs]
     cases += [("qwen3_vl", all_knobs[number]) for number in some]
     return pytest.mark.parametrize(("family", "knobs"), cases, indirect=["family"])
 
@@ -129,10 +129,10 @@ KNOBS = [
 
 
 @for_families(KNOBS, [0, 2, 5])
-def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, knobs):
+def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, config):
     """Recomputed for the update, at step 2 with LoRA weights that are not zero."""
     script(random_turn)
-    trainer = build(**knobs)
+    trainer = build(**config)
     trainer.train()
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
@@ -185,15 +185,15 @@ LOSSES = [
 
 
 @for_families(LOSSES, [1, 2, 5, 7])
-def test_training_is_trls(build, script, knobs):
+def test_training_is_trls(build, script, config):
     """Gradients and losses of whole runs, accumulation and iterations included, against TRL's own loss on the
     same trajectories: groups of unequal lengths, members with and without zooms."""
     results, losses = [], []
     for kind in (train.ZoomGRPOTrainer, StockLoss):
         script(random_turn)
         # lr: above zero where the second iteration must differ from the first
-        run = {"steps": 4, "lr": 1e-4} if "iterations" in knobs else {"steps": 1, "lr": 0.0}
-        trainer = build(kind=kind, **run | knobs)
+        run = {"steps": 4, "lr": 1e-4} if "iterations" in config else {"steps": 1, "lr": 0.0}
+        trainer = build(kind=kind, **run | config)
         results.append(gradients(trainer))
         losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
     assert_equal(*results, 1e-5)
@@ -287,7 +287,7 @@ def test_formulas_are_compared_in_training(build, script, tmp_path):
 def test_trajectories_without_an_advantage_are_not_computed(build, script, monkeypatch):
     """A dead group costs nothing, and its absence changes neither loss nor gradients."""
     results, computed = [], []
-    plain = shared_prefix.packed_logprobs
+    plain = shared_prefix.shared_prefix_logprobs
 
     def spy(base, groups, temperature):
         computed.append(sum(map(len, groups)))
@@ -308,7 +308,7 @@ def test_trajectories_without_an_advantage_are_not_computed(build, script, monke
 
 
 def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch):
-    """The same prompt ids, but another picture: not one group."""
+    """The same prompt ids, but another image: not one group."""
     same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
     results = []
     for kind in (train.ZoomGRPOTrainer, StockLoss):
@@ -353,17 +353,17 @@ def test_every_picture_is_opened_and_seen_once_a_step(build, script):
         return sample.open()
 
     trainer.samples = [replace(sample, image=partial(drawn, sample)) for sample in trainer.samples]
-    pictures, plain = set(), trainer.roll_and_score
+    images, plain = set(), trainer.roll_and_score
 
     def note(chosen):
         groups, rewards = plain(chosen)
-        pictures.update(id(picture) for group in groups for t in group for picture in t.images)
+        images.update(id(image) for group in groups for t in group for image in t.images)
         return groups, rewards
 
     trainer.roll_and_score = note
     trainer.train()
     assert counts["opened"] == 3
-    assert counts["seen"] == len(pictures) > 3 and counts["text_backward"] > 0 == counts["vision_backward"]
+    assert counts["seen"] == len(images) > 3 and counts["text_backward"] > 0 == counts["vision_backward"]
 
 
 def test_the_bonus_is_the_knobs(build, script, tmp_path):
@@ -400,7 +400,7 @@ def test_the_price_may_come_later(build, script, monkeypatch):
 
 @pytest.mark.parametrize("tool", ["off", "blank"])
 def test_training_without_a_tool_and_with_blank_crops(build, script, tmp_path, tool):
-    """The same update on other episodes: text alone, or calls that are answered with grey."""
+    """The same update on other env: text alone, or calls that are answered with grey."""
     script(lambda rng: random_turn(rng) if rng.random() < 0.5 else call(10, 10, 60, 60))
     seen = []
     trainer = build(steps=2, tool=tool)
@@ -413,7 +413,7 @@ def test_training_without_a_tool_and_with_blank_crops(build, script, tmp_path, t
 
     trainer.sample_groups = keep
     trainer.train()
-    crops = [picture for t in seen for picture in t.images[1:]]
+    crops = [image for t in seen for image in t.images[1:]]
     first, second = metrics(tmp_path)
     assert max(first["logp_gap"], second["logp_gap"]) < 1e-4
     if tool == "off":
@@ -421,7 +421,7 @@ def test_training_without_a_tool_and_with_blank_crops(build, script, tmp_path, t
         decode = trainer.processing_class.decode
         assert not any("image_zoom_in_tool" in decode(t.prompt_ids) for t in seen)
     else:
-        assert crops and all(len(picture.getcolors()) == 1 for picture in crops)
+        assert crops and all(len(image.getcolors()) == 1 for image in crops)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -488,8 +488,8 @@ def test_the_main_job_in_small(tmp_path):
     assert (out / "report.html").as_uri() in result.stdout.split("reward")[0]
     assert "min left" in result.stdout
     drawn = sum(file.stat().st_size for file in (out / "pictures").iterdir())
-    knobs = json.loads((out / "args.json").read_text())
-    assert 0 < drawn <= picture_bytes(train.Knobs(**knobs))
+    config = json.loads((out / "args.json").read_text())
+    assert 0 < drawn <= image_bytes(train.TrainConfig(**config))
     assert len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3 and "after: oracle" in result.stdout
     scores["after"].pop("oracle")  # as if it had been killed while it was being scored
     (out / "eval.json").write_text(json.dumps(scores))
@@ -572,13 +572,16 @@ def test_bad_knobs_end_in_one_clear_line(arguments, message, here):
 
 def test_help_explains_every_knob():
     text = run("--help").stdout
-    assert all(f"--{name}" in text for name in train.Knobs.__dataclass_fields__) and "python train.py" in text
+    assert (
+        all(f"--{name}" in text for name in train.TrainConfig.__dataclass_fields__)
+        and "python train.py" in text
+    )
 
 
 def test_eval_scores_a_model_and_a_checkpoint(tmp_path, here):
     """The command, its file, and the limits it takes over from a checkpoint's run."""
-    knobs = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
-    run("--out", tmp_path / "run", "--steps", 1, *knobs)
+    config = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
+    run("--out", tmp_path / "run", "--steps", 1, *config)
     for name, model in (("one", "tiny"), ("two", str(tmp_path / "run" / "checkpoint-1"))):
         command = [
             sys.executable,
@@ -636,7 +639,7 @@ def first_gradients(trainer) -> dict[str, torch.Tensor]:
 
 def cap_updates(monkeypatch, most: int, where: str) -> None:
     """Let updates of more than `most` members run out of memory, in the forward or in the backward pass."""
-    plain = shared_prefix.packed_logprobs
+    plain = shared_prefix.shared_prefix_logprobs
 
     def capped(model, groups, temperature):
         too_many = sum(map(len, groups)) > most
@@ -664,15 +667,15 @@ def out_of_memory(*arguments):
     ],
 )
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_an_update_out_of_memory_is_done_in_halves(build, script, monkeypatch, capsys, knobs, where):
+def test_an_update_out_of_memory_is_done_in_halves(build, script, monkeypatch, capsys, config, where):
     """The same gradients come out, though the first attempt had got as far as some gradients."""
     script(random_turn)
-    knobs |= {"steps": 1}
-    wanted = first_gradients(build(**knobs))
-    size = build(**knobs).args.per_device_train_batch_size
+    config |= {"steps": 1}
+    wanted = first_gradients(build(**config))
+    size = build(**config).args.per_device_train_batch_size
     script(random_turn)
     cap_updates(monkeypatch, -(-size // 2), where)
-    found = first_gradients(build(**knobs))
+    found = first_gradients(build(**config))
     said = capsys.readouterr().out
     assert said.count("out of memory in an update: from here on") == 1
     assert_equal(found, wanted, 1e-5)
@@ -698,7 +701,7 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch,
     script(random_turn)
     trainer = build(steps=1)
     found = first_gradients(trainer)
-    assert trainer.knobs.batch == 6
+    assert trainer.config.batch == 6
     assert capsys.readouterr().out.count("out of memory in a rollout: from here on --batch 6") == 1
     assert all(gradient.norm() > 0 for gradient in found.values())
     assert len(metrics(tmp_path)) == 1
@@ -739,8 +742,8 @@ def test_adapters_in_4_bits_train_in_float32_before_and_after_a_resume(tmp_path)
     checkpoint = None
     for steps in (1, 2):
         model, processor = load_model("tiny", quantize="4bit", dtype=torch.bfloat16, device="cpu")
-        knobs = train.Knobs(**given, steps=steps)
-        trainer = train.build_trainer(knobs, model, processor, load("toy", limit=4), tmp_path)
+        config = train.TrainConfig(**given, steps=steps)
+        trainer = train.build_trainer(config, model, processor, load("toy", limit=4), tmp_path)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
         assert {p.dtype for p in trained} == {torch.float32}
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,4 +1,4 @@
-"""Where users stumbled: seeds in a night, a typo, a name of another program, one picture of one's own."""
+"""Where users stumbled: seeds in a night, a typo, a name of another program, one image of one's own."""
 
 import glob
 import json
@@ -83,7 +83,7 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
 )
 def test_what_was_meant_is_said_before_anything_is_loaded(argv, said, capsys):
     with pytest.raises(SystemExit) as end:
-        train.read_knobs(argv)
+        train.read_config(argv)
     lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and len(lines) == 1 and said in lines[0]
 
@@ -105,8 +105,8 @@ except SystemExit as end:
 
 def test_help_has_both_values_and_the_plan_all_knobs(tmp_path):
     text = " ".join(run("train.py", "--help").stdout.split())
-    for name, value in config.big_values(train.Knobs).items():
-        usual = getattr(train.Knobs(), name)
+    for name, value in config.big_values(train.TrainConfig).items():
+        usual = getattr(train.TrainConfig(), name)
         assert f"(big: {value}) (default: {usual})" in text, name
     plan = run("train.py", "--model", "qwen2.5-vl-7b", "--plan").stdout
     for flag in ("--lr 2e-05", "--batch 32", "--quantize 4bit", "--crop_pixels 313600"):
@@ -180,7 +180,7 @@ def test_the_papers_figures_come_with_what_differs():
 
 
 # --------------------------------------------------------------------------------------------------
-# One picture.
+# One image.
 
 
 @pytest.fixture(scope="module")
@@ -223,5 +223,5 @@ def test_a_refused_call_is_shown_with_its_reason(photo):
     trajectory.stop = "answer"
     text = answer_text(trajectory)
     assert (
-        "-> refused: the tool call is not valid JSON." in text and "answer: A (pictures looked at: 0)" in text
+        "-> refused: the tool call is not valid JSON." in text and "answer: A (images looked at: 0)" in text
     )

@@ -4,7 +4,7 @@ RL.
     python -m toy.make_base --out runs/base            # 6,500 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
-    read      name the letter in a close-up, also when it is the second picture of a conversation
+    read      name the letter in a close-up, also when it is the second image of a conversation
     ground    give the box of a named tile in a first look, as JSON
     answer    questions of every kind at first sight (the letters are illegible there: it must guess those)
     zoom      on a named tile when told to, with a good box, and that is the end of it
@@ -38,7 +38,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 import tools
-from engine.inputs import expand_pads
+from engine.inputs import expand_image_tokens
 from grading.answers import find_answer
 from grading.boxes import iou
 from model import ZoomProcessor, load_model
@@ -201,7 +201,7 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
     # The class's std of 0.02 leaves the branches of so narrow a model near zero, where it learns nothing for
-    # tens of thousands of pictures.
+    # tens of thousands of images.
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -212,7 +212,7 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
 
 
 # --------------------------------------------------------------------------------------------------
-# The lessons. A lesson is a conversation: (text, weight) parts, and a picture for each `tools.IMAGE`.
+# The lessons. A lesson is a conversation: (text, weight) parts, and an image for each `tools.IMAGE`.
 # Weight 0: context, not learned; the tokens that carry the information weigh most.
 
 END = "<|im_end|>"
@@ -224,7 +224,7 @@ SIZES_KINDS = (0.15, 0.22, 0.1, 0.53)
 EVERY_SIZE = (36, 210)  # px
 LEGIBLE = 140  # px; a letter from here on is read in a first look, where it is 16 px high
 CALL = 0.4  # the weight of deciding for a call, against 2 for an answer: the habit stays weak
-GUESS = 0.3  # an answer that can't be seen from the picture: learn the form, not the luck
+GUESS = 0.3  # an answer that can't be seen from the image: learn the form, not the luck
 
 
 def look(scene: Scene):
@@ -232,7 +232,7 @@ def look(scene: Scene):
 
 
 def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_px: int):
-    """A picture of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is
+    """An image of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is
     shown."""
     scene = Scene(tuple(with_letter(t, letter_px) for t in scene.tiles), scene.seed)
     side = rng.uniform(max(90, letter_px + 10), max(widest, 1.5 * letter_px))
@@ -312,8 +312,8 @@ def lesson_read(rng: random.Random, ease: float, sizes: bool = False):
     scene = random_scene(rng)
     tile = rng.choice(scene.tiles)
     asked = (tools.prompt(read_question(tile.colour), tool=False), 0)
-    picture = close_up(rng, scene, tile, *framing(rng, ease, sizes))
-    return [asked, *read_parts(tile)], [picture]
+    image = close_up(rng, scene, tile, *framing(rng, ease, sizes))
+    return [asked, *read_parts(tile)], [image]
 
 
 def read_parts(tile: Tile):
@@ -351,15 +351,15 @@ def lesson_name(rng: random.Random, tiles: int, close: bool):
     question = "Which colours do the tiles have, from left to right?"
     asked = (tools.prompt(question, tool=False), 0)
     named = [(f" {colour}", 8) for colour in colours]
-    picture = close_up(rng, scene, scene.tiles[0], 180, 38) if close else look(scene)
-    return [asked, ("<answer>", 1), *named, ("</answer>" + END, 1)], [picture]
+    image = close_up(rng, scene, scene.tiles[0], 180, 38) if close else look(scene)
+    return [asked, ("<answer>", 1), *named, ("</answer>" + END, 1)], [image]
 
 
 def lesson_ground(
     rng: random.Random,
     tiles: int,
     ease: float,
-    second_picture: bool,
+    second_image: bool,
     where: bool = False,
     sizes: bool = False,
 ):
@@ -374,7 +374,7 @@ def lesson_ground(
     sides, calls = (0.15, 0.3) if where else (0.35, 0.75)
     tool = rng.random() < 0.6  # the skill must not depend on the prompt it comes with
     turns = []
-    for _ in range(1 if second_picture else 3):
+    for _ in range(1 if second_image else 3):
         tile = rng.choice(scene.tiles)
         choice = rng.random()
         if choice < sides:
@@ -389,17 +389,17 @@ def lesson_ground(
     suffix = tools.TOOL_SUFFIX if tool else tools.PLAIN_SUFFIX
     question, reply = turns[0]
     parts = [(tools.prompt(question, tool=tool), 0), *reply]
-    pictures = [look(scene)]
+    images = [look(scene)]
     for question, reply in turns[1:]:
         text = f"\n<|im_start|>user\n{question}{suffix}{END}\n<|im_start|>assistant\n"
         parts += [(text, 0), *reply]
-    if second_picture:
+    if second_image:
         other = random_scene(rng)
         tile = rng.choice(other.tiles)
         question = tools.user_turn(read_question(tile.colour) + suffix)
         parts += [("\n" + question, 0), *read_parts(tile)]
-        pictures.append(close_up(rng, other, tile, *framing(rng, ease, sizes)))
-    return parts, pictures
+        images.append(close_up(rng, other, tile, *framing(rng, ease, sizes)))
+    return parts, images
 
 
 def lesson_reason(rng: random.Random):
@@ -453,7 +453,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
     kind = "read" if kind == "sized" else kind
     named = colours_in(question)
     parts = [(tools.prompt(question), 0)]
-    pictures = [look(scene)]
+    images = [look(scene)]
     seen = []
     second_call = kind == "compare" and rng.random() < 0.9
     for colour in named[: 2 if second_call else 1]:
@@ -474,7 +474,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
         blank = final and kind == "read" and rng.random() < 0.1
         tile = Tile(colour, "" if blank else letter, tile.box, tile.letter_px)
         others = tuple(t for t in other.tiles if t.colour != colour and t.box != tile.box)
-        pictures.append(close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease, sizes)))
+        images.append(close_up(rng, Scene((*others, tile), other.seed), tile, *framing(rng, ease, sizes)))
         seen.append(f" {colour}={letter}")
     if kind == "read":
         answer = seen[0][-1]
@@ -491,7 +491,7 @@ def lesson_call(rng: random.Random, kind: str, ease: float, last: bool, final: b
         ("</think><answer>", 1),
         (answer, weight),
         ("</answer>" + END, 1),
-    ], pictures
+    ], images
 
 
 def letter_parts(seen: list[str], weight: float):
@@ -561,18 +561,18 @@ class Lessons(Dataset):
 
     def __getitem__(self, index: int) -> list[dict]:
         rows = [
-            (skill, *self.encode(parts, pictures))
-            for skill, parts, pictures in lessons(self.start + index, self.steps, self.seed)
+            (skill, *self.encode(parts, images))
+            for skill, parts, images in lessons(self.start + index, self.steps, self.seed)
         ]
         rows.sort(key=lambda row: len(row[1]))  # short with short: half of a mixed batch is padding
         third = -(-len(rows) // 3)
         return [self.collate(rows[i : i + third]) for i in range(0, len(rows), third)]
 
-    def encode(self, parts, pictures):
-        """One lesson -> token ids, a loss weight per token, and its preprocessed pictures."""
+    def encode(self, parts, images):
+        """One lesson -> token ids, a loss weight per token, and its preprocessed images."""
         pad = self.processor.image_processor.merge_size**2
-        pixels = self.processor.image_processor(pictures, return_tensors="pt") if pictures else {}
-        counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist() if pictures else [])
+        pixels = self.processor.image_processor(images, return_tensors="pt") if images else {}
+        counts = iter((pixels["image_grid_thw"].prod(-1) // pad).tolist() if images else [])
         ids = []
         weights = []
         for text, weight in parts:
@@ -691,16 +691,16 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
 
 
 # --------------------------------------------------------------------------------------------------
-# What it can do in the end, measured by free greedy writing on pictures of their own.
+# What it can do in the end, measured by free greedy writing on images of their own.
 
 
 @torch.no_grad()
 def write(model, processor: ZoomProcessor, conversations: list[tuple[str, list]]) -> list[str]:
-    """Greedy continuations of (text, pictures) conversations."""
+    """Greedy continuations of (text, images) conversations."""
     tokenizer = processor.tokenizer
-    shown = [picture for _, pictures in conversations for picture in pictures]
+    shown = [image for _, images in conversations for image in images]
     pixels = processor.image_processor(shown, return_tensors="pt")
-    ids = [expand_pads(processor, text, pictures) for text, pictures in conversations]
+    ids = [expand_image_tokens(processor, text, images) for text, images in conversations]
     batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
     written = model.generate(**batch, **pixels, max_new_tokens=40, do_sample=False)
@@ -708,7 +708,7 @@ def write(model, processor: ZoomProcessor, conversations: list[tuple[str, list]]
 
 
 def measure_skills(model, processor: ZoomProcessor, n: int = 300, seed: int = 12345) -> dict[str, float]:
-    """Reading (alone, and as a second picture), grounding, answers at first sight; n fresh pictures each."""
+    """Reading (alone, and as a second image), grounding, answers at first sight; n fresh images each."""
     rng = random.Random(seed)
     skills = {}
     makers = {
@@ -719,9 +719,9 @@ def measure_skills(model, processor: ZoomProcessor, n: int = 300, seed: int = 12
         asked = []
         gold = []
         for _ in range(n):
-            parts, pictures = make_lesson()
+            parts, images = make_lesson()
             # The last six parts are the reply, see `read_parts`.
-            asked.append(("".join(text for text, _ in parts[:-6]), pictures))
+            asked.append(("".join(text for text, _ in parts[:-6]), images))
             gold.append(parts[-2][0])
         said = map(find_answer, write(model, processor, asked))
         skills[name] = fmean(answer == letter for answer, letter in zip(said, gold))

@@ -1,7 +1,7 @@
 """Other toys than the default one, by the name of the data set; to be skipped at first reading.
 
     toy:kinds=read+glance           only these kinds of questions
-    toy:tiles=5-6                   so many tiles in a picture
+    toy:tiles=5-6                   so many tiles in an image
     toy:letters=28-36               letters of this height in pixels, and tiles that hold them
 
 Several are separated by commas, and `toy-mixture:...` takes the same.

@@ -1,6 +1,6 @@
-"""The toy world: large pictures in which a few small coloured tiles each carry one letter.
+"""The toy world: large images in which a few small coloured tiles each carry one letter.
 
-    picture   1,008 x 1,008 px, redder to the right, bluer to the bottom: every place has a colour of its own
+    image   1,008 x 1,008 px, redder to the right, bluer to the bottom: every place has a colour of its own
     tiles     two to four, about 100 px, jittered on a 4 x 4 grid, each of another colour, among grey clutter
     letter    about 38 px: plain to see in a close-up, gone in a first look of 112 px, where it is 4 px high
 
@@ -76,8 +76,8 @@ def background(tint: int) -> Image.Image:
 def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE)) -> Image.Image:
     """Draw a scene, or a region of it, at full resolution; the same scene gives the same pixels."""
     rng = random.Random(scene.seed)
-    picture = background(rng.choice((-21, -14, -7, 0, 7, 14, 21))).crop(region)
-    draw = ImageDraw.Draw(picture)
+    image = background(rng.choice((-21, -14, -7, 0, 7, 14, 21))).crop(region)
+    draw = ImageDraw.Draw(image)
     left, top = region[:2]
     for _ in range(rng.randint(6, 12)):  # grey clutter under the tiles
         x = rng.randrange(SIZE) - left
@@ -88,7 +88,7 @@ def render(scene: Scene, region: tuple[int, int, int, int] = (0, 0, SIZE, SIZE))
         shape([x, y, x + width, y + height], fill=(rng.randint(60, 180),) * 3)
     for tile in scene.tiles:
         draw_tile(draw, tile, left, top)
-    return picture
+    return image
 
 
 def draw_tile(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
@@ -178,7 +178,7 @@ def compare_question(rng: random.Random, scene: Scene, first: Tile, second: Tile
 def glance_question(rng: random.Random, scene: Scene) -> Question:
     """A question that the first look answers."""
     tile = rng.choice(scene.tiles)
-    x, y = tile.middle()  # never near the picture's middle: tiles stay in their grid cells
+    x, y = tile.middle()  # never near the image's middle: tiles stay in their grid cells
     if rng.random() < 0.5:
         text = f"Is the {tile.colour} tile on the left or on the right?"
         answer = "left" if x < SIZE / 2 else "right"
@@ -193,7 +193,7 @@ def draw_questions(
 ) -> list[dict]:
     """n questions as fields of a `Sample`, kinds drawn by the weights of `KINDS` (or `MIXTURE`).
 
-    Their pictures are drawn when they are opened. variant: see toy/variants.py.
+    Their images are drawn when they are opened. variant: see toy/variants.py.
     """
     weights = MIXTURE if mixture else KINDS
     source = "toy-mixture" if mixture else "toy"
@@ -204,7 +204,7 @@ def draw_questions(
     rows = []
     for i in range(n):
         name = f"{source}-{split}-{seed}-{i}"
-        rng = random.Random(name)  # the split is part of the seed: train and test share no picture
+        rng = random.Random(name)  # the split is part of the seed: train and test share no image
         kind = rng.choices(list(weights), list(weights.values()))[0]
         question = draw_question(rng, kind, **scene)
         asked = [tile.box for tile in question.targets]

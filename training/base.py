@@ -1,8 +1,9 @@
-"""A trainer that loses nothing: updates that are no numbers are left out, checkpoints are whole, a request to
-stop is heard after a step."""
+"""A trainer that loses nothing: memory that runs out is no end, NaN updates are left out, checkpoints are
+whole, a request to stop is heard after a step."""
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -11,21 +12,20 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from runlog.runs import picture_bytes
+from config import TrainConfig
+from runlog.runs import image_bytes
 from safe.checkpoints import (
     ASIDE,
     SaveFailed,
     all_checkpoints,
     check_space,
-    newest_whole,
     put_in_place,
     step_of,
 )
-from safe.files import read_rows
 from safe.memory import free_memory, is_out_of_memory
 from safe.signals import REQUEST
 
-MOST_BAD = 3  # steps in a row without numbers
+MOST_BAD = 3  # steps in a row without finite numbers
 USUAL = 200  # steps over which the usual gradient is taken
 
 
@@ -39,9 +39,9 @@ def halves(groups: list[list]) -> list[list[list]]:
     first = []
     second = []
     for group in groups:
-        room = max(0, half - sum(map(len, first)))
-        first.append(group[:room])
-        second.append(group[room:])
+        left = max(0, half - sum(map(len, first)))
+        first.append(group[:left])
+        second.append(group[left:])
     return [[group for group in part if group] for part in (first, second)]
 
 
@@ -49,34 +49,42 @@ def copied(gradient: torch.Tensor | None) -> torch.Tensor | None:
     return None if gradient is None else gradient.clone()
 
 
-class SparingTrainer(GRPOTrainer):
-    """A trainer whose knobs shrink when memory runs out. It needs `knobs`, of train.py."""
+class NotFinite(RuntimeError):
+    """The run has lost its numbers."""
 
-    in_halves = False  # updates
-    fewer_slots = False
 
-    def roll(self, rollout, *arguments, **settings) -> list:
-        """Call `rollout` with these; where memory runs out, once more with half the slots."""
-        knobs = self.knobs
-        settings["batch"] = knobs.batch
-        try:
-            return rollout(*arguments, **settings)
-        except RuntimeError as error:
-            if not self.may_shrink(error) or self.fewer_slots or knobs.batch <= knobs.group:
-                raise
-        free_memory()
-        used = min(knobs.batch, knobs.prompts * knobs.group)
-        knobs.batch = max(knobs.group, used // 2)
-        self.fewer_slots = True
-        print(f"out of memory in a rollout: from here on --batch {knobs.batch}", flush=True)
-        settings["batch"] = knobs.batch
-        return rollout(*arguments, **settings)
+class LeaveOutBadUpdates(TrainerCallback):
+    def __init__(self, trainer):
+        self.trainer = trainer
 
-    def may_shrink(self, error: BaseException) -> bool:
-        return is_out_of_memory(error) and self.accelerator.num_processes == 1
+    def on_pre_optimizer_step(self, args, state, control, **more):
+        self.trainer.leave_out_bad_update()
+
+
+class PatientTrainer(GRPOTrainer):
+    """TRL's trainer, made to last a night.
+
+    When memory runs out, rollouts get half their batch, updates half their micro-batch: once each, and so for
+    the rest of the run. (One process alone can do that: of several, the others would wait for ever.) run: the
+    folder. rows: of metrics.jsonl, of the steps that the run has done before.
+    """
+
+    def __init__(self, *, config: TrainConfig, run: Path, rows: list[dict] = (), **settings):
+        super().__init__(**settings)
+        self.config = config
+        self.run = run
+        self.rows = list(rows)
+        self.norms = [row["grad_norm"] for row in rows if row["grad_norm"]]  # of the gradients so far
+        self.bad_steps = 0  # in a row
+        self.rollout_batch = config.batch
+        self.in_halves = False  # updates
+        self.add_callback(LeaveOutBadUpdates(self))
+
+    # ---- memory
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Forward and backward over a micro-batch; where memory runs out, once more in two halves."""
+        """Forward and backward over a micro-batch, in place of TRL's; where memory runs out, once more in two
+        halves."""
         model.train()
         groups = self._prepare_inputs(inputs)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -100,46 +108,35 @@ class SparingTrainer(GRPOTrainer):
 
     def backward_over(self, model, groups) -> torch.Tensor:
         """Add the gradients of a micro-batch's loss, which is returned: whole, or a half at a time."""
+        whole = [trajectory for group in groups for trajectory in group]
         parts = halves(groups) if self.in_halves else [groups]
-        whole = self.weight(groups)
         total = 0.0
         for part in filter(None, parts):
-            loss = self.compute_loss(model, part)
-            loss = loss * (self.weight(part) / whole)
+            loss = self.compute_loss(model, part, whole=whole)
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
-    def weight(self, groups) -> float:
-        """What a part of a micro-batch counts in its average: see `ZoomGRPOTrainer.average`."""
-        members = [trajectory for group in groups for trajectory in group]
-        if self.loss_type == "dapo":  # over the tokens of the whole step: parts add up
-            return 1.0
-        if self.loss_type == "bnpo":
-            return sum(sum(trajectory.sampled) for trajectory in members)
-        return len(members)
+    def sample_in_memory(self, sample: Callable) -> list:
+        """`sample(batch)`, the trajectories of a rollout of so many at once; where memory runs out, once more
+        with half of them."""
+        config = self.config
+        full = self.rollout_batch == config.batch
+        try:
+            return sample(self.rollout_batch)
+        except RuntimeError as error:
+            if not self.may_shrink(error) or not full or config.batch <= config.group:
+                raise
+        free_memory()
+        used = min(config.batch, config.prompts * config.group)
+        self.rollout_batch = max(config.group, used // 2)
+        print(f"out of memory in a rollout: from here on --batch {self.rollout_batch}", flush=True)
+        return sample(self.rollout_batch)
 
+    def may_shrink(self, error: BaseException) -> bool:
+        return is_out_of_memory(error) and self.accelerator.num_processes == 1
 
-class NotFinite(RuntimeError):
-    """The run has lost its numbers."""
-
-
-class LeaveOutBadUpdates(TrainerCallback):
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args, state, control, **more):
-        self.trainer.leave_out_bad_update()
-
-
-class SafeTrainer(SparingTrainer):
-    """It needs `run`, the run folder, and `knobs`, of train.py, set before it is used."""
-
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self.bad_steps = 0  # in a row
-        self.norms = []  # of the gradients so far
-        self.add_callback(LeaveOutBadUpdates(self))
+    # ---- numbers
 
     def leave_out_bad_update(self) -> None:
         """Where a gradient or a weight is no number, the optimiser finds no gradient, and moves nothing."""
@@ -178,6 +175,8 @@ class SafeTrainer(SparingTrainer):
             f" on; {where}; start again with a lower --lr than {self.args.learning_rate:g}"
         )
 
+    # ---- checkpoints
+
     def _save_checkpoint(self, model, trial) -> None:
         """As the library's, but written aside first; none of a state whose step was left out."""
         if self.bad_steps:
@@ -210,23 +209,9 @@ class SafeTrainer(SparingTrainer):
         """`train`, which finishes a step when asked to stop: see `REQUEST.number`."""
         trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         done = step_of(checkpoint) if checkpoint else 0
-        check_space(self.run, trained, picture_bytes(self.knobs, done))
+        check_space(self.run, trained, image_bytes(self.config, done))
         REQUEST.patient = True
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             REQUEST.patient = False
-
-
-def where_to_go_on(run: Path, save_every: int) -> tuple[Path | None, list[dict]]:
-    """The checkpoint that a resume starts from, and the run's history so far. Raises ValueError where there
-    must have been a checkpoint."""
-    rows = read_rows(run / "metrics.jsonl")
-    found = newest_whole(run, say=lambda text: print(text, flush=True))
-    last = rows[-1]["step"] if rows else 0
-    if found is None and last >= save_every:
-        raise ValueError(
-            f"{run} has done {last} steps, but holds no whole checkpoint to go on from; "
-            f"give another --out, or put a checkpoint back"
-        )
-    return found, rows

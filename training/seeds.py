@@ -16,11 +16,11 @@ from safe.signals import CODES
 OWN = ("seeds", "out", "resume")  # flags that each run gets from here
 
 
-def run_seeds(knobs, argv: list[str]) -> int:
+def run_seeds(config, argv: list[str]) -> int:
     """Do or finish all runs; returns the exit code. argv: of train.py."""
-    begin = knobs.out.rstrip("/") or usual_name(knobs)
+    begin = config.out.rstrip("/") or usual_name(config)
     runs = []
-    for seed in knobs.seeds.split(","):
+    for seed in config.seeds.split(","):
         run = f"{begin}-seed{seed}"
         runs.append(Path(run))
         command = [sys.executable, argv[0], *without(argv[1:], OWN)]

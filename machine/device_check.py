@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-import train
 from config import rollout_limits
 from data import load
 from engine.slots import SlotEngine
@@ -29,18 +28,18 @@ GB = 2**30
 GAP = 0.5  # between logprobs of sampler and trainer in bfloat16; in float32 0.001
 
 
-def trials(knobs):
+def trials(config, build_trainer):
     """(name, whether it went well, figure, remedy, figures) of each part; one that fails stops no other."""
     parts = [("decoding", try_decoding)]
-    for quantize in dict.fromkeys(("", "4bit", knobs.quantize)):
+    for quantize in dict.fromkeys(("", "4bit", config.quantize)):
         name = f"a step, {quantize or 'unquantised'}"
-        own = replace(knobs, quantize=quantize)
-        parts.append((name, lambda _, own=own: try_step(own)))
+        own = replace(config, quantize=quantize)
+        parts.append((name, lambda _, own=own: try_step(own, build_trainer)))
     parts.append(("beside TRL's loop", try_bench))
     for name, part in parts:
         free_memory()
         try:
-            good, figure, remedy, figures = part(knobs)
+            good, figure, remedy, figures = part(config)
         except Exception as error:
             text = str(error).splitlines() or [""]
             figure = f"{type(error).__name__}: {text[0][:200]}"
@@ -49,17 +48,17 @@ def trials(knobs):
         yield name, good, figure, remedy, {name: figures}
 
 
-def load_for(knobs):
-    weights = {"random_weights": knobs.random_weights, "layers": knobs.layers}
-    quantize = knobs.quantize or None
-    return load_model(knobs.model, quantize=quantize, **weights)
+def load_for(config):
+    weights = {"random_weights": config.random_weights, "layers": config.layers}
+    quantize = config.quantize or None
+    return load_model(config.model, quantize=quantize, **weights)
 
 
-def try_decoding(knobs):
+def try_decoding(config):
     """The slots with and without a CUDA graph: as fast as can be, and the same tokens, greedily."""
-    model, processor = load_for(replace(knobs, quantize=""))
+    model, processor = load_for(replace(config, quantize=""))
     samples = load("toy", limit=8)
-    settings = rollout_limits(knobs) | {"temperature": 0.0, "max_turns": 1, "threads": 1}
+    settings = rollout_limits(config) | {"temperature": 0.0, "max_turns": 1, "threads": 1}
     rates = {}
     texts = {}
     on_gpu = model.device.type == "cuda"
@@ -110,22 +109,22 @@ class Seconds:
         return self.now() - self.began
 
 
-def try_step(knobs):
-    """A whole step of train.py at these knobs, a checkpoint, the next step resumed from it, four questions
+def try_step(config, build_trainer):
+    """A whole step of train.py at these config, a checkpoint, the next step resumed from it, four questions
     scored; the peak of memory against the plan's."""
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         checkpoint = None
         for steps in (1, 2):
-            own = replace(knobs, steps=steps, eval_size=0, save_every=1, guard="off")
+            own = replace(config, steps=steps, eval_size=0, save_every=1, guard="off")
             own = replace(own, show_every=1000)
-            model, processor = load_for(knobs)
+            model, processor = load_for(config)
             on_gpu = model.device.type == "cuda"
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             samples = load("toy", limit=max(64, own.prompts))
-            trainer = train.build_trainer(own, model, processor, samples, run)
+            trainer = build_trainer(own, model, processor, samples, run)
             trainer.train(resume_from_checkpoint=checkpoint)
             checkpoint = str(newest_whole(run))
             kinds = {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
@@ -133,7 +132,7 @@ def try_step(knobs):
                 figures["peak GB"] = torch.cuda.max_memory_allocated() / GB
             model = trainer.accelerator.unwrap_model(trainer.model)
             if steps == 2:
-                limits = rollout_limits(knobs)
+                limits = rollout_limits(config)
                 records = answer_records(model, processor, samples[:4], "on", **limits)
                 figures["scored"] = len(records)
             del trainer, model
@@ -143,7 +142,7 @@ def try_step(knobs):
         figures[key] = rows[-1][key]
     figures["logp_gap"] = max(row["logp_gap"] for row in rows)
     figures["planned GB"] = memory_estimate.peak(
-        memory_estimate.memory(knobs, memory_estimate.config_of(knobs.model))
+        memory_estimate.memory(config, memory_estimate.config_of(config.model))
     )
     return judged_step(figures, kinds, [row["step"] for row in rows], exact=not on_gpu)
 
@@ -167,15 +166,15 @@ def judged_step(figures: dict, kinds: set[str], steps: list[int], exact: bool):
     return not remedies, figure, "; ".join(remedies), figures
 
 
-def try_bench(knobs):
+def try_bench(config):
     """bench.py on one question: TRL's own loop and ours."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bench.json"
-        script = Path(__file__).parent / "bench.py"
-        command = [sys.executable, str(script), "--model", knobs.model, "--prompts", "1"]
-        command += ["--repeats", "1", "--threads", str(knobs.threads), "--json", str(out)]
-        if knobs.random_weights:
-            command += ["--random_weights", "--layers", str(knobs.layers)]
+        script = Path(__file__).parent.parent / "bench.py"
+        command = [sys.executable, str(script), "--model", config.model, "--prompts", "1"]
+        command += ["--repeats", "1", "--threads", str(config.threads), "--json", str(out)]
+        if config.random_weights:
+            command += ["--random_weights", "--layers", str(config.layers)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["?"])[-1]
@@ -187,13 +186,13 @@ def try_bench(knobs):
     return True, figure, "", {"rollout": rollouts, "update": updates}
 
 
-def markdown(knobs, figures: dict[str, dict]) -> str:
+def markdown(config, figures: dict[str, dict]) -> str:
     """What was measured, as a table for docs/speed.md."""
     name = "CPU"
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-    weights = ", random weights" if knobs.random_weights else ""
-    lines = [f"## {name}: {knobs.model}{weights}", "", "| part | what | |", "|---|---|---:|"]
+    weights = ", random weights" if config.random_weights else ""
+    lines = [f"## {name}: {config.model}{weights}", "", "| part | what | |", "|---|---|---:|"]
     for part, found in figures.items():
         for what, value in found.items():
             text = f"{value:.3g}" if isinstance(value, float) else str(value)
