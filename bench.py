@@ -485,7 +485,7 @@ def report(result: dict) -> str:
         lines += ["", markdown_row(head), "|---|" + "---:|" * (len(head) - 1)]
         for name, row in arms.items():
             seconds = row["seconds"]
-            cells = [name, f"{row['prefill_tokens']:.0f}", f"{row.get('images', 0):.0f}"]
+            cells = [name, f"{row['prefill_tokens']:.0f}", f"{row.get('pictures', 0):.0f}"]
             cells += [f"{row['peak_mb']:.0f}", f"{seconds:.2f}", f"{trl / seconds:.1f}"]
             cells.append(f"{seconds / floor:.1f}")
             if kind == "rollout":

@@ -370,12 +370,7 @@ ELSEWHERE = {
     "num_samples": "limit",
 }
 GPU = "a GPU is chosen with CUDA_VISIBLE_DEVICES=1 in front of the command"
-
-
-BY_OTHER_FLAGS = {  # of before
-    "call_price": "--crop_price",
-    "merge": "python model.py CHECKPOINT --out FOLDER",
-}
+NOW = {"call_price": "--crop_price", "merge": "python model.py CHECKPOINT --out FOLDER"}  # flags of before
 
 
 def hint(unknown: list[str], known) -> str:
@@ -387,8 +382,8 @@ def hint(unknown: list[str], known) -> str:
             continue
         if given in ("device", "gpu", "gpu_id", "gpus"):
             return GPU
-        if given in BY_OTHER_FLAGS:
-            return f"now it is {BY_OTHER_FLAGS[given]}"
+        if given in NOW:
+            return f"now it is {NOW[given]}"
         meant = ELSEWHERE.get(given)
         close = [meant] if meant in names else get_close_matches(given, names, 1, 0.75)
         if close:
@@ -427,7 +422,7 @@ def parse(kind, argv: list[str], doc: str):
     settings["usage"] = "%(prog)s [flags]"
     parser = HfArgumentParser(kind, epilog=note, **settings)
     arrange_help(parser, kind)
-    parser.error = fail  # one line, where argparse shows the usage of fifty flags first
+    parser.error = fail_with_remedy  # one line, where argparse shows the usage of fifty flags first
     # A file train.args beside train.py would be read as flags, silently
     config, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
@@ -436,6 +431,13 @@ def parse(kind, argv: list[str], doc: str):
         fail(f"unrecognized arguments: {' '.join(unknown)} ({hint(unknown, fields(kind))})")
     flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
     return config, {flag.replace("-", "_") for flag in flags}
+
+
+def fail_with_remedy(message: str):
+    """End the script with argparse's own words, and where a value is one of before, with what it is now."""
+    if "--bonus" in message and "priced" in message.partition("(")[0]:
+        message += "; crops have a price with --bonus none --crop_price 0.05 (and --crop_price_on all)"
+    fail(message)
 
 
 def arrange_help(parser: argparse.ArgumentParser, kind) -> None:

@@ -1,4 +1,8 @@
-"""`Sample`, and the loaders of every data set."""
+"""`Sample`, and the loaders of every data set.
+
+A loader yields a row as a pair: where the row stands, and a function that makes its sample. So `collect` can
+name a row that is broken, and go on with the next one.
+"""
 
 import base64
 import io
@@ -25,9 +29,9 @@ from toy.world import draw_questions
 # Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
 MOST_PIXELS = 300_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-# Larger images are opened anew when they are needed, not kept by a batch.
+# A batch does not keep larger images; they are opened again when they are needed.
 LARGE_PIXELS = 50_000_000
-# What people have. Pillow knows forty more, and starts Ghostscript for one of them.
+# The usual formats. Pillow knows forty more, and starts Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_OPTIONS = 26
 MOST_LETTERS = 8000  # of a question
@@ -39,17 +43,17 @@ class Sample:
     """One question about one image."""
 
     id: str
-    # A path, encoded bytes, an image, or what draws one: decoded or drawn only by open().
+    # A path, encoded bytes, an image, or a function that returns one; decoded or drawn only by open().
     image: str | bytes | Image.Image | Callable[[], Image.Image]
     question: str  # without options and without prompt boiler-plate
-    answer: str  # gold: text, the right option's text, a number ...
+    answer: str  # gold: text, the correct option's text, a number ...
     options: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()  # target boxes x1, y1, x2, y2 in ORIGINAL pixels
     source: str = "toy"
     tool: bool = True  # False: a single turn without the zoom prompt (ThinkLite rows)
     meta: dict = field(default_factory=dict)
     wording: tuple[str, str] | None = None  # of tools.prompt; None: ours
-    drawn: bool = False  # by the toy, when it is opened: such an image can always be read
+    drawn: bool = False  # by the toy, when it is opened, so the image can always be read
 
     def open(self) -> Image.Image:
         """The image: RGB, upright (EXIF orientation applied). Raises ValueError that names the sample."""
@@ -61,13 +65,14 @@ class Sample:
             else:
                 image = open_image(self.image)
             check_size(image)
-            # 16 bits a pixel: a plain conversion would clip them to white.
+            # 16 bits a pixel: a plain conversion would clip the values to white.
             if image.mode.startswith("I"):
                 image = image.convert("I").point(lambda v: v / 256).convert("L")
             upright = ImageOps.exif_transpose(image)
             check_boxes(upright, self.boxes)
             return upright.convert("RGB")
-        except Exception as error:  # PIL raises half a dozen kinds; which one does not matter to the user
+        # PIL raises half a dozen kinds; which one does not matter to the user.
+        except Exception as error:
             raise ValueError(
                 f"sample {self.id}: its image can't be read ({type(error).__name__}: {error})"
             ) from error
@@ -85,23 +90,23 @@ class Sample:
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """An image of a file or of its bytes, not decoded yet. Raises ValueError for what is no image file."""
+    """The image in a file or in its bytes, not decoded yet. Raises ValueError or OSError for other files."""
     if isinstance(source, bytes):
         return Image.open(io.BytesIO(source), formats=FORMATS)
-    if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would be waited for, for ever
+    if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
         raise ValueError(f"{source} is no regular file")
     return Image.open(source, formats=FORMATS)
 
 
 def check_size(image: Image.Image) -> None:
-    """Raise ValueError for an image too large to decode; its size is known before that."""
+    """Raise ValueError for an image too large to decode. Its size is known without decoding."""
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
 
 
 def check_boxes(image: Image.Image, boxes) -> None:
-    """Raise ValueError for a target that has nothing in common with its image."""
+    """Raise ValueError for a target box, in pixels of this image, that lies wholly outside it."""
     width, height = image.size
     for box in boxes:
         left, top, right, bottom = box
@@ -113,7 +118,8 @@ DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
 DEEPEYES_GB = 4.84  # three parquet files
 SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
-TEST_SHARE = 20  # one row in this many is held out of training
+TEST_EVERY = 20  # one row in this many is held out of training
+FIELDS = ("id", "question", "answer", "source", "tool", "meta")  # of a row in a user's folder
 
 
 def load(
@@ -134,7 +140,7 @@ def load(
     "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
     "deepeyes" (else from the Hub) or of "seal" (with its .json files and images). revision: a commit on
     the Hub. allow_outside: rows of a folder may name images outside it. Bad rows are left out, counted,
-    and named in runs/bad-rows-NAME.jsonl. Raises ValueError for what can't be read at all.
+    and named in runs/bad-rows-NAME.jsonl. Raises ValueError for a data set that can't be read at all.
     """
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")
@@ -159,7 +165,7 @@ def load(
         raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
     kept = collect(rows, name)
     if split:
-        held_out = [zlib.crc32(sample.id.encode()) % TEST_SHARE == 0 for sample in kept]
+        held_out = [zlib.crc32(sample.id.encode()) % TEST_EVERY == 0 for sample in kept]
         kept = [sample for sample, held in zip(kept, held_out) if held == (split == "test")]
     if not kept:
         part = f"its {split} part (--eval_size 0 needs no test part)"
@@ -169,30 +175,29 @@ def load(
     return kept
 
 
+# What a bad row raises, among others for a file name of 300 characters (OSError), a number of 400 digits
+# (OverflowError) and brackets that are nested a thousand times (RecursionError).
+BAD_ROW = (ValueError, LookupError, TypeError, AttributeError, StopIteration)
+BAD_ROW += (OSError, OverflowError, RecursionError)
+
+
 def collect(rows, name: str) -> list[Sample]:
-    """The samples of (place, function that makes one or several) rows; bad ones are left out and named."""
+    """The samples of a loader's rows; bad rows are left out, and named in a file.
+
+    rows: (where, function that makes one sample or a list of them).
+    """
     kept = []
     bad = []
-    for place, make in rows:
+    for where, make in rows:
         try:
             made = make()
             made = made if isinstance(made, list) else [made]
             for sample in made:
                 check(sample)
             kept += made
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            StopIteration,
-            OSError,  # a file name of 300 characters
-            OverflowError,  # a number of 400 digits
-            RecursionError,  # brackets, nested a thousand times
-        ) as error:
+        except BAD_ROW as error:
             kind = "lacks" if isinstance(error, KeyError) else f"{type(error).__name__}:"
-            bad.append({"row": place, "reason": f"{kind} {error}"})
+            bad.append({"row": where, "reason": f"{kind} {error}"})
     report = Path("runs") / f"bad-rows-{Path(name).name}.jsonl"
     if bad:
         report.parent.mkdir(exist_ok=True)
@@ -205,9 +210,9 @@ def collect(rows, name: str) -> list[Sample]:
 
 
 def opened(sample: Sample) -> Sample | None:
-    """The sample with its image opened; if that can't be read it is named, and the result is None.
+    """The sample with its image opened. If the image can't be read, that is printed, and the result is None.
 
-    A large one is only looked at, and opened again when it is needed: a batch of them would not fit.
+    A large image is opened again when it is needed: a batch of large images would not fit in memory.
     """
     try:
         image = sample.open()
@@ -219,16 +224,16 @@ def opened(sample: Sample) -> Sample | None:
 
 
 def readable(samples: list[Sample]) -> list[Sample]:
-    """The samples whose images can be read, as they are."""
+    """The samples whose images can be read. The images stay closed."""
     return [sample for sample in samples if sample.drawn or opened(sample)]
 
 
 def check(sample: Sample) -> None:
-    """Raise ValueError for a row that can't be asked or scored."""
-    if not isinstance(sample.question, str) or not sample.question.strip():
-        raise ValueError("no question")
-    if not isinstance(sample.answer, str) or not sample.answer.strip():
-        raise ValueError("no answer")
+    """Raise ValueError for a sample that can't be asked or scored."""
+    for name in ("question", "answer"):
+        value = getattr(sample, name)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"no {name}, or one that is no text")
     for name in ("id", "source"):
         value = getattr(sample, name)
         if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME:
@@ -248,7 +253,7 @@ def check(sample: Sample) -> None:
         text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
     if len(question) > MOST_LETTERS:
         raise ValueError(f"the question has {len(question)} characters, of {MOST_LETTERS} at most")
-    if "<|" in sample.text():  # it would be read as a special token, an image's for instance
+    if "<|" in question:  # the tokenizer would read a special token, such as that of an image
         raise ValueError("the question holds special tokens")
     for box in sample.boxes:
         if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -272,9 +277,9 @@ def find_folder(
     only: list[str] | None = None,
     revision: str | None = None,
 ) -> Path:
-    """The given folder, or the Hub's copy of the data set, whose commit is noted in `USED`.
+    """The folder `root`, or without one the Hub's copy of the data set, whose commit is noted in `USED`.
 
-    only: patterns of the files that are needed. revision: the commit that is wanted, else the newest.
+    only: patterns of the files that are needed. revision: a commit; without one, the newest.
     """
     if root is not None:
         if not Path(root).is_dir():
@@ -314,82 +319,83 @@ def cell_image(
     folder: Path | None = None,
     allow_outside: bool = True,
 ):
-    """The (first) image of a parquet row as data sets keep it: struct, bytes, base64 text, or a path."""
+    """The (first) image of a parquet row. Data sets keep images as struct, bytes, base64 text, or path."""
     cell = rows.select_columns([column])[number][column]
     cell = cell[0] if isinstance(cell, list) else cell
     if isinstance(cell, dict):
         cell = cell["bytes"] or cell["path"]
     if isinstance(cell, str):
-        coded = "." not in cell  # a path has a suffix, base64 no dot
-        if coded:
+        if "." not in cell:  # a path has a suffix, base64 no dot
             return open_image(base64.b64decode(cell))
         return open_image(inside(Path(folder or "."), cell, allow_outside))
     return open_image(cell) if isinstance(cell, bytes) else cell
 
 
 def deepeyes(folder: Path):
-    """The paper's training files (verl's layout): each row's prompt is stripped to the plain question."""
+    """Rows of the paper's training files (verl's layout)."""
     files = sorted(folder.glob("**/*.parquet"))
     if not files:
         raise ValueError(f"{folder} holds no parquet files")
     for file in files:
         rows = parquet(file, ("prompt", "images", "reward_model", "extra_info", "data_source"))
         texts = rows.select_columns(["prompt", "reward_model", "data_source"])
+        for number in range(len(rows)):
+            image = partial(cell_image, rows, number, "images")
+            make = partial(deepeyes_sample, texts, number, image, f"{file.stem}-{number}")
+            yield f"{file.name}, row {number}", make
 
-        def make(number, file=file, rows=rows, texts=texts):
-            row = texts[number]
-            question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
-            tool = row["data_source"] != "thinklite_eureka"
-            question = question.replace("<image>", "")
-            question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
-            return Sample(
-                id=f"{file.stem}-{number}",
-                image=partial(cell_image, rows, number, "images"),
-                question=question.strip().removeprefix("Question:").strip(),
-                answer=row["reward_model"]["ground_truth"],
-                source=row["data_source"],
-                tool=tool,
-            )
 
-        yield from ((f"{file.name}, row {number}", partial(make, number)) for number in range(len(rows)))
+def deepeyes_sample(texts, number: int, image, name: str) -> Sample:
+    """A row as a sample; the prompt is stripped to the plain question."""
+    row = texts[number]
+    question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
+    tool = row["data_source"] != "thinklite_eureka"
+    question = question.replace("<image>", "")
+    question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
+    return Sample(
+        id=name,
+        image=image,
+        question=question.strip().removeprefix("Question:").strip(),
+        answer=row["reward_model"]["ground_truth"],
+        source=row["data_source"],
+        tool=tool,
+    )
 
 
 def seal(folder: Path):
-    """The four files of V*'s training data that have target boxes: x, y, width, height, original pixels."""
+    """Rows of the four files of V*'s training data that have target boxes."""
     files = [folder / f"{name}.json" for name in SEAL_FILES]
     if missing := [file.name for file in files if not file.exists()]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
-
-    def make(row, name):
-        question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
-        corners = [target["bbox"] for target in row["target_instances"]]
-        image = folder / row["image"]
-        if not image.exists():
-            raise ValueError(f"no image {image}")
-        return Sample(
-            id=name,
-            image=str(image),
-            question=question,
-            answer=row["conversations"][1]["value"],
-            boxes=tuple((x, y, x + width, y + height) for x, y, width, height in corners),
-            source="vstar",
-        )
-
     for file in files:
         try:
             rows = json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(f"{file} is not JSON: {error}") from error
         for number, row in enumerate(rows):
-            yield f"{file.name}, row {number}", partial(make, row, f"{file.stem}-{number}")
+            yield f"{file.name}, row {number}", partial(seal_sample, folder, row, f"{file.stem}-{number}")
 
 
-FIELDS = ("id", "question", "answer", "source", "tool", "meta")
+def seal_sample(folder: Path, row: dict, name: str) -> Sample:
+    """A row as a sample; its boxes are x, y, width, height, original pixels."""
+    question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
+    corners = [target["bbox"] for target in row["target_instances"]]
+    image = folder / row["image"]
+    if not image.exists():
+        raise ValueError(f"no image {image}")
+    return Sample(
+        id=name,
+        image=str(image),
+        question=question,
+        answer=row["conversations"][1]["value"],
+        boxes=tuple((x, y, x + width, y + height) for x, y, width, height in corners),
+        source="vstar",
+    )
 
 
 def inside(folder: Path, name: str, allow_outside: bool) -> str:
-    """The path of a data set's image. Raises ValueError where it leads out of the data set's folder: what
-    a stranger's rows name would be read, and embedded in a page that is shared."""
+    """The path of a data set's image. Raises ValueError for one that leads out of the data set's folder: rows
+    of a stranger could name any file, which would end up in a page that is shared."""
     image = folder / name
     if not image.exists():
         raise ValueError(f"no image {image}")
@@ -399,30 +405,12 @@ def inside(folder: Path, name: str, allow_outside: bool) -> str:
 
 
 def folder_rows(folder: Path, allow_outside: bool = False):
-    """Rows of one's own: .jsonl lines, or the parquet files that select_data.py writes.
+    """Rows of a user's folder: .jsonl lines, or the parquet files that select_data.py writes.
 
     A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
     (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta".
     Images lie inside the folder, unless allow_outside.
     """
-
-    def make(row, image, name):
-        given = {key: row[key] for key in FIELDS if row.get(key) is not None}
-        if type(given.get("id")) is int:
-            given["id"] = str(given["id"])
-        if isinstance(given.get("meta"), str):
-            given["meta"] = json.loads(given["meta"])
-        options = tuple(map(str, row.get("options") or ()))
-        boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
-        missing = [key for key in ("question", "answer") if key not in given]
-        if missing:
-            raise ValueError(f"lacks {', '.join(missing)}")
-        return Sample(**{"id": name} | given, image=image, options=options, boxes=boxes)
-
-    def make_line(line, name):
-        row = json.loads(line)
-        return make(row, inside(folder, row["image"], allow_outside), name)
-
     lines = sorted(folder.glob("*.jsonl"))
     tables = sorted(folder.glob("selected*.parquet"))
     if not lines and not tables:
@@ -432,37 +420,58 @@ def folder_rows(folder: Path, allow_outside: bool = False):
         texts = rows.remove_columns("image")
         for number in range(len(rows)):
             image = partial(cell_image, rows, number, "image", folder, allow_outside)
-            yield (
-                f"{file.name}, row {number}",
-                lambda n=number, i=image, t=texts: make(t[n], i, f"{n}"),
-            )
+            yield f"{file.name}, row {number}", partial(table_sample, texts, number, image)
     for file in lines if not tables else ():
         for number, line in enumerate(file.read_text().split("\n")):
             if line.strip():
-                yield (
-                    f"{file.name}, line {number + 1}",
-                    partial(make_line, line, f"{file.stem}-{number}"),
-                )
+                make = partial(line_sample, folder, line, f"{file.stem}-{number}", allow_outside)
+                yield f"{file.name}, line {number + 1}", make
+
+
+def table_sample(texts, number: int, image) -> Sample:
+    return folder_sample(texts[number], image, str(number))
+
+
+def line_sample(folder: Path, line: str, name: str, allow_outside: bool) -> Sample:
+    row = json.loads(line)
+    return folder_sample(row, inside(folder, row["image"], allow_outside), name)
+
+
+def folder_sample(row: dict, image, name: str) -> Sample:
+    """A row of a user's folder as a sample. name: its id, if the row has none."""
+    values = {key: row[key] for key in FIELDS if row.get(key) is not None}
+    if missing := [key for key in ("question", "answer") if key not in values]:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    if type(values.get("id")) is int:
+        values["id"] = str(values["id"])
+    if isinstance(values.get("meta"), str):
+        values["meta"] = json.loads(values["meta"])
+    options = tuple(map(str, row.get("options") or ()))
+    boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
+    return Sample(**{"id": name} | values, image=image, options=options, boxes=boxes)
 
 
 def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:
-    """As many samples as there are with sources in this ratio, in random order.
+    """The largest set of samples whose sources are in this ratio, in random order.
 
     >>> toys = [Sample(str(i), b"", "?", "A", source="ab"[i % 3 > 0]) for i in range(30)]
     >>> "".join(sorted(s.source for s in mix(toys, "a:1,b:1")))
     'aaaaaaaaaabbbbbbbbbb'
     """
     try:
-        wanted = {name: float(share) for name, share in (part.split(":") for part in ratio.split(","))}
+        pairs = [part.split(":") for part in ratio.split(",")]
+        weights = {name: float(weight) for name, weight in pairs}
     except ValueError:
         raise ValueError(f"a ratio between sources looks like vstar:47,chart:30, not {ratio!r}") from None
     by_source = defaultdict(list)
     for sample in samples:
         by_source[sample.source].append(sample)
-    if unknown := set(wanted) - set(by_source):
+    if unknown := set(weights) - set(by_source):
         raise ValueError(f"no samples of source {', '.join(sorted(unknown))}, only of {', '.join(by_source)}")
-    scale = min(len(by_source[name]) / share for name, share in wanted.items() if share)
+    scale = min(len(by_source[name]) / weight for name, weight in weights.items() if weight)
     rng = random.Random(seed)
-    result = [s for name, share in wanted.items() for s in rng.sample(by_source[name], int(scale * share))]
-    rng.shuffle(result)
-    return result
+    mixed = []
+    for name, weight in weights.items():
+        mixed += rng.sample(by_source[name], int(scale * weight))
+    rng.shuffle(mixed)
+    return mixed

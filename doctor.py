@@ -1,11 +1,11 @@
-"""Can this machine do what I want? Told in a minute, before anything is waited for.
+"""Can this machine do what I want? The answer takes a minute, before anything long is started.
 
     python doctor.py                          # packages, device, memory, disk, exactness; the tiny model
     python doctor.py --model qwen2.5-vl-3b    # and what a 3B needs: memory, hours, gigabytes to fetch
     python doctor.py --model qwen2.5-vl-3b --full --random_weights       # on a GPU: every part, run once
 
 Each line is a check: "ok", "note" (it will do, but), or "MISSING" (what was asked for can't be done), with a
-figure and the remedy. Exit code 0; 1 if something is missing; 2 for a mistake in the call.
+figure and the remedy. Exit code: 0; 1 if something is missing; 2 for a mistake in the call.
 """
 
 import importlib.metadata
@@ -16,9 +16,11 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import ClassVar
 
 from config import (
@@ -41,15 +43,23 @@ NOTE = "note"
 MISSING = "MISSING"
 GB = 2**30
 LEAST_PYTHON = (3, 11)
+EXACT = 1e-3  # most that logprobs of sampler and trainer may differ in float32
 WITHIN = 0.3  # of what was predicted, a measured step is as predicted
 
 
 @dataclass
 class Check:
+    """A line of what is printed. Where all is ok, no remedy is needed."""
+
     name: str
     verdict: str
     figure: str
     remedy: str = ""
+    to_fetch: float = 0.0  # GB
+
+    def __post_init__(self):
+        if self.verdict == OK:
+            self.remedy = ""
 
     def text(self) -> str:
         remedy = f"  ->  {self.remedy}" if self.remedy else ""
@@ -78,63 +88,50 @@ def read_config(argv: list[str]) -> DoctorConfig:
 
 
 # --------------------------------------------------------------------------------------------------
-# Anywhere.
+# What is here. Nothing heavy is imported at the top: what is missing must be told, not be a traceback.
 
 
 def check_python() -> Check:
-    version = platform.python_version()
-    if sys.version_info >= LEAST_PYTHON:
-        return Check("Python", OK, version)
+    verdict = OK if sys.version_info >= LEAST_PYTHON else MISSING
     wanted = ".".join(map(str, LEAST_PYTHON))
-    return Check("Python", MISSING, version, f"needs {wanted} or newer")
+    return Check("Python", verdict, platform.python_version(), f"needs {wanted} or newer")
 
 
 def check_packages() -> list[Check]:
-    """What is installed against the pins of requirements.txt."""
+    """What is installed against the pins of requirements.txt: each package that differs, or one line."""
     text = (Path(__file__).parent / "requirements.txt").read_text()
-    found = []
+    pins = re.findall(r"^([\w-]+)==([\w.]+)", text, re.M)
     wrong = []
-    for name, pinned in re.findall(r"^([\w-]+)==([\w.]+)", text, re.M):
+    for name, pinned in pins:
         try:
             version = importlib.metadata.version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
             version = "not installed"
-        found.append(name)
         if version != pinned:
-            remedy = f"pip install {name}=={pinned}"
-            wrong.append(Check(f"package {name}", MISSING, version, remedy))
-    if wrong:
-        return wrong
-    return [Check("packages", OK, f"all {len(found)} as in requirements.txt")]
+            wrong.append(Check(f"package {name}", MISSING, version, f"pip install {name}=={pinned}"))
+    return wrong or [Check("packages", OK, f"all {len(pins)} as in requirements.txt")]
 
 
 def check_device() -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        cores = os.cpu_count()
-        return Check("device", OK, f"no GPU; {cores} CPU cores: enough for the tiny model")
-    properties = torch.cuda.get_device_properties(0)
-    memory = properties.total_memory / GB
-    figure = f"{properties.name}, {memory:.1f} GB, capability {properties.major}.{properties.minor}"
-    if properties.major < 8:
-        return Check("device", MISSING, figure, "bfloat16 needs capability 8.0 or newer")
-    if torch.backends.cuda.cudnn_sdp_enabled():
-        return Check("device", NOTE, figure, "cuDNN's attention is on: model.py switches it off")
-    return Check("device", OK, figure)
+        return Check("device", OK, f"no GPU; {os.cpu_count()} CPU cores: enough for the tiny model")
+    card = torch.cuda.get_device_properties(0)
+    figure = f"{card.name}, {card.total_memory / GB:.1f} GB, capability {card.major}.{card.minor}"
+    verdict = OK if card.major >= 8 else MISSING
+    return Check("device", verdict, figure, "bfloat16 needs capability 8.0 or newer")
 
 
-def check_memory(config) -> Check:
-    """Of the machine; a GPU's is the plan's business."""
+def check_memory(config: TrainConfig) -> Check:
+    """Of the machine; a GPU's is the memory plan's business."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
     wanted = 4 if config.model == "tiny" else 16
-    figure = f"{total:.0f} GB"
-    if total < wanted:
-        return Check("memory", NOTE, figure, f"{wanted} GB and more are wanted")
-    return Check("memory", OK, figure)
+    verdict = OK if total >= wanted else NOTE
+    return Check("memory", verdict, f"{total:.0f} GB", f"{wanted} GB and more are wanted")
 
 
-def weights_gb(config) -> float:
+def weights_gb(config: TrainConfig) -> float:
     """What the weights take on disk, in bfloat16."""
     from machine.memory_estimate import sizes
     from model import config_of
@@ -143,110 +140,92 @@ def weights_gb(config) -> float:
     return 2 * (count["matrices"] + count["embeddings"] + count["vision"]) / GB
 
 
-def checkpoints_gb(config) -> float:
+def checkpoints_gb(config: TrainConfig) -> float:
     """The two checkpoints that are kept, and the one that is being written: adapter and optimiser."""
     from machine.memory_estimate import sizes
     from model import config_of
 
-    lora = sizes(config_of(config.model))["lora"] * config.lora
-    return 3 * lora * 12 / GB
+    return 3 * sizes(config_of(config.model))["lora"] * config.lora * 12 / GB
 
 
-def hub_answers(repository: str, kind: str) -> str:
-    """ "" if the Hub answers for this repository, else what went wrong."""
+def check_hub(name: str, repository: str, kind: str, file: str, size: float) -> Check:
+    """Is a repository in the Hub's cache (this file stands for all), or can it be fetched?
+
+    kind: "model" or "dataset". size: GB, 0 where it is not known.
+    """
     from huggingface_hub import HfApi
 
-    try:
-        HfApi().repo_info(repository, repo_type=kind, timeout=10)
-    except Exception as error:
-        return type(error).__name__
-    return ""
-
-
-def check_hub(name: str, place: str, kind: str, file: str, size: float) -> tuple[Check, float]:
-    """Is a repository in the Hub's cache (this file stands for all), or can it be fetched? And the gigabytes
-    to fetch. kind: "model" or "dataset"; size: GB, 0 where it is not known."""
     from data import is_cached
 
-    if is_cached(place, kind, file):
-        return Check(name, OK, f"in the Hub's cache: {place}"), 0.0
+    if is_cached(repository, kind, file):
+        return Check(name, OK, f"in the Hub's cache: {repository}")
     amount = f"{size:.1f} GB to fetch" if size else "to fetch"
-    if trouble := hub_answers(place, kind):
-        figure = f"{amount}, but the Hub does not answer ({trouble})"
+    try:
+        HfApi().repo_info(repository, repo_type=kind, timeout=10)
+    except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
+        figure = f"{amount}, but the Hub does not answer ({type(error).__name__})"
         option = "" if kind == "model" else f"--repo-type {kind} "
-        remedy = f"where there is a connection: hf download {option}{place}"
-        return Check(name, MISSING, figure, remedy), size
-    return Check(name, NOTE, f"{amount} on the first run: {place}"), size
+        remedy = f"where there is a connection: hf download {option}{repository}"
+        return Check(name, MISSING, figure, remedy, size)
+    return Check(name, NOTE, f"{amount} on the first run: {repository}", to_fetch=size)
 
 
-def place_of(config) -> str:
+def model_source(config: TrainConfig) -> str:
     """The folder or Hub name of the model; "" for what is neither."""
-    place = PRESETS[config.model].source if config.model in PRESETS else config.model
-    is_folder = Path(place).expanduser().is_dir()
-    return place if is_folder or place.count("/") == 1 else ""
+    source = PRESETS[config.model].source if config.model in PRESETS else config.model
+    return source if Path(source).expanduser().is_dir() or source.count("/") == 1 else ""
 
 
-def check_weights(config) -> tuple[Check, float]:
-    """Are the weights here? And the gigabytes to fetch."""
-    place = place_of(config)
-    if not place:
+def check_weights(config: DoctorConfig) -> Check:
+    source = model_source(config)
+    if not source:
         remedy = f"a preset ({', '.join(PRESETS)}), a folder, or OWNER/MODEL"
-        return Check("weights", MISSING, f"no such model: {config.model}", remedy), 0.0
+        return Check("weights", MISSING, f"no such model: {config.model}", remedy)
     if config.random_weights:
-        return Check("weights", OK, "random ones, nothing to fetch"), 0.0
-    if Path(place).expanduser().is_dir():
-        return Check("weights", OK, f"on disk: {place}"), 0.0
+        return Check("weights", OK, "random ones, nothing to fetch")
+    if Path(source).expanduser().is_dir():
+        return Check("weights", OK, f"on disk: {source}")
     size = weights_gb(config) if config.model in PRESETS else 0.0
-    return check_hub("weights", place, "model", "config.json", size)
+    return check_hub("weights", source, "model", "config.json", size)
 
 
-def check_data(config) -> tuple[Check, float]:
-    """Is the data set here? And the gigabytes to fetch."""
+def check_data(config: TrainConfig) -> Check:
     from data import DEEPEYES, DEEPEYES_GB
 
-    name = config.data
-    if name.startswith("toy"):
-        return Check("data", OK, f"{name} is drawn, nothing to fetch"), 0.0
-    if config.root or Path(name).is_dir():
-        place = config.root or name
-        if Path(place).is_dir():
-            return Check("data", OK, f"on disk: {place}"), 0.0
-        return Check("data", MISSING, f"no such folder: {place}", "--root FOLDER"), 0.0
-    if name == "seal":
+    if config.data.startswith("toy"):
+        return Check("data", OK, f"{config.data} is drawn, nothing to fetch")
+    folder = config.root or config.data
+    if Path(folder).is_dir():
+        return Check("data", OK, f"on disk: {folder}")
+    if config.root:
+        return Check("data", MISSING, f"no such folder: {folder}", "--root FOLDER")
+    if config.data == "seal":
         remedy = "--root FOLDER with the four .json files and the COCO and GQA images"
-        return Check("data", MISSING, "seal is read from a folder", remedy), 0.0
-    if name != "deepeyes":
+        return Check("data", MISSING, "seal is read from a folder", remedy)
+    if config.data != "deepeyes":
         remedy = f"one of {', '.join(DATASETS)}, or a folder"
-        return Check("data", MISSING, f"no such data set: {name}", remedy), 0.0
+        return Check("data", MISSING, f"no such data set: {config.data}", remedy)
     return check_hub("data", DEEPEYES, "dataset", "README.md", DEEPEYES_GB)
 
 
-def check_disk(config, to_fetch: float) -> list[Check]:
-    """The Hub's cache, and the folder where runs go."""
+def check_disk(config: TrainConfig, to_fetch: float) -> list[Check]:
+    """The folder where runs go, and the Hub's cache if so many GB are to be fetched."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    checks = []
-    runs = Path(config.out or "runs")
-    wanted = [("disk for runs", runs, checkpoints_gb(config) + 0.2, "another --out")]
+    wanted = [("disk for runs", config.out or "runs", checkpoints_gb(config) + 0.2, "another --out")]
     if to_fetch:
-        cache = Path(HF_HUB_CACHE)
-        wanted.append(("disk for the Hub's cache", cache, to_fetch, "set HF_HOME"))
-    for name, place, needed, other in wanted:
-        folder = place.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free / GB
+        wanted.append(("disk for the Hub's cache", HF_HUB_CACHE, to_fetch, "set HF_HOME"))
+    checks = []
+    for name, folder, needed, other in wanted:
+        folder = Path(folder).absolute()
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(there).free / GB
         figure = f"{free:.1f} GB free, {needed:.1f} needed"
-        if free < needed:
-            checks.append(Check(name, MISSING, figure, f"make room, or {other}"))
-        else:
-            checks.append(Check(name, OK, figure))
+        checks.append(Check(name, OK if free >= needed else MISSING, figure, f"make room, or {other}"))
     return checks
 
 
-def check_judge(config) -> list[Check]:
-    if not config.judge:
-        return []
+def check_judge(config: TrainConfig) -> Check:
     from grading.judge import Judge
 
     with tempfile.TemporaryDirectory() as folder:
@@ -254,144 +233,133 @@ def check_judge(config) -> list[Check]:
         same = judge("What colour is the cup?", "red", "It is red.")
     if judge.down:
         remedy = "is the server up, and the URL the one that ends in /v1?"
-        return [Check("judge", MISSING, f"{config.judge} does not answer", remedy)]
+        return Check("judge", MISSING, f"{config.judge} does not answer", remedy)
     if not same:
-        return [Check("judge", NOTE, "answers, but finds 'It is red.' no 'red'", "another model")]
-    return [Check("judge", OK, f"{config.judge} answers")]
+        return Check("judge", NOTE, "answers, but finds 'It is red.' no 'red'", "another model")
+    return Check("judge", OK, f"{config.judge} answers")
 
 
-# --------------------------------------------------------------------------------------------------
-# Exact, and how fast.
-
-
-def tiny_run(folder: Path, steps: int, **more):
-    """The real trainer on the tiny model, some steps; its rows of metrics.jsonl."""
-    import train
-    from data import load
-    from model import load_model
-    from safe.files import read_rows
-
-    threads = min(2, os.cpu_count() or 1)
-    settings = {"steps": steps, "eval_size": 0, "guard": "off", "threads": threads}
-    config = TrainConfig(**settings | more)
-    model, processor = load_model("tiny")
-    trainer = train.build_trainer(config, model, processor, load("toy", limit=64), folder)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        trainer.train()
-    return read_rows(folder / "metrics.jsonl")
-
-
-def check_exactness() -> list[Check]:
-    """Both engines and the update on this device: the trainer's logprobs against the sampler's."""
-    checks = []
-    for engine in ("generate", "slots"):
-        with tempfile.TemporaryDirectory() as folder:
-            small = {"prompts": 2, "micro_batch": 8, "show_every": 100, "engine": engine}
-            rows = tiny_run(Path(folder), 2, **small)
-        gap = max(row["logp_gap"] for row in rows)
-        moved = rows[-1]["grad_norm"] > 0 or rows[-1]["dead_groups"] == 1
-        figure = f"sampler and trainer differ by {gap:.1g} at most"
-        if gap < 1e-3 and moved:
-            checks.append(Check(f"exact, {engine}", OK, figure))
-        else:
-            remedy = "this should be below 0.001: please report the versions above"
-            checks.append(Check(f"exact, {engine}", MISSING, figure, remedy))
-    return checks
-
-
-def check_pace(config) -> list[Check]:
-    """What a run of this model takes; for the tiny one on a CPU checked against real steps."""
-    import torch
-
-    from machine import time_estimate
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.set_num_threads(config.threads)
-    speed = time_estimate.device_speed(device, dtype)
-    figure = f"copies {speed.bytes_s / 1e9:.0f} GB/s, multiplies {speed.ops_s / 1e12:.2g} TFLOP/s"
-    checks = [Check("speed", OK, figure)]
-    figure = time_estimate.time_text(config, speed, device.type)
-    if device.type == "cpu" and config.model != "tiny":
-        checks.append(Check("time", MISSING, figure, "this model needs a GPU"))
-        return checks
-    checks.append(Check("time", OK if device.type == "cpu" else NOTE, figure))
-    if config.model == "tiny" and device.type == "cpu":
-        predicted = sum(time_estimate.step_seconds(config, speed, "cpu").values())
-        with tempfile.TemporaryDirectory() as folder:
-            rows = tiny_run(Path(folder), 5, show_every=100)
-        steps = [row["sec_rollout"] + row["sec_train"] for row in rows[1:]]
-        measured = sorted(steps)[len(steps) // 2]
-        figure = f"{predicted:.2f} s a step predicted, {measured:.2f} measured"
-        if abs(measured / predicted - 1) <= WITHIN:
-            checks.append(Check("time against a step", OK, figure))
-        else:
-            remedy = "is something else running? The prediction is as good as its few seconds"
-            checks.append(Check("time against a step", NOTE, figure, remedy))
-    return checks
-
-
-def check_plan(config) -> Check:
+def check_plan(config: TrainConfig) -> Check:
     """Does the run fit into the memory of the GPU at hand?"""
     import torch
 
     from machine import memory_estimate
     from model import config_of
 
-    parts = memory_estimate.memory(config, config_of(config.model), 1)
+    parts = memory_estimate.memory(config, config_of(config.model))
     most = memory_estimate.peak(parts) + memory_estimate.CONTEXT
     figure = f"{most:.1f} GB at most by the plan"
     if not torch.cuda.is_available():
         return Check("memory plan", NOTE if config.model != "tiny" else OK, figure)
     has = torch.cuda.get_device_properties(0).total_memory / GB
-    if most < has:
-        return Check("memory plan", OK, f"{figure}, the card has {has:.1f}")
-    return Check("memory plan", MISSING, f"{figure}, the card has {has:.1f}", memory_estimate.advice(config))
+    figure += f", the card has {has:.1f}"
+    return Check("memory plan", OK if most < has else MISSING, figure, memory_estimate.advice(config))
 
 
-def everywhere(config):
-    """The checks that take no more than a minute, one after the other."""
+# --------------------------------------------------------------------------------------------------
+# Exact, and how fast.
+
+
+def tiny_run(steps: int, **settings) -> list[dict]:
+    """Some steps of the real trainer on the tiny model; the rows of its metrics.jsonl."""
+    from data import load
+    from model import load_model
+    from safe.files import read_rows
+    from train import build_trainer
+
+    threads = min(2, os.cpu_count() or 1)
+    config = TrainConfig(steps=steps, eval_size=0, guard="off", threads=threads, show_every=100, **settings)
+    model, processor = load_model("tiny")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(config, model, processor, load("toy", limit=64), Path(folder))
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            trainer.train()
+        return read_rows(Path(folder) / "metrics.jsonl")
+
+
+def check_exactness(engine: str) -> Check:
+    """An engine and its update on this device: the trainer's logprobs against the sampler's."""
+    rows = tiny_run(2, prompts=2, micro_batch=8, engine=engine)
+    gap = max(row["logp_gap"] for row in rows)
+    moved = rows[-1]["grad_norm"] > 0 or rows[-1]["dead_groups"] == 1
+    verdict = OK if gap < EXACT and moved else MISSING
+    remedy = "this should be below 0.001: please report the versions above"
+    return Check(f"exact, {engine}", verdict, f"sampler and trainer differ by {gap:.1g} at most", remedy)
+
+
+def check_time(config: TrainConfig) -> Iterator[Check]:
+    """What a run of this model takes; for the tiny one on a CPU checked against real steps."""
+    from machine import time_estimate
+
+    speed, device = time_estimate.speed_here(config.threads)
+    figure = f"copies {speed.bytes_s / 1e9:.0f} GB/s, multiplies {speed.ops_s / 1e12:.2g} TFLOP/s"
+    yield Check("speed", OK, figure)
+    figure = time_estimate.time_text(config, speed, device)
+    if device == "cuda":
+        yield Check("time", NOTE, figure)
+    elif config.model != "tiny":
+        yield Check("time", MISSING, figure, "this model needs a GPU")
+    else:
+        yield Check("time", OK, figure)
+        predicted = sum(time_estimate.step_seconds(config, speed, device).values())
+        rows = tiny_run(5)
+        measured = median(row["sec_rollout"] + row["sec_train"] for row in rows[1:])
+        figure = f"{predicted:.2f} s a step predicted, {measured:.2f} measured"
+        verdict = OK if abs(measured / predicted - 1) <= WITHIN else NOTE
+        remedy = "is something else running? The prediction is as good as its few seconds"
+        yield Check("time against a step", verdict, figure, remedy)
+
+
+def all_checks(config: DoctorConfig, figures: dict) -> Iterator[Check]:
+    """All lines, one after the other; those of --full put what they measured into `figures`."""
     yield check_python()
     packages = check_packages()
     yield from packages
-    if any("not installed" in check.figure for check in packages):
+    if any(check.figure == "not installed" for check in packages):
         return
-    yield check_device()
-    yield check_memory(config)
-    weights, weights_size = check_weights(config)
-    yield weights
-    data, data_size = check_data(config)
-    yield data
-    if not place_of(config):
-        return
-    yield from check_disk(config, weights_size + data_size)
-    yield from check_judge(config)
-    yield check_plan(config)
-    yield from check_exactness()
-    yield from check_pace(config)
-
-
-def main(config: DoctorConfig) -> None:
     from model import prepare_libraries
 
     prepare_libraries(config.threads)
-    began = time.time()
-    checks = []
-    found = everywhere(config)
-    for check in found:
-        print(check.text(), flush=True)
-        checks.append(check)
-    figures = {}
+    yield check_device()
+    yield check_memory(config)
+    weights = check_weights(config)
+    yield weights
+    data = check_data(config)
+    yield data
+    if not model_source(config):
+        return
+    yield from check_disk(config, weights.to_fetch + data.to_fetch)
+    if config.judge:
+        yield check_judge(config)
+    yield check_plan(config)
+    for engine in ("generate", "slots"):
+        yield check_exactness(engine)
+    yield from check_time(config)
     if config.full:
-        from machine.device_check import markdown, trials
+        from machine.device_check import run_parts
         from train import build_trainer
 
-        for name, good, figure, remedy, more in trials(config, build_trainer):
-            check = Check(name, OK if good else MISSING, figure, remedy)
-            print(check.text(), flush=True)
-            checks.append(check)
-            figures |= more
-        print("\n" + markdown(config, figures) + "\n")
+        for name, outcome in run_parts(config, loading(config), build_trainer):
+            figures[name] = outcome.figures
+            yield Check(name, OK if outcome.good else MISSING, outcome.figure, outcome.remedy)
+
+
+def loading(config: DoctorConfig) -> dict:
+    """The arguments of `load_model` that are not in a TrainConfig."""
+    return {"random_weights": config.random_weights, "layers": config.layers}
+
+
+def main(config: DoctorConfig) -> None:
+    began = time.time()
+    checks = []
+    figures = {}
+    for check in all_checks(config, figures):
+        print(check.text(), flush=True)
+        checks.append(check)
+    if figures:
+        from machine.device_check import markdown
+
+        print("\n" + markdown(config, loading(config), figures) + "\n")
     missing = [check for check in checks if check.verdict == MISSING]
     verdict = f"{len(missing)} missing" if missing else "this machine can do it"
     print(f"{verdict} ({time.time() - began:.0f} s)")

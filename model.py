@@ -1,7 +1,7 @@
-"""Names -> (model, processor): the embedded tiny model, Qwen2.5-VL and Qwen3-VL from the Hub, folders,
-checkpoints.
+"""Names -> (model, processor). A name is a preset (the embedded tiny model, Qwen2.5-VL and Qwen3-VL from the
+Hub), a folder, a Hub name, or a LoRA checkpoint of a run.
 
-python model.py runs/mine/checkpoint-80 --out merged      # base and adapter as one plain checkpoint
+    python model.py runs/mine/checkpoint-80 --out merged      # base and adapter as one plain checkpoint
 """
 
 import argparse
@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from config import PRESETS
-from engine.families import FAMILIES, QWEN2_5_VL, Family, family_of_preset
+from config import PRESETS, run_command
+from engine.families import CONFIGS, FAMILIES, QWEN2_5_VL, Family, family_in, family_of_preset
 from engine.inputs import linear_patch_embed
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
 
@@ -35,6 +35,7 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 # The language model's projections only: the vision MLP has gate/up/down_proj of its own, which stay frozen.
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 QUANTIZED = ("4bit",)
+MERGED_FILES = (".json", ".txt", ".jinja")  # of the base, beside its weights
 
 
 class ZoomProcessor(Qwen2_5_VLProcessor):
@@ -67,39 +68,53 @@ class ZoomProcessor(Qwen2_5_VLProcessor):
 def find_model(name: str, weights: bool = True) -> Path:
     """A preset, a folder or a Hub name (perhaps with @REVISION) -> the folder; what is missing is fetched.
 
-    weights: False fetches the small files alone. Raises ValueError.
+    A run's folder stands for its newest whole checkpoint. weights: False fetches the small files alone.
+    Raises ValueError.
     """
-    place = PRESETS[name].source if name in PRESETS else name
+    source = PRESETS[name].source if name in PRESETS else name
     revision = ""
-    if not Path(place).exists():  # a folder may have an @ in its name
-        place, _, revision = place.partition("@")
-    path = Path(place).expanduser()
-    if not path.is_dir() and place.count("/") == 1 and not place.startswith((".", "~", "/")):
-        try:
-            files = ["*.json", "merges.txt"] + ["*.safetensors"] * weights
-            path = snapshot_download(place, revision=revision or None, allow_patterns=files)
-            path = Path(path)
-        except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
-            raise ValueError(
-                f"{place} is not on this machine and can't be fetched here ({type(error).__name__}); "
-                f"where there is a connection: hf download {place}"
-            ) from error
+    if not Path(source).exists():  # a folder may have an @ in its name
+        source, _, revision = source.partition("@")
+    path = Path(source).expanduser()
     if not path.is_dir():
-        known = ", ".join(PRESETS)
-        raise ValueError(f"unknown model {name!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL")
+        check_is_hub_name(source)
+        path = fetch(source, revision, weights)
     if (path / "adapter_config.json").exists():
         check_kind(path)
         check_whole(path)
         return path
-    if not (path / "config.json").exists() and all_checkpoints(path):  # a run's folder
-        newest = newest_whole(path, say=print)
-        if newest is None:
-            raise ValueError(f"{path} holds no whole checkpoint")
-        return newest
-    if not (path / "config.json").exists():
+    if (path / "config.json").exists():
+        family_in(path / "config.json")
+        return path
+    if not all_checkpoints(path):
         raise ValueError(f"{path} holds no model: neither config.json nor adapter_config.json is there")
-    family_in(path)
-    return path
+    newest = newest_whole(path, say=print)
+    if newest is None:
+        raise ValueError(f"{path} holds no whole checkpoint")
+    return newest
+
+
+def check_is_hub_name(source: str) -> None:
+    """Raise ValueError for what is no OWNER/MODEL; of a checkpoint that is gone it names those beside it."""
+    path = Path(source).expanduser()
+    if path.name.startswith("checkpoint-") and path.parent.is_dir():
+        there = [folder.name for folder in all_checkpoints(path.parent)]
+        raise ValueError(f"{path.parent} holds no {path.name}; it holds {', '.join(there) or 'none'}")
+    if source.count("/") != 1 or source.startswith((".", "~", "/")):
+        known = ", ".join(PRESETS)
+        raise ValueError(f"unknown model {source!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL")
+
+
+def fetch(source: str, revision: str, weights: bool) -> Path:
+    """The folder of a Hub name in the Hub's cache; what is missing is fetched. Raises ValueError."""
+    files = ["*.json", "merges.txt"] + ["*.safetensors"] * weights
+    try:
+        return Path(snapshot_download(source, revision=revision or None, allow_patterns=files))
+    except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
+        raise ValueError(
+            f"{source} is not on this machine and can't be fetched here ({type(error).__name__}); "
+            f"where there is a connection: hf download {source}"
+        ) from error
 
 
 def check_kind(path: Path) -> None:
@@ -128,14 +143,6 @@ def check_whole(path: Path) -> None:
         raise ValueError(f"{path}: {trouble}{beside}")
 
 
-def family_in(path: Path) -> Family:
-    """The family of the model in a folder. Raises ValueError for one that is not known here."""
-    model_type = json.loads((path / "config.json").read_text()).get("model_type")
-    if model_type not in FAMILIES:
-        raise ValueError(f"{path} holds a {model_type!r}; known here: {', '.join(FAMILIES)}")
-    return FAMILIES[model_type]
-
-
 def family_named(name: str) -> Family:
     """The family of a preset, a folder, a Hub name or a LoRA checkpoint, by its small files. Raises
     ValueError."""
@@ -144,7 +151,7 @@ def family_named(name: str) -> Family:
     path = find_model(name, weights=False)
     if (path / "adapter_config.json").exists():
         return family_named(base_of(path))
-    return family_in(path)
+    return family_in(path / "config.json")
 
 
 def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
@@ -153,9 +160,9 @@ def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     tokenizer.padding_side = "left"  # TRL misaligns mm_token_type_ids silently with "right"
     if family:
-        images = Qwen2VLImageProcessorPil(**family.images)
+        images = Qwen2VLImageProcessorPil(**family.image_processor_kwargs)
     else:
-        family = family_in(path)
+        family = family_in(path / "config.json")
         images = Qwen2VLImageProcessorPil.from_pretrained(path)
     template = tokenizer.chat_template
     return ZoomProcessor(images, tokenizer, template, model_type=family.model_type)
@@ -163,13 +170,9 @@ def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
 
 def config_of(name: str, layers: int = 0):
     """A model's configuration; that of a preset needs no download. layers: cut both towers to this many."""
-    family = family_of_preset(name)
-    if family:
-        config = family.make_config(family.shapes[name])
-    else:
-        path = find_model(name, weights=False)
-        family = family_in(path)
-        config = family.config_class.from_pretrained(path)
+    file = CONFIGS.get(name) or find_model(name, weights=False) / "config.json"
+    family = family_in(file)
+    config = family.config_class.from_pretrained(file)
     if layers:
         config.text_config.num_hidden_layers = layers
         config.vision_config.depth = layers
@@ -253,13 +256,10 @@ def from_folder(path: Path, dtype, device: str, quantize: str | None):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=[
-                "model.visual",
-                "lm_head",
-            ],  # "visual" alone would match nothing
+            llm_int8_skip_modules=["model.visual", "lm_head"],  # "visual" alone would match nothing
         )
-    kind = family_in(path).model_class
-    model, info = kind.from_pretrained(path, output_loading_info=True, **settings)
+    model_class = family_in(path / "config.json").model_class
+    model, info = model_class.from_pretrained(path, output_loading_info=True, **settings)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{path} lacks {len(missing)} of the weights, {missing[0]} among them: random ones would train"
@@ -289,14 +289,19 @@ def make_random(config, dtype, device: str, quantize: str | None, processor):
     return model
 
 
-def merge(adapter: str, out: Path) -> None:
-    """Write base and adapter as one plain checkpoint in Hub layout, in the base's own precision."""
-    model, processor = load_model(adapter, device="cpu", dtype="auto")
+def merge(checkpoint: str, out: Path) -> None:
+    """Write base and adapter as one plain checkpoint in Hub layout, in the base's own precision; with the
+    flags of its run, whose limits it keeps. Raises ValueError for what is no LoRA checkpoint."""
+    adapter = find_model(checkpoint)
+    if not (adapter / "adapter_config.json").exists():
+        raise ValueError(f"{adapter} is no LoRA checkpoint: it is whole already")
+    model, _ = load_model(str(adapter), device="cpu", dtype="auto")
     model.merge_and_unload().save_pretrained(out)
-    # Tokenizer and processor as they came: other programs know these
-    for file in find_model(base_of(Path(adapter))).iterdir():
-        wanted = file.suffix in (".json", ".txt", ".jinja") and not file.name.endswith("index.json")
-        if wanted and not (out / file.name).exists():
+    # Tokenizer and processor as they came: other programs know these.
+    wanted = [file for file in find_model(base_of(adapter)).iterdir() if file.suffix in MERGED_FILES]
+    for file in (adapter.parent / "args.json", *wanted):
+        is_index = file.name.endswith("index.json")  # of the base's own weights
+        if file.exists() and not is_index and not (out / file.name).exists():
             shutil.copy(file, out)
 
 
@@ -323,12 +328,19 @@ def lora_config(rank: int) -> LoraConfig:
     )
 
 
-if __name__ == "__main__":
+def read_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", help="folder of a LoRA checkpoint")
+    parser.add_argument("checkpoint", help="folder of a LoRA checkpoint, or of a run: its newest one")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged model")
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
     merge(arguments.checkpoint, arguments.out)
     print(f"written: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run_command(main, read_arguments)

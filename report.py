@@ -1,4 +1,4 @@
-"""Run folders -> `curves.png`, and `report.html`: see the model think, in one file that opens anywhere.
+"""Run folders -> curves.png, and report.html: see the model think, in one file that opens anywhere.
 
 python report.py runs/tiny-toy
 python report.py runs/one runs/other runs/third      # several: curves overlaid, runs that differ only in

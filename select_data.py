@@ -4,10 +4,11 @@
     python select_data.py --out selected --rescore --gain 0.5  # other thresholds, in seconds, without a model
     python train.py --data selected
 
-Each sample is answered k times from the first look alone (share right: p_look) and k times with the target
-region shown (p_crop). It is kept if rules can check the answer, if it is not always right at first sight, and
-if the crop makes it right. Questions without target boxes pass by difficulty alone, as charts and maths do in
-the paper. Scores stay in OUT; a killed run goes on where it was; `torchrun` shares the work among GPUs.
+Each question is answered k times from the first look alone, the whole image shrunk to --look_pixels, and k
+times with its target region shown. p_look and p_crop are the fractions of correct answers. A question is kept
+if rules can check its answer, if the first look alone is not enough, and if the crop is. Questions without
+target boxes pass by difficulty alone, as charts and maths do in the paper. Scores stay in OUT; a killed run
+goes on where it was; `torchrun` spreads the work over several GPUs.
 """
 
 import io
@@ -20,7 +21,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from config import Limits, check_at_least, fill_limits, flag, is_name, parse, rollout_limits, run_command
+from config import (
+    URL_OF_A_JUDGE,
+    Limits,
+    check_at_least,
+    check_data_name,
+    fill_limits,
+    flag,
+    is_name,
+    parse,
+    rollout_limits,
+    run_command,
+)
+from runlog.runs import told_in_a_line
 from safe.files import fail, read_json, write_json
 
 
@@ -42,15 +55,15 @@ class SelectConfig(Limits):
     solvable: float = flag(0.7, "lowest p_crop that is kept")
     gain: float = flag(0.3, "least p_crop - p_look")
     skip_crop: str = flag("chart,thinklite_eureka", "sources that pass by difficulty alone")
-    only_difficulty: bool = flag(False, "leave out the crop stage's verdict (for the ablation)")
-    judge: str = flag("", "URL of an OpenAI-compatible endpoint for answers that rules can't tell")
+    only_difficulty: bool = flag(False, "keep by p_look alone, whatever the crop brings (for the ablation)")
+    judge: str = flag("", URL_OF_A_JUDGE)
     chunk: int = flag(32, "samples scored and stored at once; part of the seed")
     out: str = flag("selected", "folder of the results")
     rescore: bool = flag(False, "apply thresholds to the stored scores of --out")
     export: Literal["", "verl"] = flag("", "verl: also write the parquet that verl's DeepEyes recipe reads")
 
 
-# What the scores depend on: to change one of these takes another folder.
+# What the scores depend on: another value of one of these needs another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "judge", "chunk"]
 SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision", "tools"]
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
@@ -58,7 +71,9 @@ UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following
 
 
 def read_config(argv: list[str]) -> SelectConfig:
+    """Parse, settle and check the flags. Exits with 2 and one clear line."""
     config, given = parse(SelectConfig, argv, __doc__)
+    check_data_name(config.data)
     config = fill_limits(config, given)
     check_at_least(1, config, "limit k chunk batch threads max_turns")
     check_at_least(1, config, "look_pixels crop_pixels max_turn_tokens max_tokens")
@@ -69,9 +84,9 @@ def read_config(argv: list[str]) -> SelectConfig:
 
 
 def as_scored_before(config: SelectConfig, given: set[str], before: dict) -> SelectConfig:
-    """The config with what the stored scores of its folder depend on; ends the script where it asks for
-    something else. before: the folder's args.json."""
-    before = {"revision": "", "tools": "zoom"} | before  # folders of before may lack these
+    """The config that the stored scores of its folder depend on. Ends the script if the flags ask for another
+    one. before: the folder's args.json."""
+    before = {"revision": "", "tools": "zoom"} | before  # older folders may lack these
     taken = {}
     for name in SCORED_BY:
         is_free = config.rescore and name not in given
@@ -85,7 +100,7 @@ def as_scored_before(config: SelectConfig, given: set[str], before: dict) -> Sel
 
 
 def open_ended(sample):
-    """Multiple choice without its options, where the right one says enough by itself.
+    """Multiple choice without its options, if the correct option answers the question without the others.
 
     >>> from data import Sample
     >>> open_ended(Sample("1", b"", "Which colour is the cup?", "red", options=("red", "blue"))).options
@@ -98,11 +113,11 @@ def open_ended(sample):
     return replace(sample, options=()) if safe else sample
 
 
-def verdict(row: dict, config: SelectConfig) -> str:
-    """ "kept", or why not. row: p_look, p_crop (None without boxes), verifiable.
+def outcome_of(row: dict, config: SelectConfig) -> str:
+    """ "kept", or why not. row: p_look, p_crop (None without boxes), verifiable, source.
 
     >>> row = {"p_look": 0.125, "p_crop": 1.0, "verifiable": True, "source": "toy"}
-    >>> [verdict(row | change, Flags()) for change in ({}, {"p_look": 1.0}, {"p_crop": 0.1})]
+    >>> [outcome_of(row | change, SelectConfig()) for change in ({}, {"p_look": 1.0}, {"p_crop": 0.1})]
     ['kept', 'too easy', 'not even with the crop']
     """
     if not row["verifiable"]:
@@ -117,24 +132,15 @@ def verdict(row: dict, config: SelectConfig) -> str:
     return "kept" if row["p_crop"] - row["p_look"] >= config.gain else "the crop does not help"
 
 
-def make_stages(samples, config: SelectConfig) -> dict:
-    """The name of each stage -> the samples it asks, and how."""
-    boxed = [sample for sample in samples if sample.boxes]
-    stages = {
-        "look": (samples, {"tool": "off", "max_turns": 1}),
-        "crop": (boxed, {"begin_with_targets": True, "max_turns": 1}),
-    }
-    return stages
-
-
 def score_chunk(model, processor, samples, config: SelectConfig, seed: int, judge=None) -> list[dict]:
-    """Every stage's answers and pass rate for some samples; `seed` is the chunk's, on whatever rank."""
+    """The rows of some samples: all answers in both stages, and the fraction that is correct. seed: of this
+    chunk, the same on whatever process."""
     from grading.answers import verifiable
     from grading.correct import is_correct
     from rollout import rollout
 
     settings = rollout_limits(config)
-    settings |= {"group": config.k, "seed": seed, "temperature": 1.0}
+    settings |= {"group": config.k, "seed": seed, "temperature": 1.0, "max_turns": 1}
     settings["max_tokens"] = max(config.max_tokens, STAGE_TOKENS)
     rows = {}
     for sample in samples:
@@ -145,22 +151,25 @@ def score_chunk(model, processor, samples, config: SelectConfig, seed: int, judg
             "question": sample.question,
             "gold": sample.answer,
             "verifiable": judge is not None or verifiable(sample),
+            "p_look": None,
+            "answers_look": [],
+            "p_crop": None,
+            "answers_crop": [],
         }
-    for stage, (asked, how) in make_stages(samples, config).items():
-        for row in rows.values():
-            row[f"p_{stage}"] = None
-            row[f"answers_{stage}"] = []
+    boxed = [sample for sample in samples if sample.boxes]
+    stages = {"look": (samples, {"tool": "off"}), "crop": (boxed, {"begin_with_targets": True})}
+    for stage, (asked, how) in stages.items():
         trajectories = rollout(model, processor, asked, **settings | how) if asked else []
-        for place, sample in enumerate(asked):
-            group = trajectories[place * config.k : (place + 1) * config.k]
-            right = [is_correct(trajectory.answer, sample, judge) for trajectory in group]
-            rows[sample.id][f"p_{stage}"] = sum(right) / config.k
+        for index, sample in enumerate(asked):
+            group = trajectories[index * config.k : (index + 1) * config.k]
+            correct = [is_correct(trajectory.answer, sample, judge) for trajectory in group]
+            rows[sample.id][f"p_{stage}"] = sum(correct) / config.k
             rows[sample.id][f"answers_{stage}"] = [trajectory.answer for trajectory in group]
     return list(rows.values())
 
 
 def score_all(samples, config: SelectConfig, parts: Path) -> None:
-    """Score chunk by chunk, each a file of its own, written at once or not at all; a rank takes its share."""
+    """Score chunk by chunk. Each chunk is a file, written whole; each process takes every n-th chunk."""
     import torch
     from accelerate import PartialState
     from tqdm import tqdm
@@ -174,9 +183,8 @@ def score_all(samples, config: SelectConfig, parts: Path) -> None:
     chunks = list(range(0, len(samples), config.chunk))[state.process_index :: state.num_processes]
     todo = [start for start in chunks if not (parts / f"{start:06}.json").exists()]
     if todo:
-        model, processor = load_model(
-            config.model, quantize=config.quantize or None, device=str(state.device)
-        )
+        placed = {"quantize": config.quantize or None, "device": str(state.device)}
+        model, processor = load_model(config.model, **placed)
     judge = Judge(config.judge, parts.parent / "judge.jsonl") if config.judge else None
     bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
     for start in bar if state.is_main_process else todo:
@@ -184,14 +192,14 @@ def score_all(samples, config: SelectConfig, parts: Path) -> None:
         rows = score_chunk(model, processor, chunk, config, config.seed * 1_000_003 + start, judge)
         write_json(parts / f"{start:06}.json", rows)
     state.wait_for_everyone()
-    # The first process to leave with its connections open can abort the other
+    # The first process to leave with open connections could abort the others.
     state.destroy_process_group()
     if not state.is_main_process:
         sys.exit()
 
 
 def image_cell(sample) -> dict:
-    """An image as parquet keeps it: the path of a file, the bytes of anything else."""
+    """An image as a cell of a parquet file: the path of a file, or the bytes of any other image."""
     if isinstance(sample.image, str):
         return {"path": str(Path(sample.image).resolve()), "bytes": None}
     if isinstance(sample.image, bytes):
@@ -203,13 +211,13 @@ def image_cell(sample) -> dict:
     return {"path": None, "bytes": buffer.getvalue()}
 
 
-def count_verdicts(rows: list[dict]) -> dict[str, int]:
-    """How many rows have which verdict, most frequent first."""
+def count_outcomes(rows: list[dict]) -> dict[str, int]:
+    """How many rows have which outcome, the most frequent first."""
     return dict(Counter(row["verdict"] for row in rows).most_common())
 
 
 def write_selected(samples, file: Path) -> None:
-    """The samples that are kept, as train.py reads them; no file if there are none."""
+    """The kept samples as train.py reads them; without any, the file is removed."""
     from datasets import Dataset
 
     if not samples:
@@ -230,15 +238,15 @@ def write_results(rows: list[dict], samples: dict, config: SelectConfig, out: Pa
 
     disable_progress_bars()
     for row in rows:
-        row["verdict"] = verdict(row, config)
+        row["verdict"] = outcome_of(row, config)
     kept = [samples[row["id"]] for row in rows if row["verdict"] == "kept"]
     Dataset.from_list(rows).to_parquet(str(out / "scores.parquet"))
     write_selected(kept, out / "selected.parquet")
-    summary = {"scored": len(rows), "kept": len(kept), "verdicts": count_verdicts(rows)}
+    summary = {"scored": len(rows), "kept": len(kept), "verdicts": count_outcomes(rows)}
     for name in ("source", "kind"):
         values = sorted({row[name] for row in rows if row[name]})
         summary[f"by {name}"] = {
-            value: count_verdicts([row for row in rows if row[name] == value]) for value in values
+            value: count_outcomes([row for row in rows if row[name] == value]) for value in values
         }
     write_json(out / "summary.json", summary)
     draw(rows, out / "summary.png")
@@ -248,7 +256,7 @@ def write_results(rows: list[dict], samples: dict, config: SelectConfig, out: Pa
 
 
 def draw(rows: list[dict], file: Path) -> None:
-    """Histograms of the pass rates and their difference, and how many fell where, by source."""
+    """Histograms of p_look, p_crop and their difference, and the outcomes by kind or source."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -256,18 +264,20 @@ def draw(rows: list[dict], file: Path) -> None:
 
     figure, axes = plt.subplots(1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2))
     boxed = [row for row in rows if row["p_crop"] is not None]
-    panels = {"from one look (p_look)": [row["p_look"] for row in rows]}
-    panels["with the target shown (p_crop)"] = [row["p_crop"] for row in boxed]
-    panels["gain (p_crop - p_look)"] = [row["p_crop"] - row["p_look"] for row in boxed]
+    panels = {
+        "from the first look (p_look)": [row["p_look"] for row in rows],
+        "with the target shown (p_crop)": [row["p_crop"] for row in boxed],
+        "gain (p_crop - p_look)": [row["p_crop"] - row["p_look"] for row in boxed],
+    }
     for axis, (title, values) in zip(axes, panels.items()):
         axis.hist(values, bins=17, range=(-1 if "gain" in title else 0, 1), color="tab:blue")
         axis.set_title(title, fontsize=10)
         axis.set_ylabel("samples")
     groups = sorted({row["kind"] or row["source"] for row in rows})
     left = [0] * len(groups)
-    for reason, count in count_verdicts(rows).items():
-        named = Counter(row["kind"] or row["source"] for row in rows if row["verdict"] == reason)
-        widths = [named[group] for group in groups]
+    for reason, count in count_outcomes(rows).items():
+        counts = Counter(row["kind"] or row["source"] for row in rows if row["verdict"] == reason)
+        widths = [counts[group] for group in groups]
         axes[3].barh(groups, widths, left=left, label=f"{reason} ({count})")
         left = [start + width for start, width in zip(left, widths)]
     axes[3].legend(fontsize=8)
@@ -290,12 +300,7 @@ def verl_row(sample, number: int) -> dict:
         ],
         "images": [image_cell(sample)],
         "reward_model": {"ground_truth": sample.answer, "style": "model"},
-        "extra_info": {
-            "question": text,
-            "answer": sample.answer,
-            "index": number,
-            "split": "train",
-        },
+        "extra_info": {"question": text, "answer": sample.answer, "index": number, "split": "train"},
         "data_source": sample.source,
         "ability": "vl_agent" if sample.tool else "vl_reasoning",
         "env_name": "visual_toolbox_v2" if sample.tool else "",
@@ -303,6 +308,7 @@ def verl_row(sample, number: int) -> dict:
 
 
 def export_verl(samples, file: Path) -> None:
+    """The kept samples as verl's recipe reads them."""
     from datasets import Dataset
 
     rows = [verl_row(sample, number) for number, sample in enumerate(samples)]
@@ -315,27 +321,17 @@ def main(config: SelectConfig) -> None:
 
     out = Path(config.out)
     parts = out / "parts"
-    first = os.environ.get("RANK", "0") == "0"
-    try:
+    is_first = os.environ.get("RANK", "0") == "0"
+    with told_in_a_line(out):
         parts.mkdir(parents=True, exist_ok=True)
-        if first:
+        if is_first:
             hold(out)
-        if first:
-            write_json(out / "args.json", asdict(config))
-    except OSError as error:
-        fail(f"can't write to {out}: {error.strerror}")
     split = None if not config.data.startswith("toy") else "train"
-    samples = load(
-        config.data,
-        split=split,
-        limit=config.limit,
-        seed=config.seed,
-        root=config.root or None,
-        revision=config.revision,
-        allow_outside=config.allow_outside,
-    )
-    if DEEPEYES in USED:  # a rerun takes the same, whatever is the newest then
-        config = replace(config, revision=USED[DEEPEYES])
+    where = {"root": config.root or None, "revision": config.revision, "allow_outside": config.allow_outside}
+    samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
+    # A rerun takes the same commit of the data, whatever is the newest then.
+    config = replace(config, revision=USED.get(DEEPEYES, config.revision))
+    if is_first:
         write_json(out / "args.json", asdict(config))
     samples = [open_ended(sample) for sample in samples]
     if not config.rescore:
@@ -344,11 +340,14 @@ def main(config: SelectConfig) -> None:
     summary = write_results(rows, {sample.id: sample for sample in samples}, config, out)
     for reason, count in summary["verdicts"].items():
         print(f"{count:>7}  {reason}")
-    print(f"{summary['kept']} of {summary['scored']} kept: {out / 'selected.parquet'}")
-    print(f"scores: {out / 'scores.parquet'}\npicture: {out / 'summary.png'}")
+    print(f"{summary['kept']} of {summary['scored']} kept")
+    print(f"scores: {out / 'scores.parquet'}\nhistograms: {out / 'summary.png'}")
+    if not summary["kept"]:
+        print("nothing to train on; --rescore tries other thresholds: --easiest, --solvable, --gain")
+        return
     by_path = any(isinstance(sample.image, str) for sample in samples)
     outside = " --allow_outside" if by_path else ""  # the rows name the images where they are
-    print(f"train: python train.py --data {out}{outside}")
+    print(f"selected: {out / 'selected.parquet'}\ntrain: python train.py --data {out}{outside}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ the probability of what did better. All of it stands in this file, in the order 
     policy_logprobs    the forward pass of the update: what the policy now says of the tokens it sampled
     compute_loss       the GRPO loss of a micro-batch, and `average`, over which tokens it is a mean
 
-What the paper's release does, this does by default as well: no KL term, one update on each rollout, the mean
-over all tokens of a step. TRL lends the optimiser, its schedule, accumulation, processes and checkpoints.
+As in the paper's release there is no KL term by default, and one update on each rollout; token losses are
+averaged over the whole step, there over each micro-batch (--loss_type bnpo). TRL lends the optimiser, its
+schedule, accumulation, processes and checkpoints.
 """
 
 import time
@@ -40,7 +41,7 @@ from engine.lora import master_lora
 from engine.shared_prefix import shared_prefix_logprobs, use_shared_prefix
 from evaluation.scores import largest_gap
 from model import lora_config
-from reward import group_advantages, score
+from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
 from training.log import LoggedTrainer
 
@@ -54,23 +55,23 @@ def policy_logprobs(model, processor, trajectories: list[Trajectory], temperatur
     """
     bare = getattr(model, "module", model)  # without DDP
     base = bare.get_base_model()
-    pad = partial(pad_sequence, batch_first=True)
-    prompts = [torch.tensor(t.prompt_ids) for t in trajectories]
-    completions = [torch.tensor(t.completion_ids) for t in trajectories]
-    mask = pad([torch.tensor(t.sampled) for t in trajectories]).bool().to(base.device)  # (B, T)
     # Prompts are padded on the left and completions on the right, so that completions begin in one column.
-    real = [pad(list(map(torch.ones_like, prompts)), padding_side="left")]
-    real.append(pad(list(map(torch.ones_like, completions))))
-    filler = processor.tokenizer.pad_token_id
-    ids = [pad(prompts, padding_side="left", padding_value=filler), pad(completions, padding_value=filler)]
-    ids = torch.cat(ids, 1).to(base.device)  # (B, P + T)
+    prompts = [torch.tensor(t.prompt_ids) for t in trajectories]
+    prompts = pad_sequence(prompts, batch_first=True, padding_value=-1, padding_side="left")  # (B, P)
+    completions = [torch.tensor(t.completion_ids) for t in trajectories]
+    completions = pad_sequence(completions, batch_first=True, padding_value=-1)  # (B, T)
+    ids = torch.cat([prompts, completions], 1).to(base.device)  # (B, P + T)
+    real = ids >= 0
+    ids = ids.masked_fill(~real, processor.tokenizer.pad_token_id)
+    sampled = [torch.tensor(t.sampled, device=base.device) for t in trajectories]
+    mask = pad_sequence(sampled, batch_first=True).bool()  # (B, T)
     images = [image for t in trajectories for image in t.images]
-    features = [each.to(base.device) for t in trajectories for each in t.features]
+    features = [feature.to(base.device) for t in trajectories for feature in t.features]
     base.model.rope_deltas = None  # those of a rollout would shift every position, silently
     length = mask.shape[1]
     logits = model(
         input_ids=ids,
-        attention_mask=torch.cat(real, 1).to(base.device),
+        attention_mask=real.int(),
         logits_to_keep=length + 1,
         use_cache=False,
         **image_inputs(base, processor, ids, images, features),
@@ -179,7 +180,7 @@ class ZoomGRPOTrainer(LoggedTrainer):
             for trajectory, reward in zip(trajectories, rewards):
                 trajectory.reward = reward
 
-    def pay(self, trajectory: Trajectory, judge=None):
+    def pay(self, trajectory: Trajectory, judge=None) -> Reward:
         """The reward of a trajectory at this step."""
         config = self.config
         price = config.crop_price if self.state.global_step >= config.price_from else 0.0

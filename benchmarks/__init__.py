@@ -1,7 +1,7 @@
 """The paper's benchmarks: their public files as samples, and their own scores, by rules alone.
 
-A folder with the files of the Hub's repository will do, else they are fetched. Each benchmark is one record
-(see record.py); the layouts are those of the Hub in August 2026.
+The files are read from a folder, or fetched from the Hub. Each benchmark is one record (see record.py). The
+layouts are those of the Hub in August 2026.
 """
 
 from dataclasses import replace
@@ -20,19 +20,15 @@ from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
 # The image is in the first of these columns that a file has.
-PICTURE_COLUMNS = (
-    "decoded_image",
-    "image",
-    "bytes",
-    "image_path",
-)
+IMAGE_COLUMNS = ("decoded_image", "image", "bytes", "image_path")
 
 
 def load_benchmark(name: str, root: str | None = None, revision: str | None = None) -> list[Sample]:
-    """All questions of a benchmark, from the folder `root` or the Hub (revision: a commit there); images
-    are read when opened.
+    """All questions of a benchmark; images are read when they are opened.
 
-    Bad rows are left out and named in runs/bad-rows-NAME.jsonl. Raises ValueError for files that are missing.
+    root: a folder with the files of the Hub's repository; without one they come from the Hub. revision: a
+    commit there. Bad rows are left out and named in runs/bad-rows-NAME.jsonl. Raises ValueError if files are
+    missing.
     """
     benchmark = BENCHMARKS[name]
     only = [f"*{pattern}" for pattern in benchmark.files]
@@ -45,7 +41,7 @@ def load_benchmark(name: str, root: str | None = None, revision: str | None = No
 
 
 def file_rows(folder: Path, benchmark: Benchmark):
-    """(place, function that makes the sample) of every .json file, one a question."""
+    """(where, function that makes the sample) for every .json file; each is one question."""
     for pattern in benchmark.files:
         files = sorted(folder.glob(f"{pattern}.json"))
         if not files:
@@ -55,9 +51,9 @@ def file_rows(folder: Path, benchmark: Benchmark):
 
 
 def table_rows(folder: Path, benchmark: Benchmark, name: str):
-    """(place, function that makes the samples) of every row of the first pattern's files."""
+    """(where, function that makes the samples) for every row of the files of the first pattern that fits."""
     found = [sorted(folder.rglob(pattern)) for pattern in benchmark.files]
-    files = next((each for each in found if each), None)
+    files = next(filter(None, found), None)
     if files is None:
         raise ValueError(f"{folder} holds no {' or '.join(benchmark.files)}, the files of {name}")
     for file in files:
@@ -81,7 +77,7 @@ def json_samples(folder: Path, file: Path, benchmark: Benchmark, key: str, row: 
 
 
 def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
-    """Rows by their names; ValueError that names the file if it is broken or lacks a column."""
+    """Rows by their names. Raises ValueError that names the file if it is broken or lacks a column."""
     rows = read_json(file)
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise ValueError(f"{file} holds no rows by their names")
@@ -93,9 +89,9 @@ def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
 
 def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
     rows = parquet(file, benchmark.columns)
-    images = [column for column in PICTURE_COLUMNS if column in rows.column_names]
+    images = [column for column in IMAGE_COLUMNS if column in rows.column_names]
     if not images:
-        raise ValueError(f"{file} lacks a column with images: one of {', '.join(PICTURE_COLUMNS)}")
+        raise ValueError(f"{file} lacks a column with images: one of {', '.join(IMAGE_COLUMNS)}")
     texts = rows.remove_columns([c for c in (*images, "solution") if c in rows.column_names])
 
     def make(i: int) -> list[Sample]:
@@ -107,23 +103,23 @@ def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
 
 
 def make_samples(benchmark: Benchmark, row: dict, name: str, image, file: Path) -> list[Sample]:
-    """A row's samples with their image: most rows are one question, a referring row one a sentence."""
+    """A row's samples with their image: most rows are one question, a referring row is one a sentence."""
     made = benchmark.make(row | {"split": file.stem.split("-")[0]})
     if not isinstance(made, list):
         return [replace(made, id=name, image=image)]
     samples = []
-    for i, sample in enumerate(made):  # sentences about one object are no independent questions
+    for i, sample in enumerate(made):  # sentences about one object are not independent: they share a group
         meta = sample.meta | {"group": name}
         samples.append(replace(sample, id=f"{name}-{i}", image=image, meta=meta))
     return samples
 
 
 def grade(name: str, trajectory, judge=None, protocol: str = "ours") -> dict:
-    """What a record says of an answer: `right`, what was `said` (yes, no, or the option's letter), and for
-    grounding the IoU of its box.
+    """The grade of an answer, as it goes into its record: `right` (is it correct?), `said` (what it chose:
+    yes, no, or the letter of an option), and for grounding `box_iou`, the IoU of its box.
 
-    name: of a benchmark, or anything else for the plain rules. protocol: "ours", or "paper", in which a judge
-    hears whatever is no lone letter.
+    name: of a benchmark; any other name stands for the plain rules. protocol: "ours", or "paper", in which a
+    judge grades each answer that is not a lone letter.
     """
     if name not in BENCHMARKS:
         return plain_grade(trajectory, judge)
@@ -153,5 +149,5 @@ def grade_box(trajectory) -> dict:
 
 
 def rephrased(judge, question: str):
-    """A judge that is told another question than the model was."""
+    """The judge, which is told this question and not the one that the model was asked."""
     return lambda _, gold, answer: judge(question, gold, answer)

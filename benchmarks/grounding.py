@@ -30,9 +30,9 @@ def make_reasonseg(row: dict) -> Sample:
 
 
 def answer_box(answer: str | None, frame, original) -> Box | None:
-    """The first box of an answer, from the frame of the model's boxes to ORIGINAL pixels, or None.
+    """The first box of an answer, in ORIGINAL pixels, or None.
 
-    frame, original: (width, height).
+    frame, original: (width, height) of the frame of the model's boxes, and of the original image.
 
     >>> answer_box('{"bbox_2d": [10, 20, 30, 40]}', (100, 100), (1000, 500))
     (100.0, 100.0, 300.0, 200.0)
@@ -40,7 +40,7 @@ def answer_box(answer: str | None, frame, original) -> Box | None:
     """
     match = re.search(r"[\[(]\s*" + r"\s*,\s*".join([NUMBER] * 4) + r"\s*[\])]", answer or "")
     found = match.groups() if match else re.findall(NUMBER, answer or "")
-    # "(10,20),(30,40)" and "x1=10, y1=20, ..." will do where there are no other numbers.
+    # "(10,20),(30,40)" and "x1=10, y1=20, ..." are boxes, too, if there are no other numbers.
     if len(found) != 4:
         return None
     sx = original[0] / frame[0]
@@ -99,7 +99,7 @@ GROUNDING = {
         questions=779,
         make=make_reasonseg,
         published=(68.3, 68.6),
-        note="OUR OWN protocol: IoU with the mask's box. Official gIoU and cIoU need a segmenter.",
+        note="Our own protocol: IoU with the mask's box. Official gIoU and cIoU need a segmenter.",
         scores=scores_grounding,
         kind="grounding",
     ),

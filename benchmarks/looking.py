@@ -23,7 +23,7 @@ ASK_LETTER = " Answer with the letter of the right option."
 
 
 def make_vstar(file: Path) -> Sample:
-    """A .json file and the image of the same name; boxes are x, y, width, height."""
+    """A sample of a .json file and the image of the same name. The file's boxes are x, y, width, height."""
     row = read_json(file)
     category = file.parent.name
     images = [path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"]
@@ -37,16 +37,15 @@ def make_vstar(file: Path) -> Sample:
 
 
 def right_as_paper(answer: str, sample: Sample, judge) -> bool:
-    """The paper's own script for V*: a lone letter, or "B. its text" anywhere, else the judge (without one:
-    our rules).
+    """As in the paper's script for V*: a lone letter decides, or "B. its text" anywhere in the answer, else
+    the judge. Without a judge, our rules decide.
 
     >>> cat = Sample("1", b"", "Which?", "a cat", options=("a dog", "a cat"))
     >>> [right_as_paper(said, cat, None) for said in ("B", "A.", "I see. B. a cat, I think")]
     [True, False, True]
     """
-    letters = [chr(65 + place) for place, text in enumerate(sample.options) if text == sample.answer]
-    most = MAX_ANSWER_CHARS - 1
-    said = unwrap(answer)[-most:]  # of a long message the end
+    letters = [chr(65 + index) for index, text in enumerate(sample.options) if text == sample.answer]
+    said = unwrap(answer)[1 - MAX_ANSWER_CHARS :]  # of a long message the end
     if len(said) == 1 or len(said) == 2 and said[1] == ".":
         return said[0] in letters
     if any(f"{letter}. {sample.answer}" in said for letter in letters):
@@ -85,7 +84,7 @@ def make_pope(row: dict) -> Sample:
 
 
 def said_pope(answer: str) -> str:
-    """The official rule: the first sentence says no if it holds the word no or not, else yes.
+    """The official rule: no if the first sentence has the word no or not, else yes.
 
     >>> said_pope("There is no cup."), said_pope("Yes, there is a dog and a cat. No cup."), said_pope("a cup")
     ('no', 'yes', 'yes')
@@ -99,7 +98,7 @@ def right_pope(answer: str, sample: Sample, judge) -> bool:
 
 
 def scores_pope(records: list[dict]) -> dict:
-    """Yes is positive: precision, recall, F1 and the share of yes, by split; the mean of the splits."""
+    """Precision, recall, F1 and the fraction of yes, by split, where yes is positive. The mean accuracy."""
     scores = {}
     splits = split_by(records, "kind")
     for split, rows in splits.items():
@@ -126,7 +125,7 @@ LOOKING = {
         questions=191,
         make=make_vstar,
         published=(71.2, 90.1),
-        note="Official order puts the right option first in every question; the default order is shuffled.",
+        note="The official order has the correct option first in every question; ours is shuffled.",
     ),
     "hrbench4k": Benchmark(
         repository="DreamMr/HR-Bench",
@@ -165,7 +164,7 @@ LOOKING = {
         questions=9000,
         make=make_pope,
         published=(85.9, 87.7),
-        note="Official rule: no or not in the first sentence is a no, else it is a yes. No answer is wrong.",
+        note="Official rule: no or not in the first sentence is a no, else a yes. A missing answer is wrong.",
         right=right_pope,
         said=said_pope,
         scores=scores_pope,

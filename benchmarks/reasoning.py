@@ -1,4 +1,4 @@
-"""Benchmarks of reasoning over images, asked without the zoom: mathematics and logic."""
+"""Benchmarks of reasoning over images, in mathematics and logic; by default the zoom is not offered."""
 
 import re
 from collections import defaultdict
@@ -40,7 +40,7 @@ def all_numbers(text: str) -> list[float]:
 
 
 def right_mathvista(answer: str, sample: Sample, judge) -> bool:
-    """The official normalisation after extraction: whole numbers, or rounded to the item's precision."""
+    """The official comparison: of whole numbers, or of numbers rounded to the item's precision."""
     kind = sample.meta["type"]
     value = last_number(answer)
     if sample.options or kind == "text":
@@ -57,14 +57,14 @@ def right_mathvista(answer: str, sample: Sample, judge) -> bool:
 
 
 def make_mathverse(row: dict) -> Sample:
-    # Empty for a Vision Only row, whose question is in the image alone.
+    # Empty for a Vision Only row: its question is in the image alone.
     text = row["query_cot"].split("Question:")[-1]
     meta = {
         "kind": row["problem_version"],
         "type": row["question_type"],
         "group": row["problem_index"],
+        "asked": row["question_for_eval"],  # what a judge is told
     }
-    meta |= {"asked": row["question_for_eval"]}  # what a judge is told
     if row["question_type"] == "multi-choice":
         return choices_in_text(text, row["answer"].strip(" ()\n"), meta)
     gold = without_label(row["answer"])
@@ -72,7 +72,7 @@ def make_mathverse(row: dict) -> Sample:
 
 
 def without_label(gold: str) -> str:
-    """MathVerse's free-form golds without their label, and without Markdown's dollars.
+    """A free-form gold answer of MathVerse without its label, and without the dollars around a formula.
 
     >>> without_label(r"Area $=113.1 \\mathrm{~cm}^{2}$"), without_label("x=4"), without_label("60°")
     ('113.1 \\\\mathrm{~cm}^{2}', 'x=4', '60°')
@@ -82,7 +82,7 @@ def without_label(gold: str) -> str:
 
 
 def right_mathverse(answer: str, sample: Sample, judge) -> bool:
-    """Letters, or the usual rules, or the same number whatever its unit is written like."""
+    """The letters, or the usual rules, or the same number however its unit is written."""
     if right_letters(answer, sample, None):
         return True
     has_unit = re.search(r"\\mathrm|\\text", sample.answer)
@@ -106,7 +106,7 @@ def make_mathvision(row: dict) -> Sample:
 
 
 def right_mathvision(answer: str, sample: Sample, judge) -> bool:
-    """The usual rules; numbers agree to two decimals, as officially."""
+    """The usual rules; numbers must agree to two decimals, as officially."""
     if sample.options or re.search(r"[,;(\[=]", sample.answer) or re.fullmatch(r"[A-E]", sample.answer):
         return right_letters(answer, sample, judge)
     values = last_number(answer), last_number(sample.answer)
@@ -116,7 +116,7 @@ def right_mathvision(answer: str, sample: Sample, judge) -> bool:
 
 
 def split_options(text: str) -> list[str]:
-    """We-Math's options, "A. ...; B. ...": only the next expected letter starts a new one.
+    """We-Math's options, "A. ...; B. ...": only the next letter in order starts a new option.
 
     >>> split_options("A. Shape ;C.; B．2; C. No correct answer;")
     ['A. Shape ;C.', 'B.2', 'C. No correct answer']
@@ -136,25 +136,26 @@ def make_wemath(row: dict) -> Sample:
     options = split_options(row["option"])
     answer, texts = lettered_options(options, row["answer"])
     meta = {"kind": row["key"], "group": row["ID"]}
-    # A few rows: there the letter decides, so it keeps its place.
+    # A few rows have two options of the same text. There the letter decides, so the order is kept.
     if len(set(texts)) < len(texts):
         meta |= {"fixed": True, "letter": row["answer"].strip(" ().")}
     return make_question(row["question"], answer, texts, meta=meta, tool=False)
 
 
 def right_wemath(answer: str, sample: Sample, judge) -> bool:
-    """The usual rules; of two options with the same text only one's letter is right, as officially."""
+    """The usual rules; of two options with the same text only one letter is correct, as officially."""
     letter = sample.meta.get("letter")
     if letter is None:
         return is_correct(answer, sample, judge)
-    place = option_index(answer, sample.options)
-    return place is not None and chr(65 + place) == letter
+    index = option_index(answer, sample.options)
+    return index is not None and chr(65 + index) == letter
 
 
 def scores_wemath(records: list[dict]) -> dict:
-    """The four-way score over problems: sub-steps and the composite, strict and loose.
+    """The four-way score over problems, by the answers to a problem's steps and to the problem itself.
 
-    IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote memorisation.
+    IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote memorisation; the
+    latter two strict (all steps correct) or loose (any).
     """
     counts = defaultdict(int)
     for rows in split_by(records, "group").values():
@@ -169,7 +170,7 @@ def scores_wemath(records: list[dict]) -> dict:
             counts["CM strict" if all(steps) else "RM strict"] += 1
             counts["CM loose" if any(steps) else "RM loose"] += 1
     n = max(1, counts.pop("problems", 0))
-    result = {f"{kind}": (counts["CM " + kind] + 0.5 * counts["IG"]) / n for kind in ("strict", "loose")}
+    result = {kind: (counts["CM " + kind] + 0.5 * counts["IG"]) / n for kind in ("strict", "loose")}
     result |= {name: counts[name] / n for name in ("IK", "IG", "CM strict", "CM loose")}
     for kind in ("strict", "loose"):
         mastered = counts["CM " + kind] + counts["RM " + kind]
@@ -178,19 +179,16 @@ def scores_wemath(records: list[dict]) -> dict:
 
 
 def make_dynamath(row: dict) -> Sample:
-    meta = {
-        "kind": " ".join(row["subject"].split()),
-        "type": row["answer_type"],
-        "group": row["id"],
-    }
+    kind = " ".join(row["subject"].split())
+    meta = {"kind": kind, "type": row["answer_type"], "group": row["id"]}
     if row["answer_type"] == "multiple choice":
         return choices_in_text(row["question"], row["ground_truth"].strip(" ()"), meta)
-    more = "\nGive numbers to three decimals." if row["answer_type"] == "float" else ""
-    return make_question(row["question"] + more, row["ground_truth"], meta=meta, tool=False)
+    note = "\nGive numbers to three decimals." if row["answer_type"] == "float" else ""
+    return make_question(row["question"] + note, row["ground_truth"], meta=meta, tool=False)
 
 
 def stands_in(gold: str, answer: str) -> bool:
-    """Is the gold in the answer, word for word, without case and punctuation, and not denied?
+    """Is the gold in the answer, word for word but for case and punctuation, and not denied?
 
     >>> [stands_in("even function", said) for said in ("It is an Even  function.", "function")]
     [True, False]
@@ -199,13 +197,13 @@ def stands_in(gold: str, answer: str) -> bool:
     """
     said = re.findall(r"\w+", answer.lower())
     wanted = re.findall(r"\w+", gold.lower())
-    places = range(len(said) - len(wanted) + 1)
-    found = any(said[place : place + len(wanted)] == wanted for place in places)
+    starts = range(len(said) - len(wanted) + 1)
+    found = any(said[start : start + len(wanted)] == wanted for start in starts)
     return found and (bool(DENIES.search(gold)) or not DENIES.search(answer))
 
 
 def right_dynamath(answer: str, sample: Sample, judge) -> bool:
-    """Numbers to 0.001, options, and for text that the gold stands in the answer."""
+    """Numbers must agree to 0.001, options by the usual rules; a text gold must stand in the answer."""
     kind = sample.meta["type"]
     gold = sample.answer
     if kind in ("float", "int"):
@@ -247,7 +245,7 @@ REASONING = {
         questions=1000,
         make=make_mathvista,
         published=(68.3, 70.1),
-        note="Rules take a badly formatted answer as wrong; officially a language model extracts it.",
+        note="Here a badly formatted answer is wrong; officially a language model extracts the answer.",
         right=right_mathvista,
         scores=partial(scores_by, "type"),
         kind="reasoning",
@@ -259,7 +257,7 @@ REASONING = {
         questions=3940,
         make=make_mathverse,
         published=(45.6, 47.3),
-        note="A lower bound for free-form answers (45 %): officially a model judges them (--judge).",
+        note="A lower bound for free-form answers (45 %): officially a language model grades them (--judge).",
         right=right_mathverse,
         scores=partial(scores_by, "type"),
         kind="reasoning",
@@ -295,7 +293,7 @@ REASONING = {
         questions=5010,
         make=make_dynamath,
         published=(53.3, 55.0),
-        note="--limit takes seed questions with all their variants: worst-case accuracy stays defined.",
+        note="--limit takes seed questions with all their variants, so that the worst case is defined.",
         right=right_dynamath,
         scores=scores_dynamath,
         kind="reasoning",

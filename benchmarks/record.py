@@ -1,4 +1,4 @@
-"""A benchmark as one record, and the small parts that the records are built from."""
+"""A benchmark as one record, and the functions that several records use."""
 
 import re
 from collections import defaultdict
@@ -13,40 +13,39 @@ from grading.correct import is_correct
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where its files are, how a row becomes a question, what is right, and what its score is."""
+    """Where its files are, how a row becomes a question, which answers are correct, what the scores are."""
 
     repository: str  # on the Hub
-    files: tuple[str, ...]  # the first pattern that any file matches; for V* all of them
+    files: tuple[str, ...]  # patterns: the files of the first one that fits are read; for V* those of all
     columns: tuple[str, ...]  # that a row must have, beside its image
     questions: int  # in the public copy
-    make: Callable  # row -> Sample or list of Samples (id and image are filled in)
-    # Percent, paper v3, tables 1 to 4: the base as reproduced there, DeepEyes.
+    make: Callable  # row -> Sample or list of Samples; id and image are filled in later
+    # Percent, paper v3, tables 1 to 4: the base as reproduced there, and DeepEyes.
     published: tuple[float, float]
-    note: str = ""  # what its number does not cover
+    note: str = ""  # what the benchmark's score does not cover
     right: Callable = is_correct  # (answer, sample, judge) -> bool
-    # Answer -> what it chose, where that is read in a way of its own.
-    said: Callable | None = None
-    scores: Callable | None = None  # records of an arm -> scores beyond plain accuracy
+    said: Callable | None = None  # answer -> what it chose; None: by the usual rules
+    scores: Callable | None = None  # records of an arm -> scores beside the accuracy
     kind: str = "looking"  # "looking" | "grounding" (the answer is a box) | "reasoning" (no zoom on offer)
 
 
-def make_question(text: str, answer, options=(), **more) -> Sample:
+def make_question(text: str, answer, options=(), **kwargs) -> Sample:
     """A sample whose id and image are filled in later."""
     if answer is None:
         raise ValueError("no answer")
-    return Sample("", b"", text.strip(), str(answer), tuple(options), **more)
+    return Sample("", b"", text.strip(), str(answer), tuple(options), **kwargs)
 
 
 def lettered_options(options: dict | list, answer: str) -> tuple[str, tuple[str, ...]]:
-    """The text of the right option, and all options without their letters.
+    """The text of the correct option, and all options without their letters.
 
     >>> lettered_options(["(A) red", "B. -5"], "(b)")
     ('-5', ('red', '-5'))
     """
     if not isinstance(options, dict):
         options = dict(map(split_letter, options))
-    right = answer.strip(" ().\n").upper()
-    return options[right], tuple(options.values())
+    letter = answer.strip(" ().\n").upper()
+    return options[letter], tuple(options.values())
 
 
 def split_letter(option: str) -> tuple[str, str]:
@@ -60,7 +59,7 @@ def split_letter(option: str) -> tuple[str, str]:
 
 
 def choices_in_text(text: str, gold: str, meta: dict) -> Sample:
-    """A question with its choices in the text, as options where they can be told apart, else as it stands.
+    """A question whose choices stand in its text. They become options if they can be told apart.
 
     >>> choices_in_text("How far? Choices: A:1 cm B: 2 cm", "B", {}).options
     ('1 cm', '2 cm')
@@ -70,9 +69,7 @@ def choices_in_text(text: str, gold: str, meta: dict) -> Sample:
     head, *rest = re.split(r"(?i)\b(?:choices?|options?)\s*:", text, maxsplit=1)
     parts = re.split(r"(?:^|\s)[(\[]?([A-I])[)\].:]+\s*", "".join(rest))
     labels = "".join(parts[1::2])
-    texts = []
-    for part in parts[2::2]:
-        texts.append(part.strip(" \n;,"))
+    texts = [part.strip(" \n;,") for part in parts[2::2]]
     meta = meta | {"fixed": True}  # the image may show the letters
     in_order = labels == "ABCDEFGHI"[: len(texts)]
     if len(texts) > 1 and in_order and all(texts):
@@ -92,15 +89,13 @@ def ask_judge(judge, sample: Sample, answer: str) -> bool:
 
 
 def right_letters(answer: str, sample: Sample, judge) -> bool:
-    """All the gold's letters and no other; a gold that is not letters goes by the usual rules."""
+    """Does the answer name all letters of the gold answer and no other? If the gold answer is not letters,
+    the usual rules decide."""
     lettered = re.fullmatch(r"\W*[A-I](?:\W+[A-I])*\W*", sample.answer)
     if sample.options or not lettered:
         return is_correct(answer, sample, judge)
     said = letters(answer)
-    if not said:
-        return ask_judge(judge, sample, answer)
-    wanted = letters(sample.answer)
-    return said == wanted
+    return said == letters(sample.answer) if said else ask_judge(judge, sample, answer)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -111,8 +106,7 @@ def split_by(records: list[dict], key: str) -> dict[str, list[dict]]:
     """The records by `meta[key]`, sorted."""
     parts = defaultdict(list)
     for record in records:
-        value = record["meta"].get(key)
-        parts[value].append(record)
+        parts[record["meta"].get(key)].append(record)
     return {value: parts[value] for value in sorted(parts, key=str)}
 
 

@@ -1,7 +1,9 @@
-"""The facts in which model families differ: one record each. What a third needs: docs/families.md."""
+"""The facts in which model families differ: one record for each. What a third needs: docs/families.md."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -14,28 +16,28 @@ from transformers import (
 
 from tools import RELATIVE
 
+# The config.json of each preset that is fetched from the Hub, with the fields that make its shapes.
+CONFIGS = {file.stem: file for file in (Path(__file__).parent / "configs").glob("*.json")}
+
 
 @dataclass(frozen=True)
 class Family:
-    """What is different from family to family, and asked for wherever it matters: no name is tested
-    elsewhere."""
+    """What differs from family to family. Other files ask this record, and never for a family's name."""
 
     model_type: str  # in config.json
     model_class: type
     config_class: type
     patch: int  # pixels; two by two patches make a visual token
     frame: tuple[int, int] | None  # of the boxes in calls; None: the shown image, in pixels
-    # (ids, pad, grids, start) -> positions (3, len(ids)), and the one after them
-    positions: Callable
     # The vision tower's output -> features (visual tokens, width) of every image, level by level. The first
     # level takes the place of the pads; each further one is added after one of the language model's layers.
     levels: Callable
     count_levels: Callable  # configuration -> how many levels there are
-    head_norms: bool  # queries and keys are normalised; plan.py counts what that takes
-    images: dict  # of the image processor, as the public preprocessor_config.json has them
-    shapes: dict[str, tuple]  # of the presets
-    make_config: Callable  # shape -> configuration
+    head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes
+    image_processor_kwargs: dict  # as the public preprocessor_config.json has them
     cut: Callable  # (configuration, layers): what goes with fewer layers in each tower, in place
+
+    images = property(lambda self: self.image_processor_kwargs)  # until tests/conftest.py has the new name
 
     @property
     def token_side(self) -> int:
@@ -64,40 +66,40 @@ class Family:
         return (image.height // self.token_side) * (image.width // self.token_side)
 
     def features(self, seen) -> list[torch.Tensor]:
-        """The vision tower's output -> one tensor (visual tokens, width * levels) an image."""
+        """The vision tower's output -> one tensor (visual tokens, width * levels) for each image."""
         first, *deeper = self.levels(seen)
         if not deeper:
             return list(first)
         return [torch.cat(parts, -1) for parts in zip(first, *deeper)]
 
+    @staticmethod
+    def positions(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
+        """Positions (3, len(ids)) of tokens that start at `start`, and the position after them: mrope.
 
-def mrope(ids: list[int], pad: int, grids, start: int = 0) -> tuple[torch.Tensor, int]:
-    """Positions (3, len(ids)) of tokens that start at `start`, and the position after them.
+        A text token counts one on all three axes (time, row, column). The visual tokens of an image share one
+        time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
+        rows, columns) of each image's patches, four to a token. The families differ in videos alone.
 
-    A text token counts one on all three axes (time, row, column); the visual tokens of an image share one
-    time and count their rows and columns; what follows starts after the larger of the two. grids: (time,
-    rows, columns) of each image's patches, four to a token. Qwen2.5-VL and Qwen3-VL differ in videos alone.
-
-    >>> mrope([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
-    (tensor([[3, 4, 4, 6],
-            [3, 4, 4, 6],
-            [3, 4, 5, 6]]), 7)
-    """
-    parts = []
-    done = 0  # tokens
-    for _, rows, columns in grids:
-        rows = rows // 2
-        columns = columns // 2
-        first = ids.index(pad, done)
-        parts.append(torch.arange(start, start + first - done).expand(3, -1))
-        start += first - done
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
-        start += max(rows, columns)
-        done = first + rows * columns
-    end = start + len(ids) - done
-    parts.append(torch.arange(start, end).expand(3, -1))
-    return torch.cat(parts, 1), end
+        >>> Family.positions([5, 0, 0, 5], 0, [(1, 2, 4)], start=3)
+        (tensor([[3, 4, 4, 6],
+                [3, 4, 4, 6],
+                [3, 4, 5, 6]]), 7)
+        """
+        parts = []
+        done = 0  # tokens
+        for _, rows, columns in grids:
+            rows = rows // 2
+            columns = columns // 2
+            first = ids.index(pad, done)
+            parts.append(torch.arange(start, start + first - done).expand(3, -1))
+            start += first - done
+            y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            parts.append(torch.stack([torch.zeros_like(x), y, x]).flatten(1) + start)
+            start += max(rows, columns)
+            done = first + rows * columns
+        end = start + len(ids) - done
+        parts.append(torch.arange(start, end).expand(3, -1))
+        return torch.cat(parts, 1), end
 
 
 # --------------------------------------------------------------------------------------------------
@@ -112,21 +114,6 @@ def count_one(config) -> int:
     return 1
 
 
-def qwen2_5_config(shape: tuple) -> Qwen2_5_VLConfig:
-    width, mlp, depth, heads, key_heads, vocabulary, tied, vision_mlp = shape
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    text = dict(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth,
-        num_attention_heads=heads, num_key_value_heads=key_heads, rope_parameters=rope, rms_norm_eps=1e-6,
-        max_position_embeddings=128000, tie_word_embeddings=tied, eos_token_id=151645,
-    )  # fmt: skip
-    vision = dict(
-        depth=32, hidden_size=1280, intermediate_size=vision_mlp, num_heads=16, out_hidden_size=width,
-        fullatt_block_indexes=[7, 15, 23, 31], window_size=112,
-    )  # fmt: skip
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
-
-
 def cut_windows(config, layers: int) -> None:
     config.text_config.layer_types = config.text_config.layer_types[:layers]
     config.vision_config.fullatt_block_indexes = [layers - 1]
@@ -138,20 +125,11 @@ QWEN2_5_VL = Family(
     config_class=Qwen2_5_VLConfig,
     patch=14,
     frame=None,
-    positions=mrope,
     levels=one_level,
     count_levels=count_one,
     head_norms=False,
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.
-    images={"patch_size": 14, "min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28},
-    # width, MLP width, layers, query heads, key heads, vocabulary, tied embeddings, MLP width of the vision
-    # tower
-    shapes={
-        "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, 151936, True, 3420),
-        "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, 152064, False, 3420),
-        "qwen2.5-vl-32b": (5120, 27648, 64, 40, 8, 152064, False, 3456),
-    },
-    make_config=qwen2_5_config,
+    image_processor_kwargs={"patch_size": 14, "min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28},
     cut=cut_windows,
 )
 
@@ -169,22 +147,6 @@ def count_deepstack(config) -> int:
     return 1 + len(config.vision_config.deepstack_visual_indexes)
 
 
-def qwen3_config(shape: tuple) -> Qwen3VLConfig:
-    width, mlp, depth, heads, tied, vision_width, vision_mlp, vision_depth, deeper = shape
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
-    rope["mrope_interleaved"] = True
-    text = dict(
-        vocab_size=151936, hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth,
-        num_attention_heads=heads, num_key_value_heads=8, head_dim=128, rope_parameters=rope,
-        rms_norm_eps=1e-6, max_position_embeddings=262144, tie_word_embeddings=tied, eos_token_id=151645,
-    )  # fmt: skip
-    vision = dict(
-        depth=vision_depth, hidden_size=vision_width, intermediate_size=vision_mlp, num_heads=16,
-        out_hidden_size=width, num_position_embeddings=2304, deepstack_visual_indexes=deeper, patch_size=16,
-    )  # fmt: skip
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
-
-
 def cut_deepstack(config, layers: int) -> None:
     """Levels come from the first layers that are left, and never more than layers that can take one: Hugging
     Face drops what is too many without a word."""
@@ -198,34 +160,22 @@ QWEN3_VL = Family(
     config_class=Qwen3VLConfig,
     patch=16,
     frame=RELATIVE,
-    positions=mrope,
     levels=deepstack_levels,
     count_levels=count_deepstack,
     head_norms=True,
-    images={
+    image_processor_kwargs={
         "patch_size": 16,
         "min_pixels": 64 * 32 * 32,
         "max_pixels": 16384 * 32 * 32,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     },
-    # width, MLP width, layers, query heads, tied embeddings; vision tower: width, MLP width, layers, and
-    # after which of them the deeper levels are taken
-    shapes={
-        "qwen3-vl-2b": (2048, 6144, 28, 16, True, 1024, 4096, 24, [5, 11, 17]),
-        "qwen3-vl-4b": (2560, 9728, 36, 32, True, 1024, 4096, 24, [5, 11, 17]),
-        "qwen3-vl-8b": (4096, 12288, 36, 32, False, 1152, 4304, 27, [8, 16, 24]),
-    },
-    make_config=qwen3_config,
     cut=cut_deepstack,
 )
 
 
-def head_size(text_config) -> int:
-    """Of the language model's attention: the width divided by the heads, unless the configuration says."""
-    own = getattr(text_config, "head_dim", None)
-    return own or text_config.hidden_size // text_config.num_attention_heads
-
+# --------------------------------------------------------------------------------------------------
+# Which family a model is of.
 
 FAMILIES = {family.model_type: family for family in (QWEN2_5_VL, QWEN3_VL)}
 
@@ -234,9 +184,20 @@ def family_of(model) -> Family:
     return FAMILIES[model.config.model_type]
 
 
+def family_in(file: Path) -> Family:
+    """The family of the model that a config.json describes. Raises ValueError for one not known here."""
+    model_type = json.loads(file.read_text()).get("model_type")
+    if model_type not in FAMILIES:
+        raise ValueError(f"{file.parent} holds a {model_type!r}; known here: {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
 def family_of_preset(name: str) -> Family | None:
-    """Of a preset whose shape is known without its files; None for the tiny model, folders and Hub names."""
-    for family in FAMILIES.values():
-        if name in family.shapes:
-            return family
-    return None
+    """The family of a preset that has its config.json here; None for the tiny model, folders, Hub names."""
+    return family_in(CONFIGS[name]) if name in CONFIGS else None
+
+
+def head_size(text_config) -> int:
+    """Of the language model's attention: the width divided by the heads, unless the configuration says."""
+    own = getattr(text_config, "head_dim", None)
+    return own or text_config.hidden_size // text_config.num_attention_heads

@@ -1,4 +1,4 @@
-"""A function as a CUDA graph: to launch a small model's kernels one by one takes longer than to run them."""
+"""A function as a CUDA graph: launching a small model's kernels one by one takes longer than running them."""
 
 import warnings
 from functools import cache
@@ -17,30 +17,30 @@ def capture_graph(step, arguments: tuple[torch.Tensor, ...]):
 
     step has no outputs but the one it returns, and must not mind being run again with the same tensors.
     """
-    places = [each.clone() for each in arguments]
+    inputs = [argument.clone() for argument in arguments]
     stream = torch.cuda.current_stream()
     try:
         graph = torch.cuda.CUDAGraph()
         side = side_stream(stream.device)
         side.wait_stream(stream)
         with torch.cuda.stream(side):  # a first run, in which libraries set themselves up
-            expected = step(*places)
+            expected = step(*inputs)
         stream.wait_stream(side)
         with torch.cuda.graph(graph, stream=side):
-            result = step(*places)
+            result = step(*inputs)
         result.zero_()
         graph.replay()
         if not torch.allclose(result, expected, atol=0.5):
             raise RuntimeError("it computes something else")
     except RuntimeError as error:  # a kernel that waits for the device, too little memory ...
         warnings.warn(f"decoding without a CUDA graph, more slowly: {error}", stacklevel=2)
-        # A capture that breaks off leaves its own stream in place
+        # A capture that breaks off leaves its own stream current.
         torch.cuda.set_stream(stream)
         return None
 
     def replay(*arguments):
-        for place, value in zip(places, arguments, strict=True):
-            place.copy_(value)
+        for kept, value in zip(inputs, arguments, strict=True):
+            kept.copy_(value)
         graph.replay()
         return result
 

@@ -1,12 +1,18 @@
+"""Texts and images -> what the model takes: token ids, features of images, positions' grids.
+
+An image has one token id in a text, `<|image_pad|>`, as often as it has visual tokens. Features are what the
+vision tower makes of an image: (visual tokens, width * levels), see `Family`.
+"""
+
 import torch
 from PIL import Image
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 
 def expand_image_tokens(processor, text: str, images: list[Image.Image]) -> list[int]:
-    """Tokenise text once, each image pad repeated to its image's number of visual tokens."""
+    """Tokenise text once, each image token repeated to its image's number of visual tokens."""
     pad = processor.image_token_id
-    counts = iter([processor.family.tokens(image) for image in images])
+    counts = map(processor.family.tokens, images)
     ids = []
     for token in processor.tokenizer(text, add_special_tokens=False)["input_ids"]:
         ids += [pad] * next(counts) if token == pad else [token]
@@ -38,9 +44,9 @@ def linear_patch_embed(embed) -> None:
 
 
 def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Tensor]:
-    """What the vision tower makes of each image: features (visual tokens, width * levels), see `Family`.
+    """The features (visual tokens, width * levels) of each image.
 
-    Raises ValueError for an image that the image processor has resized: its pads would not match.
+    Raises ValueError for an image that the image processor has resized: its image tokens would not match.
     """
     if not images:
         return []
@@ -56,18 +62,18 @@ def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Ten
 def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:
     """The language model's inputs for tokens `ids` (R, L), with the features of their images, in order.
 
-    The first level takes the place of the pads. Deeper ones go along, for Hugging Face's model to add to what
-    its first layers have made of the pads.
+    The first level takes the place of the image tokens. Deeper ones go along, for Hugging Face's model to add
+    to what its first layers have made of the image tokens.
     """
     embeds = model.get_input_embeddings()(ids)  # (R, L, width)
     if not features:
         return {"inputs_embeds": embeds}
-    is_pad = ids == model.config.image_token_id
+    is_image = ids == model.config.image_token_id
     features = torch.cat(features).to(embeds.device, embeds.dtype)
-    first, *deeper = features.split(embeds.shape[-1], -1)  # (pads, width) each
-    inputs = {"inputs_embeds": embeds.masked_scatter(is_pad[..., None], first)}
+    first, *deeper = features.split(embeds.shape[-1], -1)  # (image tokens, width) each
+    inputs = {"inputs_embeds": embeds.masked_scatter(is_image[..., None], first)}
     if deeper:
-        inputs["visual_pos_masks"] = is_pad
+        inputs["visual_pos_masks"] = is_image
         inputs["deepstack_visual_embeds"] = deeper
     return inputs
 
@@ -75,7 +81,7 @@ def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> d
 def image_inputs(model, processor, ids, images, features: list[torch.Tensor]) -> dict:
     """What Hugging Face's whole model takes beside tokens `ids` (R, L), in place of pixels.
 
-    images: all that have pads in ids, row by row. features: of those that are not in the cache yet.
+    images: all that have tokens in ids, row by row. features: of those that are not in the cache yet.
     """
     grids = list(map(processor.family.grid, images))
     inputs = {

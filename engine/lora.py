@@ -17,11 +17,11 @@ def lora_layers(model) -> dict[str, LoraLayer]:
 
 @contextmanager
 def merged_lora(model):
-    """Fold a float32 model's LoRA into its weights for a while, and call these without PEFT's detour.
+    """Fold a float32 model's LoRA into its weights for a while, and call these layers without PEFT's detour.
 
     In float32 the outputs change by rounding alone (a test holds them to the trainer's). The weights are put
-    back from a copy: unmerging by subtraction would let them drift, step by step. In bfloat16 or 4 bits
-    the merged weights would be other weights: see `cast_lora`.
+    back from a copy, because unmerging by subtraction would let them drift, step by step. In bfloat16 or 4
+    bits the merged weights would be other weights: see `cast_lora`.
     """
     layers = {}
     kept = {}
@@ -44,10 +44,10 @@ def merged_lora(model):
 
 @contextmanager
 def cast_lora(model):
-    """Have a bfloat16 model's LoRA in bfloat16 for a while: what autocast makes of it in the update.
+    """Hold a bfloat16 model's LoRA in bfloat16 for a while, as autocast computes it in the update.
 
-    Left in float32, PEFT computes it in float32 from a float32 copy of every layer's input: slower, larger,
-    and not what the trainer computes.
+    PEFT computes a LoRA that is left in float32 from a float32 copy of every layer's input. That is slower,
+    needs more memory, and is not what the trainer computes.
     """
     kept = {}
     for layer in lora_layers(model).values():
@@ -67,9 +67,9 @@ def cast_lora(model):
 def master_lora(model) -> None:
     """Hold the LoRA in float32, and leave it to autocast what is computed in bfloat16.
 
-    TRL casts the adapters of a model in 4 bits to bfloat16: there, at a learning rate of 2e-5, half a step of
-    the format is larger than a whole update, and most weights can't move. PEFT's own cast would copy every
-    layer's input to float32, for autocast to cast it back.
+    TRL casts the adapters of a model in 4 bits to bfloat16. At a learning rate of 2e-5 half a step of that
+    format is larger than a whole update, so that most weights would not move. PEFT's own cast would copy
+    every layer's input to float32, only for autocast to cast it back.
     """
     for layer in lora_layers(model).values():
         layer.cast_input_dtype_enabled = False
@@ -79,8 +79,8 @@ def master_lora(model) -> None:
 
 @contextmanager
 def sampling_mode(model, seed: int | None):
-    """Eval mode (checkpointing in train mode drops the cache), no gradients, LoRA folded in, and a random
-    state of its own if seeded."""
+    """Eval mode (checkpointing in train mode drops the cache), no gradients, LoRA folded in, and with a seed
+    a random state of its own."""
     was_training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()

@@ -1,4 +1,4 @@
-"""The update's forward pass with every prompt computed once.
+"""The update's forward pass with a shared prefix: every prompt is computed once for its group.
 
 The members of a group share their prompt and its image; a padded batch computes them for each. Here all
 tokens of a micro-batch, each prompt once, stand in one row without padding, and attention is cut to fit: a
@@ -30,7 +30,7 @@ class Layout:
     layers on the way pass on what they do not know.
     """
 
-    prompts: torch.Tensor  # (S, P) places in the row, padded right with place 0
+    prompts: torch.Tensor  # (S, P) indices in the row, padded right with index 0
     prompts_real: torch.Tensor  # (S, P) bool
     completions: torch.Tensor  # (B, T)
     completions_real: torch.Tensor  # (B, T) bool
@@ -83,10 +83,10 @@ def shared_prompt_attention(
     return row[None], None  # (1, N, heads, head size)
 
 
-def gather_rows(row: torch.Tensor, places: torch.Tensor, heads: list[int]):
-    """The queries, keys and values at places (B, L) of the row: each (B, heads, L, head size)."""
-    picked = row.index_select(0, places.flatten())
-    picked = picked.view(*places.shape, *row.shape[1:])
+def gather_rows(row: torch.Tensor, indices: torch.Tensor, heads: list[int]):
+    """The queries, keys and values at indices (B, L) of the row: each (B, heads, L, head size)."""
+    picked = row.index_select(0, indices.flatten())
+    picked = picked.view(*indices.shape, *row.shape[1:])
     return picked.transpose(1, 2).split(heads, 1)
 
 
@@ -112,13 +112,13 @@ def ragged(lengths: list[int], start: int, device):
     steps = torch.arange(longest, device=device)
     real = steps < lengths[:, None]
     starts = start + lengths.cumsum(0) - lengths
-    places = starts[:, None] + steps
-    return places * real, real
+    indices = starts[:, None] + steps
+    return indices * real, real
 
 
 def make_layout(prompts: list[int], completions: list[int], owner: list[int], device) -> Layout:
     """The layout of prompts and completions of these lengths; owner: the prompt of each completion."""
-    places, real = ragged(prompts, 0, device)
+    indices, real = ragged(prompts, 0, device)
     own, own_real = ragged(completions, sum(prompts), device)
     owner = torch.tensor(owner, device=device)
     longest = own.shape[1]
@@ -128,7 +128,7 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
     sees_itself = causal.expand(len(own), -1, -1)  # (B, T, T)
     mask = torch.cat([sees_prompt, sees_itself], 2)
     return Layout(
-        prompts=places,
+        prompts=indices,
         prompts_real=real,
         completions=own,
         completions_real=own_real,
@@ -163,7 +163,7 @@ def row_features(groups) -> list[torch.Tensor]:
     return looks + crops
 
 
-def predicting_places(layout: Layout) -> torch.Tensor:  # (B, T)
+def predicting_indices(layout: Layout) -> torch.Tensor:  # (B, T)
     """Where each completion's tokens are predicted: the first one at the end of its prompt, the others at the
     token before."""
     starts = layout.prompts[:, 0]
@@ -220,7 +220,7 @@ def row_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
 
     sampled = [torch.tensor(trajectory.sampled) for trajectory in members]
     sampled = pad_sequence(sampled, batch_first=True).bool().to(device)  # (B, T)
-    before = predicting_places(layout)[sampled]  # (M,) places of as many tokens as were sampled
+    before = predicting_indices(layout)[sampled]  # (M,) indices of as many tokens as were sampled
     targets = row[layout.completions[sampled]]
     logprobs, entropies = score_tokens(
         head=model.lm_head,

@@ -3,7 +3,7 @@
 `generate` writes turn by turn: whoever has ended its turn waits for the slowest, and the gap stays in the
 cache as padding. Here a trajectory's tokens lie side by side in its own slot. When its turn ends, its
 observation is appended within a few steps, while the others go on; when it is finished, the last live slot
-moves to its place (the live ones are always the first), and waiting groups are prefilled into free slots.
+takes its row (the live ones are always the first), and waiting groups are prefilled into free slots.
 
 The model is Hugging Face's own; only the cache, the positions and the mask are ours.
 """
@@ -22,13 +22,13 @@ PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; b
 MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
 ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this long
 GROWTH = 256  # tokens by which the slots grow when one is full
-WAITING_FRACTION = 1 / 8  # observations go in together: when this share of the slots waits for one ...
+WAITING_FRACTION = 1 / 8  # observations go in together: when this fraction of the slots waits for one ...
 WAITING_STEPS = 8  # ... or after so many steps
 
 
 @dataclass
 class Slot:
-    """What the host knows of a live trajectory. Its place among the live slots is its row in the cache."""
+    """What the host knows of a live trajectory. Its index among the live slots is its row in the cache."""
 
     trajectory: int  # its index in the environment
     length: int = 0  # tokens in the cache
@@ -71,11 +71,11 @@ class SlotCache:
                 # Zeros, not junk: a masked value counts for nothing only if it is a number.
                 buffers[layer] = torch.cat([buffer, buffer.new_zeros(slots, heads, more, size)], 2)
 
-    def aim(self, rows: torch.Tensor | None, places: torch.Tensor, end: int) -> None:
-        """Where the next pass writes: places (R, L) of the slots `rows` (R,), or of the first R if None. It
+    def aim(self, rows: torch.Tensor | None, columns: torch.Tensor, end: int) -> None:
+        """Where the next pass writes: columns (R, L) of the slots `rows` (R,), or of the first R if None. It
         sees their first `end` tokens."""
         self.rows = rows
-        self.places = places
+        self.columns = columns
         self.end = end
 
     def update(self, keys, values, layer: int, *args, **kwargs):
@@ -85,11 +85,11 @@ class SlotCache:
         return keys, values
 
     def write(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        count = len(self.places)
+        count = len(self.columns)
         rows = self.rows
         if rows is None:
             rows = torch.arange(count, device=buffer.device)
-        buffer[rows[:, None], :, self.places] = new.transpose(1, 2)
+        buffer[rows[:, None], :, self.columns] = new.transpose(1, 2)
         if self.rows is None:
             return buffer[:count, :, : self.end]  # a view: cheaper than a selection
         seen = buffer[rows]
@@ -199,9 +199,9 @@ class SlotEngine:
         logprobs = scores.log_softmax(-1)  # before the ban, as the trainer recomputes them
         tokens = self.choose(scores.index_fill(1, self.banned_ids, -torch.inf))
         rows = torch.arange(live, device=self.device)
-        places = self.to_device([slot.written for slot in self.live])
-        self.ids[rows, places] = tokens
-        self.logprobs[rows, places] = logprobs.gather(1, tokens[:, None])[:, 0]
+        columns = self.to_device([slot.written for slot in self.live])
+        self.ids[rows, columns] = tokens
+        self.logprobs[rows, columns] = logprobs.gather(1, tokens[:, None])[:, 0]
         return tokens
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
@@ -287,7 +287,7 @@ class SlotEngine:
             self.free(row)
 
     def free(self, row: int) -> None:
-        """Give a slot up: the last live one moves to its place."""
+        """Give a slot up: the last live one takes its row."""
         slot = self.live.pop()
         last = len(self.live)
         if row != last:
@@ -337,12 +337,12 @@ class SlotEngine:
         inputs = language_inputs(self.model, ids, features)
         starts = self.to_device([slot.length for slot in slots])
         steps = torch.arange(longest, device=self.device)
-        places = starts[:, None] + steps  # (R, L)
+        columns = starts[:, None] + steps  # (R, L)
         end = max(slot.length for slot in slots) + longest
         where = torch.tensor(rows, device=self.device)
         # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
         positions = positions.to(self.device)
-        hidden = self.forward(where, inputs, places, end, positions)
+        hidden = self.forward(where, inputs, columns, end, positions)
         lengths = list(map(len, chunks))
         lengths = torch.tensor(lengths, device=self.device)
         last = hidden[torch.arange(len(rows)), lengths - 1]  # (R, H)
@@ -351,8 +351,8 @@ class SlotEngine:
         for slot, chunk in zip(slots, chunks):
             slot.length += len(chunk)
 
-    def forward(self, rows, inputs: dict, places, end: int, positions) -> torch.Tensor:
-        """The language model over inputs (R, L) at places (R, L) of these slots: (R, L, H)."""
+    def forward(self, rows, inputs: dict, columns, end: int, positions) -> torch.Tensor:
+        """The language model over inputs (R, L) at columns (R, L) of these slots: (R, L, H)."""
         embeds = inputs["inputs_embeds"]  # (R, L, H)
         length = embeds.shape[1]
         if end == length > 1:  # from the slots' beginning: causal, and no mask is needed
@@ -360,11 +360,11 @@ class SlotEngine:
         else:
             end = -(-end // ALIGNED) * ALIGNED
             steps = torch.arange(end, device=self.device)
-            ahead = steps > places[:, None, :, None]
+            ahead = steps > columns[:, None, :, None]
             mask = embeds.new_zeros(ahead.shape)  # (R, 1, L, end)
             mask.masked_fill_(ahead, -torch.inf)
         self.cache.reserve(end)
-        self.cache.aim(rows, places, end)
+        self.cache.aim(rows, columns, end)
         output = self.model.model.language_model(
             **inputs,
             position_ids=positions,

@@ -1,8 +1,8 @@
-"""A tiny model's rollout in several processes ("lanes").
+"""A tiny model's rollout in several worker processes.
 
-Its operations are too small to be shared among threads, its trajectories are not: each process gets one
-thread and a share of the samples. Each fork draws from a seed that comes from this process's generator, so
-that a seeded rollout is repeatable for a given number of processes.
+The operations of a tiny model are too small to be divided among threads, but its samples can be divided: each
+process gets one thread and some of the samples. Each worker draws from a seed that comes from this process's
+generator, so that a seeded rollout is repeatable for a given number of processes.
 """
 
 import ctypes
@@ -12,23 +12,23 @@ import sys
 
 import torch
 
-MOST_WEIGHTS = 10**8  # of a model for which lanes pay
+MOST_WEIGHTS = 10**8  # of a model that workers make faster
 PR_SET_PDEATHSIG = 1  # see prctl(2)
 
 
 def count_workers(wanted: int, model, samples: list, slots: int) -> int:
-    """How many lanes to use: never more than samples, and one alone on a GPU, for big models, off Linux.
+    """How many processes to use: no more than samples, and one alone on a GPU, for a big model, off Linux.
 
-    slots: of the cache, in groups.
+    wanted: at most. slots: groups that the cache holds at once.
     """
     tiny = model.device.type == "cpu" and model.num_parameters() < MOST_WEIGHTS
     return max(1, min(wanted, len(samples), slots)) if tiny and sys.platform == "linux" else 1
 
 
 def run_in_workers(engine, samples: list, openings: list[list[int]], workers: int) -> list:
-    """`engine.run(samples, openings)`, shared among forks of this process; the trajectories in order."""
-    share = max(1, -(-len(samples) // workers))
-    parts = [slice(start, start + share) for start in range(0, len(samples), share)]
+    """`engine.run(samples, openings)`, divided among this process and its forks; trajectories in order."""
+    size = max(1, -(-len(samples) // workers))
+    parts = [slice(start, start + size) for start in range(0, len(samples), size)]
     if len(parts) < 2:
         return engine.run(samples, openings)
     threads = torch.get_num_threads()
@@ -45,9 +45,10 @@ def run_in_workers(engine, samples: list, openings: list[list[int]], workers: in
         for child, _ in children:
             child.kill()
             child.join()
+    # Workers send no samples; their trajectories stand in the samples' order, as many for each.
     for i, trajectory in enumerate(trajectories):
         trajectory.sample = samples[i * len(samples) // len(trajectories)]
-        trajectory.features = [torch.as_tensor(each) for each in trajectory.features]
+        trajectory.features = [torch.as_tensor(array) for array in trajectory.features]
     bar = engine.env.bar
     if bar is not None:
         bar.update(len(trajectories) - bar.n)
@@ -55,20 +56,20 @@ def run_in_workers(engine, samples: list, openings: list[list[int]], workers: in
 
 
 def start_worker(engine, samples: list, openings: list[list[int]]):
-    """Fork a lane; returns the process and the end of the pipe that its trajectories come from."""
+    """Fork a worker; returns the process and the end of the pipe that its trajectories come from."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     seed = torch.randint(2**62, ()).item()
     child = fork.Process(target=worker, args=(engine, samples, openings, seed, sender))
     child.start()
-    # A later fork would inherit this end, and `recv` would never see that the lane has closed its own.
+    # A later fork would inherit this end, and `recv` would never see that the worker has closed its own.
     sender.close()
     return child, receiver
 
 
 def worker(engine, samples, openings, seed: int, pipe) -> None:
     """In a fork: send the trajectories through the pipe, or the exception."""
-    # Whoever kills the parent ends this, too.
+    # Where the parent is killed, this process ends with it.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # A terminal sends Ctrl-C to all, a batch system SIGTERM: the parent may want to finish its step.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,17 +79,17 @@ def worker(engine, samples, openings, seed: int, pipe) -> None:
     try:
         result = engine.run(samples, openings)
         # By identity: the members of a group share the features of their first look.
-        arrays = {id(each): each.numpy() for t in result for each in t.features}
+        arrays = {id(feature): feature.numpy() for t in result for feature in t.features}
         for trajectory in result:
-            trajectory.sample = None  # its image would take longer to send than all the rest
-            trajectory.features = [arrays[id(each)] for each in trajectory.features]
-    except BaseException as error:  # Ctrl-C, too: the parent reports it
+            trajectory.sample = None  # its image would take longer to send than everything else
+            trajectory.features = [arrays[id(feature)] for feature in trajectory.features]
+    except BaseException as error:  # also Ctrl-C: the parent reports it
         result = error
     pipe.send(result)
 
 
 def receive(pipe) -> list:
-    """A lane's trajectories. Raises what the lane raised, and MemoryError if it was killed."""
+    """A worker's trajectories. Raises what the worker raised, and MemoryError if it was killed."""
     try:
         result = pipe.recv()
     except (EOFError, OSError) as error:

@@ -1,32 +1,35 @@
-"""Questions about an image of one's own, one after the other: `eval.py --ask photo.jpg "What ...?"`.
+"""Questions about an image of the user's, one after the other: `eval.py --ask photo.jpg "What ...?"`.
 
-The image alone: questions are read line by line, and the model is loaded once.
+With the image alone, questions are read line by line; the model is loaded once.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from config import rollout_limits
+from config import EvalConfig, rollout_limits
 from data import Sample, check
 from engine.inputs import pixel_budgets
 from evaluation.scores import answer_questions
 from grading.answers import find_answer
 from model import load_model, prepare_libraries
+from rollout import Trajectory
 from runlog.render import make_page
-from runlog.runs import store_answer
+from runlog.runs import new_folder, store_answer
 from safe.files import fail, read_rows
 from safe.lock import hold
+from tools import Call
 
 
-def ask(config, wording: tuple[str, str] | None = None) -> Path:
-    """Answer what is asked in the config of eval.py, print how, and write it to a page, which is returned.
+def ask(config: EvalConfig, wording: tuple[str, str] | None = None) -> Path:
+    """Answer the questions of --ask, print each answer with the turns that led to it, and write them to a
+    page, whose path is returned.
 
-    wording: of the prompt, for a model that was trained with other words.
+    wording: of the prompt, for a model that was trained with another one.
     """
     image, *questions = config.ask
     Sample("ask", image, "?", "?").open()  # raises ValueError where it can't be read
-    out = own_folder(Path(config.out or f"runs/ask-{model_label(config.model)}"))
+    out = make_folder(config)
     prepare_libraries(config.threads)
     model, processor = load_model(config.model, quantize=config.quantize or None)
     pixel_budgets(processor, config.look_pixels, config.crop_pixels)
@@ -39,7 +42,7 @@ def ask(config, wording: tuple[str, str] | None = None) -> Path:
         except ValueError as error:
             print(f"not asked: {error}")
             continue
-        sample = replace(sample, answer="")  # nobody knows it
+        sample = replace(sample, answer="")  # there is no gold answer
         (trajectory,) = answer_questions(model, processor, [sample], "on", **settings)
         if wording:
             trajectory.answer = trajectory.answer or last_message(trajectory)
@@ -50,7 +53,7 @@ def ask(config, wording: tuple[str, str] | None = None) -> Path:
 
 
 def model_label(model: str) -> str:
-    """What a folder of results is called after: of a checkpoint with the name of its run.
+    """A model's name in the name of a folder of results. A checkpoint gets the name of its run, too.
 
     >>> model_label("runs/mine/checkpoint-80"), model_label("Qwen/Qwen3-VL-2B-Instruct")
     ('mine-checkpoint-80', 'Qwen3-VL-2B-Instruct')
@@ -60,20 +63,22 @@ def model_label(model: str) -> str:
     return f"{path.parent.name}-{path.name}" if is_checkpoint else path.name
 
 
-def own_folder(out: Path) -> Path:
-    """The folder of the answers, made and locked; ends the script if it holds something else."""
-    if any((out / name).exists() for name in ("args.json", "protocol.json", "eval.json")):
-        fail(f"{out} is the folder of another run; give another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(f"can't write to {out}: {error.strerror}")
-    hold(out)
-    return out
+def make_folder(config: EvalConfig) -> Path:
+    """The folder of the answers, made and locked. An --out that is taken ends the script."""
+    if config.out and is_taken(Path(config.out)):
+        fail(f"{config.out} is the folder of another run; give another --out")
+    folder = new_folder(f"runs/ask-{model_label(config.model)}", config.out, is_taken)
+    hold(folder)
+    return folder
+
+
+def is_taken(folder: Path) -> bool:
+    """Does a folder hold results of anything but questions of --ask?"""
+    return any((folder / name).exists() for name in ("args.json", "protocol.json", "eval.json"))
 
 
 def lines_of_a_user():
-    """Questions from the terminal, or from a pipe, until an empty line or the end."""
+    """Questions from the terminal or a pipe, up to an empty line or the end."""
     is_terminal = sys.stdin.isatty()
     while True:
         if is_terminal:
@@ -84,21 +89,18 @@ def lines_of_a_user():
         yield line
 
 
-def last_message(trajectory) -> str | None:
-    """What a model said that was asked in other words than ours: in tags, in a box, or all after its thought.
-
-    None where it was cut, or ran out of turns.
+def last_message(trajectory: Trajectory) -> str | None:
+    """The answer of a model that was asked in other words than ours: what stands in tags, or in a box, or all
+    after its thought. None if it was cut, or ran out of turns.
     """
     if trajectory.stop != "no_call":
         return None
-    said = trajectory.turns[-1].rpartition("</think>")[2].strip()
-    tagged = find_answer(said)
-    boxed = find_answer(said, boxed=True)
-    return tagged or boxed or said or None
+    message = trajectory.turns[-1].rpartition("</think>")[2].strip()
+    return find_answer(message) or find_answer(message, boxed=True) or message or None
 
 
-def answer_text(trajectory) -> str:
-    """What was written, what came of each call, and the answer."""
+def answer_text(trajectory: Trajectory) -> str:
+    """The model's turns, the result of each call, and the answer."""
     lines = []
     calls = iter(trajectory.calls)
     for turn in trajectory.turns:
@@ -113,7 +115,7 @@ def answer_text(trajectory) -> str:
 
 
 def visible(text: str) -> str:
-    """What a model wrote, for a terminal: characters that would steer it are spelled out.
+    """A model's text for a terminal: control characters are spelled out.
 
     >>> visible("a\\x1b[2Jb")
     'a\\\\x1b[2Jb'
@@ -128,11 +130,11 @@ ENDS = {
 }
 
 
-def shown_text(call) -> str:
-    """What a call was answered with: the region of the image, and the size at which it was shown."""
+def shown_text(call: Call) -> str:
+    """What a call has shown: the region, in original pixels, and the size in pixels of the image shown."""
     width, height = call.picture.size
-    what = f"what {call.name} makes of the image"
+    shown = f"what {call.name} makes of the image"
     if call.region:
         corners = ", ".join(f"{v:.0f}" for v in call.region)
-        what = f"({corners}) of the image"
-    return f"  -> shown: {what}, at {width} x {height} pixels"
+        shown = f"({corners}) of the image"
+    return f"  -> shown: {shown}, at {width} x {height} pixels"

@@ -1,4 +1,5 @@
-"""What training and evaluation share: records of answers, and the scores made from them."""
+"""What training and evaluation share: records of answers, the scores made from them, and the statistics of a
+training step."""
 
 from collections import Counter, defaultdict
 from statistics import fmean
@@ -13,16 +14,17 @@ from grading.correct import is_correct
 from options import controls
 from reward import WEIGHTS
 from rollout import Trajectory, rollout
+from runlog.tables import table
 from tools import TOOL
 
 OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
 CUT = ("length", "budget")  # stops for want of tokens
-MOST_CUT = 0.05  # a larger share of cut answers says more of the budget than of the model
+MOST_CUT = 0.05  # a larger fraction of cut answers says more of the budget than of the model
 REPEATED = 8  # the same token this many times in a row is garbage
 
 
 def best_iou(trajectory: Trajectory) -> float | None:
-    """Mean over the boxes that got a crop of their IoU with the best-matching target; None without either."""
+    """Mean over the zoomed boxes of the IoU with the best-matching target. None without boxes or targets."""
     targets = trajectory.sample.boxes
     boxes = trajectory.boxes
     if not targets or not boxes:
@@ -31,7 +33,7 @@ def best_iou(trajectory: Trajectory) -> float | None:
 
 
 def shows_all(trajectory: Trajectory) -> bool | None:
-    """Is all that has to be read (`meta["glyphs"]`, else the target boxes) wholly inside some crop?
+    """Does some crop hold each thing that must be read (`meta["glyphs"]`, else the target boxes) wholly?
 
     None without crops or targets.
     """
@@ -44,22 +46,22 @@ def shows_all(trajectory: Trajectory) -> bool | None:
 
 
 def says_shown(trajectory: Trajectory) -> bool | None:
-    """In the swap arm: does it answer with what was shown, not what was asked? None without a crop."""
-    other = controls.swapped(trajectory.sample)
-    if other is None or not trajectory.boxes:
+    """In the swap arm: is the answer what the other thing's crop shows? None without a crop."""
+    swapped = controls.swapped(trajectory.sample)
+    if swapped is None or not trajectory.boxes:
         return None
-    _, shown = other
+    _, shown = swapped
     return unwrap(trajectory.answer or "") == shown
 
 
 def mean(values) -> float | None:
-    """The mean of those that are not None; None if none is left."""
+    """The mean of the values that are not None; None if there are no such values."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
 def mean_of_processes(parts: list[dict], key: str) -> float | None:
-    """A step's value from each process's. A tool that a process has not seen used has the rate 0 there.
+    """A step's value, from those of its processes. A tool that a process has not used has the rate 0 there.
 
     >>> mean_of_processes([{"iou": None}, {"iou": 0.5}], "iou")
     0.5
@@ -75,12 +77,14 @@ def mean_of_processes(parts: list[dict], key: str) -> float | None:
 
 
 def plain_grade(trajectory: Trajectory, judge=None) -> dict:
-    """`right`, by the rules of the reward, and what was `said`: yes, no, or the option's letter."""
+    """`right`: is the answer correct by the rules of the reward? `said`: what it chose, yes, no, or the
+    letter of an option."""
     sample = trajectory.sample
     answer = trajectory.answer
-    right = bool(answer) and is_correct(answer, sample, judge)
-    said = chosen_by(answer, sample.answer, sample.options) if answer else None
-    return {"right": right, "said": said}
+    if not answer:
+        return {"right": False, "said": None}
+    said = chosen_by(answer, sample.answer, sample.options)
+    return {"right": is_correct(answer, sample, judge), "said": said}
 
 
 def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) -> dict:
@@ -109,7 +113,7 @@ def make_record(trajectory: Trajectory, grade: dict, arm: str, repeat: int = 0) 
 
 
 def tools_used(record: dict) -> list[str]:
-    """The tools that brought a record's images; rows of before there were several have zooms alone."""
+    """The tools that brought a record's images. Older records, of zooms alone, have no such field."""
     return record.get("tools", [TOOL] * len(record["boxes"]))
 
 
@@ -120,7 +124,7 @@ def other_rates(used: list[list[str]]) -> dict[str, float]:
     {'rate_image_rotate_tool': 0.5}
     """
     others = set().union(*used) - {TOOL}
-    return {f"rate_{name}": fmean(name in own for own in used) for name in sorted(others)}
+    return {f"rate_{name}": fmean(name in names for names in used) for name in sorted(others)}
 
 
 def question_group(record: dict):
@@ -129,11 +133,14 @@ def question_group(record: dict):
 
 
 def summarise(records: list[dict]) -> dict:
-    """Accuracy with its 95 % interval, share that zoomed, crops, IoU and whole targets, and the two signs of
-    a guess: unanswered questions, and the share of the option that is chosen most. Apart from these: the
-    share of answers cut for want of tokens.
+    """The scores of some records, in fractions of the answers where nothing else is said:
 
-    The interval counts groups and repeats as one: they are no new questions.
+    accuracy    `interval` is its 95 % interval, where groups and repeats of a question count as one question
+    pass        fraction of the questions with a correct answer among the repeats
+    tool_rate   with at least one crop; `crops` and `errors` are means per answer
+    iou         mean of `best_iou`; holds: answers of `shows_all`; says_shown: of the swap arm
+    cut         ran out of tokens; unanswered: had tokens left and gave no answer
+    favourite   chose the option that is chosen most (near 1: the model always says the same)
     """
     right_by_question = defaultdict(list)
     for record in records:
@@ -151,10 +158,9 @@ def summarise(records: list[dict]) -> dict:
     summary |= other_rates(used)
     for key in ("iou", "holds", "tokens", "errors", "says_shown"):
         summary[key] = mean(record.get(key) for record in records)
-    cut = [record["stop"] in CUT for record in records]
-    silent = [record["answer"] is None for record in records]
-    summary["cut"] = fmean(cut)
-    summary["unanswered"] = fmean(a and not b for a, b in zip(silent, cut))
+    summary["cut"] = fmean(record["stop"] in CUT for record in records)
+    silent = [record["answer"] is None and record["stop"] not in CUT for record in records]
+    summary["unanswered"] = fmean(silent)
     summary["favourite"] = max(said.values()) / len(records) if said else None
     return summary
 
@@ -170,8 +176,9 @@ def summarise_by_kind(records: list[dict]) -> dict[str, dict]:
 
 
 def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
-    """The same questions in two arms, first answers: what each got right alone, and McNemar's test, in
-    which a group counts once, for the arm that got more of it right. None if they share no question."""
+    """The same questions in two arms, first answers only. gain: fraction correct in `one` alone; harm: in
+    `other` alone; p: of McNemar's test, in which a group of questions counts once, for the arm with more
+    correct answers. None if the arms share no question."""
     right = defaultdict(dict)
     groups = {}
     for record in records:
@@ -201,13 +208,22 @@ def compare_arms(records: list[dict], one: str, other: str) -> dict | None:
 def paired_text(one: str, other: str, found: dict) -> str:
     """What `compare_arms` found, as a line for people."""
     return (
-        f"{one} against {other}: {found['difference']:+.3f}; right with {one} alone {found['gain']:.3f}, with"
-        f" {other} alone {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
+        f"{one} against {other}: {found['difference']:+.3f}; correct with {one} alone {found['gain']:.3f}, "
+        f"with {other} alone {found['harm']:.3f} (McNemar p = {found['p']:.2g}, {found['n']} questions)"
     )
 
 
+def swap_text(by_kind: dict) -> str:
+    """What the swap arm tells, as a line for people; "" where nothing is known. by_kind: its summaries."""
+    kind = "read" if "read" in by_kind else "all"
+    shown = by_kind.get(kind, {}).get("says_shown")
+    if shown is None:
+        return ""
+    return f"swap: shown another tile's crop, it says that one's letter: {shown:.2f} (says_shown of {kind})"
+
+
 def possible_arms(samples: list[Sample], arms) -> list[str]:
-    """The arms that differ from others for these questions: oracle and swap need something to show."""
+    """The arms that these questions can be asked in: oracle and swap need something to show."""
     missing = set()
     if not any(sample.boxes for sample in samples):
         missing.add("oracle")
@@ -219,41 +235,27 @@ def possible_arms(samples: list[Sample], arms) -> list[str]:
 def answer_questions(model, processor, samples: list[Sample], arm: str, **settings) -> list[Trajectory]:
     """One trajectory for each sample in one of `ARMS`, greedy unless the settings (of `rollout`) differ."""
     forced = arm == "forced"
-    settings = {"temperature": 0.0, "seed": 0} | settings
-    return rollout(
-        model,
-        processor,
-        samples,
-        tool="on" if forced else arm,
-        force_call=forced,
-        **settings,
-    )
+    usual = {"temperature": 0.0, "seed": 0, "tool": "on" if forced else arm}
+    return rollout(model, processor, samples, force_call=forced, **usual | settings)
 
 
-def answer_records(
-    model, processor, samples: list[Sample], arm: str, *, judge=None, **settings
-) -> list[dict]:
-    """The records of an arm's greedy answers, by the rules of the reward."""
+def answer_records(model, processor, samples: list[Sample], arm: str, judge=None, **settings) -> list[dict]:
+    """The records of an arm's greedy answers, graded by the rules of the reward."""
     trajectories = answer_questions(model, processor, samples, arm, **settings)
     return [make_record(t, plain_grade(t, judge), arm) for t in trajectories]
 
 
-def evaluate(model, processor, samples: list[Sample], arm: str, **more) -> dict:
-    """An arm's greedy answers: {"all": summary, kind: summary, ...}, kinds being `meta["kind"]`."""
-    return summarise_by_kind(answer_records(model, processor, samples, arm, **more))
-
-
-def cut_warning(result: dict) -> str:
-    """What to raise where many answers were cut; "" where few were. result: summaries by arm and kind."""
-    shares = {arm: kinds["all"].get("cut") or 0.0 for arm, kinds in result.items()}
-    worst = max(shares, key=shares.get)
-    if shares[worst] <= MOST_CUT:
+def cut_warning(arms: dict[str, dict]) -> str:
+    """What to raise if many answers were cut, else "". arms: summaries by arm and kind."""
+    fractions = {arm: by_kind["all"].get("cut") or 0.0 for arm, by_kind in arms.items()}
+    worst = max(fractions, key=fractions.get)
+    if fractions[worst] <= MOST_CUT:
         return ""
-    return f"{worst}: {shares[worst]:.0%} of the answers were cut: raise --max_turn_tokens, --max_tokens"
+    return f"{worst}: {fractions[worst]:.0%} of the answers were cut: raise --max_turn_tokens, --max_tokens"
 
 
 def tell_unverifiable(samples: list[Sample], judge: str) -> None:
-    """Print how many right answers no rule can check, unless a judge does.
+    """Print how many gold answers no rule can check, unless there is a judge.
 
     >>> samples = [Sample("1", b"", "?", "red"), Sample("2", b"", "?", "It stands on the table.")]
     >>> tell_unverifiable(samples, "")
@@ -265,38 +267,25 @@ def tell_unverifiable(samples: list[Sample], judge: str) -> None:
         print(f"{count} of {len(samples)} answers are sentences, {remedy}", flush=True)
 
 
-def score_table(result: dict) -> str:
-    """The arms as a text table, accuracy (and share that zoomed) by kind of question."""
-    kinds = sorted(set().union(*result.values()), key=lambda kind: (kind != "all", kind))
-    widths = [max(15, len(kind) + 2) for kind in kinds]
-    titles = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths))
-    shares = "".join(f"{title:>7}" for title in ("IoU", "whole", "cut", "none", "same"))
-    lines = [f"{'arm':<16}{'n':>6}{titles}{'95 % of all':>16}{shares}"]
-    for arm, by_kind in result.items():
-        line = f"{arm:<16}{by_kind['all']['n']:>6}"
-        for kind, width in zip(kinds, widths):
-            cell = "-"
-            if kind in by_kind:
-                cell = f"{by_kind[kind]['accuracy']:.3f} ({by_kind[kind]['tool_rate']:.2f})"
-            line += f"{cell:>{width}}"
+def score_table(arms: dict[str, dict]) -> str:
+    """Scores as a table, under their names in eval.json, and a legend. arms: summaries by arm and kind."""
+    kinds = sorted(set().union(*arms.values()), key=lambda kind: (kind != "all", kind))
+    rows = [["arm", "n", *kinds, "interval", "iou", "cut"]]
+    for arm, by_kind in arms.items():
         overall = by_kind["all"]
-        aimed = by_kind.get("read", overall)
-        interval = "{:.3f}-{:.3f}".format(*overall["interval"]) if "interval" in overall else "-"
-        line += f"{interval:>16}"
-        for value in (
-            aimed["iou"],
-            aimed["holds"],
-            overall.get("cut"),
-            overall.get("unanswered"),
-            overall.get("favourite"),
-        ):
-            line += f"{'-' if value is None else format(value, '.2f'):>7}"
-        lines.append(line)
-    aimed = "read questions" if "read" in kinds else "all"
-    lines.append("accuracy (share that zoomed). IoU of crops and targets; whole: all there is to read is in")
-    lines.append(f"the crops ({aimed}). cut: share that ran out of tokens; none: without an answer")
-    lines.append("though there was room; same: of the option said most")
-    return "\n".join(lines)
+        row = [arm, str(overall["n"])]
+        row += [accuracy_text(by_kind.get(kind)) for kind in kinds]
+        row.append("{:.3f}-{:.3f}".format(*overall["interval"]) if "interval" in overall else "-")
+        for value in (by_kind.get("read", overall)["iou"], overall.get("cut")):
+            row.append("-" if value is None else f"{value:.2f}")
+        rows.append(row)
+    legend = "accuracy (tool_rate) by kind; interval: 95 %, of all; iou: crops with targets"
+    legend += ", of read" if "read" in kinds else ""
+    return f"{table(rows)}\n{legend}; cut: out of tokens"
+
+
+def accuracy_text(summary: dict | None) -> str:
+    return f"{summary['accuracy']:.3f} ({summary['tool_rate']:.2f})" if summary else "-"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -304,7 +293,7 @@ def score_table(result: dict) -> str:
 
 
 def is_dead(group: list[Trajectory]) -> bool:
-    """A group whose members all got the same reward: no advantage, no gradient."""
+    """Did all members of a group get the same reward? Such a group has no advantage and no gradient."""
     totals = [trajectory.reward.total for trajectory in group]
     return max(totals) - min(totals) < 1e-6
 
@@ -316,10 +305,10 @@ def repeats_box(trajectory: Trajectory) -> bool:
 
 
 def is_garbage(trajectory: Trajectory) -> bool:
-    """The same token many times in a row, anywhere in what the model wrote."""
-    own = [token for token, sampled in zip(trajectory.completion_ids, trajectory.sampled) if sampled]
+    """Did the model write the same token many times in a row?"""
+    written = [token for token, sampled in zip(trajectory.completion_ids, trajectory.sampled) if sampled]
     length = 1
-    for before, token in zip(own, own[1:]):
+    for before, token in zip(written, written[1:]):
         length = length + 1 if token == before else 1
         if length >= REPEATED:
             return True
@@ -327,7 +316,8 @@ def is_garbage(trajectory: Trajectory) -> bool:
 
 
 def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:
-    """How far the trainer's logprobs of the sampled tokens are from the sampler's: rounding alone."""
+    """The largest difference between the trainer's and the sampler's logprobs of the sampled tokens. Rounding
+    alone should cause it. logprobs: of the trainer, (all sampled tokens,)."""
     sampler = []
     for trajectory in trajectories:
         sampler += [lp for lp, sampled in zip(trajectory.logprobs, trajectory.sampled) if sampled]
@@ -335,7 +325,7 @@ def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float
 
 
 def step_stats(groups: list[list[Trajectory]]) -> dict:
-    """What a step looked like, as means over its trajectories; None where there was nothing to average.
+    """The statistics of a step: means over its trajectories, None where there was nothing to average.
 
     docs/metrics.md says what each key is.
     """
@@ -366,7 +356,7 @@ def step_stats(groups: list[list[Trajectory]]) -> dict:
         stats[f"reward_{term}"] = mean(paid)
     stats |= other_rates([t.used for t in trajectories])
     for kind in sorted({t.sample.meta.get("kind") or "" for t in trajectories} - {""}):
-        own = [t for t in trajectories if t.sample.meta.get("kind") == kind]
-        stats[f"accuracy_{kind}"] = mean(t.reward.accuracy for t in own)
-        stats[f"tool_rate_{kind}"] = mean(bool(t.delivered) for t in own)
+        asked = [t for t in trajectories if t.sample.meta.get("kind") == kind]
+        stats[f"accuracy_{kind}"] = mean(t.reward.accuracy for t in asked)
+        stats[f"tool_rate_{kind}"] = mean(bool(t.delivered) for t in asked)
     return stats

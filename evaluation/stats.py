@@ -1,4 +1,4 @@
-"""The statistics of scores: intervals of a share, paired questions, seeds beside questions."""
+"""The statistics of scores: intervals of a fraction, paired questions, seeds beside questions."""
 
 import math
 from itertools import combinations
@@ -9,15 +9,15 @@ import numpy as np
 Z = 1.96  # deviations of a normal distribution that hold 95 %
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n (Wilson 1927).
+def wilson(fraction: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a fraction of n questions (Wilson 1927).
 
     >>> [round(v, 3) for v in wilson(0.9, 100)], [round(v, 3) for v in wilson(0.0, 10)]
     ([0.826, 0.945], [0.0, 0.278])
     """
     noise = Z * Z / n
-    center = share + noise / 2
-    variance = share * (1 - share) / n + noise / (4 * n)
+    center = fraction + noise / 2
+    variance = fraction * (1 - fraction) / n + noise / (4 * n)
     spread = Z * math.sqrt(variance)
     scale = 1 + noise
     low = (center - spread) / scale
@@ -28,7 +28,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """The exact two-sided p of McNemar's test, from the questions that only one of two arms got right.
+    """The exact two-sided p of McNemar's test. only_one, only_other: how many questions were answered
+    correctly in one of two arms alone.
 
     >>> round(mcnemar(8, 1), 4), mcnemar(0, 0)
     (0.0391, 1.0)
@@ -41,10 +42,10 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 def two_way_interval(table, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of a mean over seeds and questions, both drawn anew (bootstrap; Owen 2007).
+    """The 95 % interval of a mean over seeds and questions: a bootstrap that draws both anew (Owen 2007).
 
-    table: (seeds, questions) of scores. An interval over questions alone says how well these few runs are
-    known, and nothing about the next run.
+    table: scores, (seeds, questions). An interval over the questions alone would tell how well these few runs
+    are known, and nothing about the next run.
 
     >>> low, high = two_way_interval([[1, 1, 0, 1] * 25, [0, 1, 0, 1] * 25, [1, 1, 1, 1] * 25])
     >>> 0.4 < low < 0.6 < 0.9 < high <= 1.0
@@ -53,20 +54,15 @@ def two_way_interval(table, draws: int = 2000, seed: int = 0) -> tuple[float, fl
     table = np.asarray(table, dtype=float)  # (S, Q)
     rng = np.random.default_rng(seed)
     n_questions = table.shape[1]
-    means = []
-    for _ in range(draws):
-        columns = rng.choice(n_questions, n_questions)
-        drawn = drawn_mean(table, columns, rng)
-        means.append(drawn)
-    bounds = np.quantile(means, (0.025, 0.975))
-    return tuple(bounds.tolist())
+    means = [drawn_mean(table, rng.choice(n_questions, n_questions), rng) for _ in range(draws)]
+    return tuple(np.quantile(means, (0.025, 0.975)).tolist())
 
 
 def difference_interval(one, other, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of mean(one) - mean(other): the seeds of each drawn anew, and the questions, which
-    both were asked, together.
+    """The 95 % interval of mean(one) - mean(other). The seeds of each are drawn anew; the questions are drawn
+    for both together.
 
-    one, other: (seeds, questions) of scores, the same questions.
+    one, other: scores, (seeds, questions), of the same questions.
     """
     one = np.asarray(one, dtype=float)
     other = np.asarray(other, dtype=float)
@@ -78,21 +74,18 @@ def difference_interval(one, other, draws: int = 2000, seed: int = 0) -> tuple[f
         first = drawn_mean(one, columns, rng)
         second = drawn_mean(other, columns, rng)
         differences.append(first - second)
-    bounds = np.quantile(differences, (0.025, 0.975))
-    return tuple(bounds.tolist())
+    return tuple(np.quantile(differences, (0.025, 0.975)).tolist())
 
 
 def drawn_mean(table, columns, rng) -> float:
-    """The mean over these questions, and over as many seeds, drawn with repetition."""
-    n_seeds = len(table)
-    rows = rng.choice(n_seeds, n_seeds)
-    drawn = table[rows][:, columns]
-    return drawn.mean()
+    """The mean over these questions, and over as many seeds as there are, drawn with repetition."""
+    rows = rng.choice(len(table), len(table))
+    return table[rows][:, columns].mean()
 
 
 def permutation_p(one: list[float], other: list[float]) -> tuple[float, float]:
-    """The exact two-sided p of a difference between the means of two sets of runs, and the least that it
-    could have been: with three runs against three nothing is below 0.1.
+    """The exact two-sided p of a difference between the means of two sets of runs, and the smallest p that so
+    many runs can give. With three runs against three that is 0.1.
 
     >>> permutation_p([0.9, 0.8, 0.95], [0.1, 0.3, 0.2])
     (0.1, 0.1)
@@ -111,13 +104,13 @@ def permutation_p(one: list[float], other: list[float]) -> tuple[float, float]:
         if abs(difference) >= observed - 1e-12:
             as_far += 1
         ways += 1
-    # Of two halves, the other choice is as far apart
+    # With equal halves, the opposite choice is as far apart.
     least = 2 if n == m else 1
     return as_far / ways, least / ways
 
 
 def holm(ps: list[float]) -> list[float]:
-    """Several p values, made larger so that one in twenty such lists has a false one below 0.05 (Holm 1979).
+    """Several p values, raised so that only one in twenty such lists has a false p below 0.05 (Holm 1979).
 
     >>> holm([0.01, 0.5, 0.03])
     [0.03, 0.5, 0.06]
@@ -126,15 +119,14 @@ def holm(ps: list[float]) -> list[float]:
     adjusted = {}
     largest = 0.0
     for p in sorted(ps):
-        larger = p * left
-        largest = max(largest, larger)
+        largest = max(largest, p * left)
         adjusted.setdefault(p, min(1.0, largest))
         left -= 1
     return [adjusted[p] for p in ps]
 
 
 def detectable(one: list[float], other: list[float]) -> float:
-    """The difference between two sets of runs that would have been seen in four cases of five."""
+    """The smallest difference between two sets of runs that a test at 0.05 finds in four cases of five."""
     n = len(one)
     m = len(other)
     squares = variance(one) * (n - 1)

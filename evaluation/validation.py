@@ -1,5 +1,5 @@
 """The held-out questions of a run, asked before and after training: scores in eval.json, answers in
-answers.jsonl, and what only the two together tell."""
+answers.jsonl, and comparisons of before with after."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,17 +15,15 @@ from evaluation.scores import (
     possible_arms,
     question_group,
     summarise_by_kind,
+    swap_text,
     tell_unverifiable,
 )
 from grading.boxes import iou
 from safe.files import append_rows, keep_rows, read_json, read_rows, write_json
 
 TOY_SIZE = 4096  # questions of the toy; their order must not depend on the number of steps
-# Of a record, kept in answers.jsonl.
-KEPT = (
-    *("id", "arm", "gold", "answer", "right", "stop"),
-    *("boxes", "targets", "iou", "holds", "says_shown"),
-)
+# The fields of a record that answers.jsonl keeps.
+KEPT = ["id", "arm", "gold", "answer", "right", "stop", "boxes", "targets", "iou", "holds", "says_shown"]
 
 
 def load_questions(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
@@ -65,7 +63,7 @@ class Validation:
         return read_json(self.file)
 
     def score(self, model, processor, when: str, arms, steps: int = 0) -> dict:
-        """Scores by arm; each is stored at once, and not scored twice, unless a judge was away.
+        """Scores by arm. An arm's scores are stored at once. It is not asked twice, unless a judge was away.
 
         when: "before" or "after" `steps`.
         """
@@ -80,27 +78,19 @@ class Validation:
                 continue
             print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
             missed = self.judge.missed if self.judge else 0
-            records = answer_records(
-                model,
-                processor,
-                self.samples,
-                arm,
-                judge=self.judge,
-                progress=True,
-                **self.settings,
-            )
+            settings = self.settings | {"judge": self.judge, "progress": True}
+            records = answer_records(model, processor, self.samples, arm, **settings)
             unjudged.pop(name, None)
             if self.judge and self.judge.missed > missed:
                 unjudged[name] = self.judge.missed - missed
-                count = unjudged[name]
-                print(f"  {count} answers were graded by the rules: the judge was away")
+                print(f"  {unjudged[name]} answers were graded by the rules: the judge was away")
             self.store_answers(when, arm, records)
             stored[when][arm] = summarise_by_kind(records)
             write_json(self.file, stored)
         return stored[when]
 
     def store_answers(self, when: str, arm: str, records: list[dict]) -> None:
-        """In place of those that are stored of this arm and time: a killed run may have left some."""
+        """Store the answers of an arm, in place of older ones, which a killed run may have left."""
         keep_rows(self.answers, lambda row: (row["when"], row["arm"]) != (when, arm))
         rows = []
         for record in records:
@@ -110,7 +100,7 @@ class Validation:
         append_rows(self.answers, *rows)
 
     def compare(self) -> dict:
-        """What training changed, question by question; stored in eval.json under "paired" and "aim"."""
+        """What training changed, question by question. Stored in eval.json under "paired" and "aim"."""
         rows = read_rows(self.answers)
         stored = self.stored()
         stored["paired"] = compare_times(rows)
@@ -121,12 +111,11 @@ class Validation:
 
 
 def compare_times(rows: list[dict]) -> dict[str, dict]:
-    """The same questions before and after, in each arm that was asked both times: see `compare_arms`."""
+    """`compare_arms` of after with before, for each arm that was asked both times."""
     records = []
     for row in rows:
         meta = {"group": row["group"]}
-        named = {"arm": f"{row['when']}: {row['arm']}", "repeat": 0, "meta": meta}
-        records.append(row | named)
+        records.append(row | {"arm": f"{row['when']}: {row['arm']}", "repeat": 0, "meta": meta})
     found = {}
     for arm in dict.fromkeys(row["arm"] for row in rows):
         compared = compare_arms(records, f"after: {arm}", f"before: {arm}")
@@ -136,10 +125,10 @@ def compare_times(rows: list[dict]) -> dict[str, dict]:
 
 
 def aim_of(rows: list[dict]) -> dict[str, float]:
-    """The IoU of the crops before and after, where a crop is forced, and a control: the boxes of before,
-    merely of the size that the trained ones have. Better than these are boxes that are better placed.
+    """The mean IoU of forced crops with their targets, before and after, and a control: the boxes of before,
+    resized to the mean size of those after. What `after` has beyond the control comes from better placement.
 
-    Of `read` questions where there are such.
+    Of `read` questions only, where there are any.
     """
     boxes = {}
     for when in ("before", "after"):
@@ -165,7 +154,7 @@ def mean_iou(pairs) -> float:
 
 
 def of_size(box, width: float, height: float):
-    """The box of this size with the same centre.
+    """The box of this size around the same centre.
 
     >>> of_size((0, 0, 10, 10), 4, 2)
     (3.0, 4.0, 7.0, 6.0)
@@ -181,10 +170,7 @@ def comparison_text(stored: dict) -> str:
     for arm, found in stored["paired"].items():
         lines.append(paired_text(f"{arm} after", f"{arm} before", found))
     if aim := stored.get("aim"):
-        shares = ", ".join(f"{name} {value:.2f}" for name, value in aim.items())
-        lines.append(f"IoU of forced crops: {shares}")
-    swap = stored.get("after", {}).get("swap", {})
-    shown = swap.get("read", swap.get("all", {})).get("says_shown")
-    if shown is not None:
-        lines.append(f"shown another tile's crop, it says that one's letter: {shown:.2f}")
-    return "\n".join(lines)
+        means = ", ".join(f"{name} {value:.2f}" for name, value in aim.items())
+        lines.append(f"IoU of forced crops: {means}")
+    lines.append(swap_text(stored.get("after", {}).get("swap", {})))
+    return "\n".join(filter(None, lines))

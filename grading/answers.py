@@ -1,8 +1,8 @@
-"""What an answer says: an option, letters, a number, yes or no, a formula; by rules, never by running it.
+"""What an answer says: an option, letters, a number, yes or no, a formula. Rules read it; nothing is run.
 
-Every reader goes through the same stages: the wrapping is taken off (`unwrap`), then a lead such as "The
-answer is" (`without_lead`); what is left must be the thing itself. An answer that denies something or leaves
-a choice ("not B", "A or B") names no option: where a form is ambiguous, it is wrong.
+Every reader works in the same stages. It takes off the wrapping (`unwrap`), then a lead such as "The answer
+is" (`without_lead`). The remaining text must be the answer itself. An answer that denies something or leaves
+a choice ("not B", "A or B") names no option: an ambiguous answer is wrong.
 """
 
 import re
@@ -28,30 +28,12 @@ CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween\b")
 REASON = re.compile(r"(?:because|since|as|which|who|that)\b", re.I)
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 WHOLE = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
-NUMBER_WORDS = dict(
-    zip(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-        ],
-        range(13),
-    )
-)
+WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBER_WORDS = {word: number for number, word in enumerate(WORDS.split())}
 
 
 def unwrap(text: str) -> str:
-    """An answer without the wrapping that models like: Markdown, LaTeX, full-width characters.
+    """An answer without the usual wrapping: Markdown, LaTeX, full-width characters.
 
     >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", r"\\(\\boxed{\\text{B}}\\)", "（B）")]
     ['B', '12', 'the car', 'B', '(B)']
@@ -71,18 +53,18 @@ def unwrap(text: str) -> str:
 
 
 def count_boxed(turns: list[str]) -> int:
-    """How many `\\boxed{...}` the last turn has after its thought."""
+    """The number of `\\boxed{...}` in the last turn, after its thought."""
     last = turns[-1] if turns else ""
     after_thought = last.rpartition("</think>")[2]
     return after_thought.count("\\boxed{")
 
 
 def find_answer(text: str, boxed: bool = False) -> str | None:
-    """The text of the last non-empty `<answer>...</answer>` of a turn; with boxed: of the last `\\boxed{...}`
-    after its thought.
+    """The text in the last non-empty `<answer>...</answer>` of a turn. With boxed: in the last `\\boxed{...}`
+    after the turn's thought.
 
-    text must be the model's own words: observations repeat the format line, whose literal
-    `<answer>...</answer>` is no answer.
+    text: what the model wrote, without observations. They repeat the format line, and the
+    `<answer>...</answer>` in that line is no answer.
 
     >>> find_answer("<answer>A</answer> no, <answer> B </answer><answer></answer>")
     'B'
@@ -103,7 +85,7 @@ def find_answer(text: str, boxed: bool = False) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{...}`, whose braces nest; None where it is missing, empty or open.
+    """The text in the last `\\boxed{...}`, which may hold braces; None if it is missing, empty or not closed.
 
     >>> last_boxed(r"\\boxed{1}, no, \\boxed{\\frac{1}{2}}"), last_boxed(r"\\boxed{1")
     ('\\\\frac{1}{2}', None)
@@ -113,15 +95,15 @@ def last_boxed(text: str) -> str | None:
         return None
     inside = text[start + len("\\boxed{") :]
     depth = 1
-    for place, character in enumerate(inside):
+    for index, character in enumerate(inside):
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            return inside[:place].strip() or None
+            return inside[:index].strip() or None
     return None
 
 
 def without_lead(text: str) -> str:
-    """What follows "The answer is" and the like.
+    """The text after "The answer is" and the like.
 
     >>> [without_lead(t) for t in ("The correct option is B.", "Answer: 12", "It's red", "a choice of two")]
     ['B.', '12', 'red', 'a choice of two']
@@ -145,7 +127,7 @@ def normalise(text: str) -> str:
 
 
 def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
-    """Which option an answer names: by its letter, by its text, or by both.
+    """The index of the option that an answer names: by its letter, by its text, or by both.
 
     >>> options = ("a blue car", "the red car", "no car")
     >>> [option_index(p, options) for p in ("b", "(B)", "B. the red car", "The answer is B.", "red car")]
@@ -164,33 +146,33 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
             return ord(letter[1].upper()) - 65
         if texts.count(normalise(claim)) == 1:
             return texts.index(normalise(claim))
-    place = letter_first(without_lead(text), texts, last)
-    if place is not None:
-        return place
+    index = letter_first(without_lead(text), texts, last)
+    if index is not None:
+        return index
     if DENIES.search(text) or CHOICE.search(text):
         return None
-    place = stated_letter(text, last)
-    return named(text, texts) if place is None else place
+    index = stated_letter(text, last)
+    return named(text, texts) if index is None else index
 
 
 def letter_first(claim: str, texts: list[str], last: str) -> int | None:
-    """The option whose letter an answer begins with: "B. the red car", "B because ...", "(B) red"."""
+    """The index of the option whose letter begins an answer: "B. the red car", "B because ...", "(B) red"."""
     match = re.match(rf"[(\[]?([A-{last}])(?:[)\].:,]+(?=\s|$)|[)\].:]+|(?=\s))\s*(.*)", claim)
     if not match:
         return None
-    place = ord(match[1]) - 65
+    index = ord(match[1]) - 65
     rest = match[2]
-    if normalise(rest) == texts[place] or REASON.match(rest):
-        return place
+    if normalise(rest) == texts[index] or REASON.match(rest):
+        return index
     bare = claim[1:2] == " "  # "A car ..." is an article, not an option
     others = re.search(rf"(?<!\w)[(\[]?[A-{last}][)\].:]+(?!\w)|(?<![\w'])[B-{last}](?![\w'])", rest)
     if bare or others or DENIES.search(rest) or CHOICE.search(rest):
         return None
-    return place
+    return index
 
 
 def stated_letter(text: str, last: str) -> int | None:
-    """The only letter after "option" or "answer is", at the end of an answer."""
+    """The index of the only letter after "option" or "answer is", at the end of an answer."""
     stated = rf"\b(?:answer|option|choice)(?: is)?:? (?:option )?[(\[]?([A-{last}])\b[)\].:]*"
     found = re.findall(stated, text, re.I)
     ends = re.search(stated + "$", text, re.I)
@@ -198,7 +180,7 @@ def stated_letter(text: str, last: str) -> int | None:
 
 
 def named(text: str, texts: list[str]) -> int | None:
-    """The only option whose text an answer holds, or that holds all of the answer."""
+    """The index of the only option whose text is in the answer, or whose text has the answer in it."""
     said = normalise(without_lead(text))
     holds = [i for i, option in enumerate(texts) if option and has_words(said, option)]
     if len(holds) == 1:
@@ -215,7 +197,7 @@ def has_words(text: str, words: str) -> bool:
 
 
 def letters(text: str) -> str:
-    """The option letters A to I that an answer names, in order: only where nothing else can be meant.
+    """The option letters A to I that an answer names, in order. "" if it could mean something else.
 
     >>> [letters(t) for t in ("b", "A, C", "(B) and (D)", "The answer is B", "B. the red car", "A car", "BD")]
     ['B', 'AC', 'BD', 'B', 'B', '', 'BD']
@@ -242,7 +224,7 @@ def letters(text: str) -> str:
 
 
 def yes_or_no(text: str) -> str | None:
-    """What an answer begins with, unless it takes that back; "There is no ..." is a no.
+    """The yes or no that begins an answer, unless the answer takes it back. "There is no ..." is a no.
 
     >>> [yes_or_no(t) for t in ("Yes, it is.", "no", "No, there is no dog.", "The answer is no.", "是")]
     ['yes', 'no', 'no', 'no', 'yes']
@@ -277,10 +259,10 @@ NUMBER = re.compile(
 NUMBER_IN_TEXT = re.compile(
     r"(?<![\w.^])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?"
 )
-LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: neither is the answer
+LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: then neither is the answer
 ONLY_NUMBERS = re.compile(r"[\d.\s]+(?:[,;][\d.\s]+)+")
 POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a unit
-# A word for a number beside one of these stands for another number.
+# Beside one of these words, a word for a number is only a part of the number.
 MORE_NUMBER_WORDS = re.compile(
     r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
 )
@@ -289,7 +271,7 @@ ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re
 
 
 def as_number(text: str) -> tuple[float, str] | None:
-    """A lone number and its unit: thousands separators, currency, percent and fractions are understood.
+    """A lone number and its unit. It may have thousands separators, a currency, percent, or be a fraction.
 
     >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5", "two")]
     [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, ''), (2.0, '')]
@@ -308,7 +290,7 @@ def as_number(text: str) -> tuple[float, str] | None:
 
 
 def only_number(text: str) -> tuple[float, str] | None:
-    """The number of a short sentence that holds just one, such as "There are 2 dogs."
+    """The number in a short sentence with a single one, such as "There are 2 dogs."
 
     >>> only_number("There are 2 dogs."), only_number("between 2 and 3"), only_number("not 2")
     ((2.0, ''), None, None)
@@ -321,7 +303,7 @@ def only_number(text: str) -> tuple[float, str] | None:
 
 
 def same_number(prediction: str, gold: str) -> bool:
-    """Equal values, and equal units where both have one; 0.75, 75 and 75 % agree with a gold of 75 %.
+    """Are the values equal, and the units if both have one? 0.75, 75 and 75 % agree with a gold of 75 %.
 
     >>> same_number("12", "12 cm"), same_number("12 m", "12 cm"), same_number("1,200.0", "1200")
     (True, False, True)
@@ -345,7 +327,7 @@ def close(a: float, b: float) -> bool:
 def last_number(text: str) -> float | None:
     """The value of an answer: its last number, with separators, units, percent, fractions, LaTeX and pi.
 
-    None where it denies something, leaves a choice between numbers, or only lists some.
+    None if the answer denies something, leaves a choice between numbers, or only lists numbers.
 
     >>> [last_number(t) for t in ("$1,200.50", "x = 45%", r"\\frac{3}{4} cm", "3/8", "12 m3", "1 or 2")]
     [1200.5, 45.0, 0.75, 0.375, 12.0, None]
@@ -380,7 +362,7 @@ def last_number(text: str) -> float | None:
 
 
 def spelled_out(text: str) -> str:
-    """Roots, powers and halves in LaTeX or digits, before they are made plain characters.
+    """Roots, powers and halves in LaTeX or digits: `unwrap` would make 102 of 10².
 
     >>> spelled_out("2√3"), spelled_out("10²"), spelled_out("3½")
     ('2\\\\sqrt{3}', '10^2', '3 1/2')
@@ -390,7 +372,7 @@ def spelled_out(text: str) -> str:
 
 
 def plain_number(text: str) -> str:
-    """What stands after the last "=", without separators, signs of units, and a remark in brackets.
+    """The text after the last "=", without separators, signs of units, and a remark in brackets.
 
     >>> plain_number("x = 1,200 % (of 3 cm)"), plain_number("2π")
     ('1200', '2\\\\pi')
@@ -404,7 +386,7 @@ def plain_number(text: str) -> str:
 
 
 def number_word(text: str) -> float | None:
-    """The only number that is written as a word.
+    """The number that is written as a word, if there is only one.
 
     >>> number_word("There are two dogs"), number_word("two or three"), number_word("twenty-two")
     (2.0, None, None)
@@ -418,33 +400,34 @@ def number_word(text: str) -> float | None:
 
 @lru_cache(10_000)
 def formula_value(text: str) -> float | None:
-    """The number that a LaTeX formula stands for, by math-verify (no eval); None where there is none."""
+    """The value of a LaTeX formula, by math-verify (no eval); None if it has none."""
     return WORKER.ask("value", text)
 
 
 @lru_cache(10_000)
 def same_formula(prediction: str, gold: str) -> bool:
-    """Equality of LaTeX by math-verify (symbolic, no eval); False where it can't parse or takes too long.
+    """Are two LaTeX formulas equal? By math-verify (symbolic, no eval); False if it can't parse them in time.
 
     >>> same_formula("0.5", r"\\frac{1}{2}"), same_formula("red=A", "A")
     (True, False)
     """
+    # A $ inside would open a second formula, and math-verify takes the better of two.
     if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
-        return False  # a $ inside would open a second formula, of which math-verify takes the better one
+        return False
     if "=" in prediction and "=" not in gold or not re.search(r"[\\^=+*/()-]", prediction + gold):
         return False  # plain words and numbers are compared elsewhere
     return bool(WORKER.ask("equal", gold, prediction))
 
 
 def chosen_by(answer: str, gold: str, options: tuple[str, ...]) -> str | None:
-    """What an answer chose, to see whether a model always says the same: a letter, yes or no, or None.
+    """What an answer chose: a letter, yes or no, or None. It tells whether a model always says the same.
 
     >>> chosen_by("the red car", "a blue car", ("a blue car", "the red car")), chosen_by("No.", "yes", ())
     ('B', 'no')
     """
     if options:
-        place = option_index(unwrap(answer), options)
-        return None if place is None else chr(65 + place)
+        index = option_index(unwrap(answer), options)
+        return None if index is None else chr(65 + index)
     if gold in ("yes", "no"):
         return yes_or_no(answer)
     if re.fullmatch(r"\W*[A-I]\W*", gold):
@@ -453,7 +436,8 @@ def chosen_by(answer: str, gold: str, options: tuple[str, ...]) -> str | None:
 
 
 def verifiable(sample) -> bool:
-    """Can rules check an answer? Options, numbers, yes and no, and short texts; a sentence needs a judge.
+    """Can rules grade the answers to a question? Yes for options, numbers, yes or no, and short texts. A
+    sentence needs a judge.
 
     >>> from data import Sample
     >>> [verifiable(Sample("1", b"", "?", a)) for a in ("12 cm", "a red cup", "It stands on the table.")]

@@ -1,4 +1,4 @@
-"""Boxes x1, y1, x2, y2: the corners of a region, in pixels of whatever frame the text says."""
+"""Boxes x1, y1, x2, y2: the corners of a region. The pixels' frame is the caller's; two boxes share one."""
 
 Box = tuple[float, float, float, float]
 
@@ -9,25 +9,17 @@ def iou(a: Box, b: Box) -> float:
     >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
     0.3333333333333333
     """
-    left, top, right, bottom = a
-    x1, y1, x2, y2 = b
-    overlap = (
-        max(left, x1),
-        max(top, y1),
-        min(right, x2),
-        min(bottom, y2),
-    )
-    shared = area(overlap)
+    x1, y1 = map(max, a[:2], b[:2])
+    x2, y2 = map(min, a[2:], b[2:])
+    shared = area((x1, y1, x2, y2))
     union = area(a) + area(b) - shared
     return shared / union if union > 0 else 0.0
 
 
 def area(box: Box) -> float:
-    """Its area; 0 where its corners are swapped."""
+    """The area in square pixels; 0 for a box whose corners are swapped."""
     x1, y1, x2, y2 = box
-    width = max(0, x2 - x1)
-    height = max(0, y2 - y1)
-    return width * height
+    return max(0, x2 - x1) * max(0, y2 - y1)
 
 
 def contains(outer: Box, inner: Box) -> bool:

@@ -1,10 +1,15 @@
-"""The memory plan of a training run, before anything is loaded: what each part takes, and whether it fits."""
+"""The memory that a training run needs, before anything is loaded: GB of each part, and whether it fits.
+
+Upper bounds where lengths vary: every trajectory at its longest. The rollout and the update take turns, so
+only the larger of the two counts for the peak.
+"""
 
 import os
 import re
 
 import torch
 
+from config import TrainConfig
 from engine.families import FAMILIES, head_size
 from engine.shared_prefix import LOGITS
 from engine.slots import MASK, PREFILL_TOKENS
@@ -12,6 +17,14 @@ from model import LORA_TARGETS, config_of
 
 GB = 2**30
 CONTEXT = 0.6  # GB: CUDA itself, and the allocator's fragmentation
+NF4 = 0.516  # bytes of a weight in 4 bits, double quantised: 4.13 bits
+PROMPT = 500  # tokens: the tool prompt and a question
+CARDS = (16, 24, 48, 80)  # GB
+LOWER = {  # what a part's name says -> the flag that makes it smaller
+    "rollout": "lower --batch (fewer trajectories at once) or --max_tokens",
+    "update": "lower --micro_batch or --max_tokens",
+    "weights": "--quantize 4bit",
+}
 
 
 def sizes(model_config) -> dict[str, int]:
@@ -27,42 +40,36 @@ def sizes(model_config) -> dict[str, int]:
             lora += module.in_features + module.out_features
     vision = sum(weight.numel() for weight in model.model.visual.parameters())
     whole = sum(weight.numel() for weight in model.parameters())  # tied ones count once
-    embeddings = whole - matrices - vision
-    return {"matrices": matrices, "embeddings": embeddings, "vision": vision, "lora": lora}
+    return {"matrices": matrices, "embeddings": whole - matrices - vision, "vision": vision, "lora": lora}
 
 
-def memory(config, model_config, world: int = 1) -> dict[str, float]:
-    """GB by part. config: of train.py. Upper bounds where lengths vary: every trajectory at its longest.
-
-    The rollout and the update follow each other; only the larger of the two counts for the peak.
-    """
+def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float]:
+    """GB of each part, in one of `world` processes."""
     text = model_config.text_config
-    layers = text.num_hidden_layers
-    count = sizes(model_config)
     family = FAMILIES[model_config.model_type]
-    area = family.token_area
-    width = text.hidden_size
-    key_width = text.num_key_value_heads * head_size(text)
-    size = 4 if config.model == "tiny" else 2
-    checkpointed = torch.cuda.is_available() or config.model != "tiny"
-    # NF4, double quantised: 4.13 bits.
-    matrices = count["matrices"] * (0.516 if config.quantize else size)
+    size = number_size(config)
+    count = sizes(model_config)
+    matrices = count["matrices"] * (NF4 if config.quantize else size)
     lora = count["lora"] * config.lora
-    adam = 2 if "8bit" in config.optim else 8
+    adam = 2 if "8bit" in config.optim else 8  # bytes of both moments of a weight
 
-    look = config.look_pixels // area
-    prompt = look + 500  # the tool prompt and a question
-    crops = crop_tokens(config, area)
+    look = config.look_pixels // family.token_area
+    prompt = look + PROMPT
+    longest = prompt + config.max_tokens
     slots = max(config.group, min(config.batch, config.prompts * config.group // world))
     prefill = min(slots // config.group * prompt, PREFILL_TOKENS)
-    mask = min(MASK, PREFILL_TOKENS * (prompt + config.max_tokens))
+    mask = min(MASK, PREFILL_TOKENS * longest)
+    key_width = text.num_key_value_heads * head_size(text)
+    cache = slots * longest * 2 * key_width * text.num_hidden_layers
+    # A pass has a visual token's features as they come from the tower, and side by side.
+    feature = 2 * feature_size(config, model_config)
+
+    # A micro-batch of the update: each prompt once, then all completions.
+    prompts = -(-config.micro_batch // config.group)
     completions = config.micro_batch * config.max_tokens
-    # Prompts and tokens of a packed micro-batch.
-    heads = -(-config.micro_batch // config.group)
-    row = heads * prompt + completions
-    cache = slots * (prompt + config.max_tokens) * 2 * key_width * layers
-    # Of one visual token; a pass has them as they come from the tower, and side by side.
-    feature = 2 * family.count_levels(model_config) * width * size
+    tokens = prompts * prompt + completions
+    crops = config.micro_batch * crop_tokens(config, family.token_area)
+    checkpointed = torch.cuda.is_available() or config.model != "tiny"
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
         "LoRA and its gradients": lora * 8,
@@ -71,25 +78,33 @@ def memory(config, model_config, world: int = 1) -> dict[str, float]:
         "rollout: features of images": prefill * feature,
         "rollout: prefill": prefill_bytes(model_config, prefill, size) + slots * text.vocab_size * 12,
         "rollout: masks": mask * (size + 1),
-        "update: features of images": (heads * look + config.micro_batch * crops) * feature,
-        "update: activations": activations(model_config, row, completions, size, checkpointed),
+        "update: features of images": (prompts * look + crops) * feature,
+        "update: activations": activations(model_config, tokens, completions, size, checkpointed),
     }
     return {name: value / GB for name, value in parts.items()}
 
 
-def crop_tokens(config, area: int) -> int:
-    """Visual tokens of a trajectory's crops, at most."""
+def number_size(config: TrainConfig) -> int:
+    """Bytes of a number: float32 for the tiny model, else bfloat16."""
+    return 4 if config.model == "tiny" else 2
+
+
+def feature_size(config: TrainConfig, model_config) -> int:
+    """Bytes of a visual token's features, all levels."""
+    levels = FAMILIES[model_config.model_type].count_levels(model_config)
+    return levels * model_config.text_config.hidden_size * number_size(config)
+
+
+def crop_tokens(config: TrainConfig, area: int) -> int:
+    """Visual tokens of a trajectory's crops, at most. area: pixels of a visual token."""
     return min((config.max_turns - 1) * config.crop_pixels // area, config.max_tokens)
 
 
-def waiting_features(config, model_config, world: int = 1) -> float:
+def waiting_features(config: TrainConfig, model_config, world: int = 1) -> float:
     """GB of the machine's memory for the features of a step's images, which wait there for the update."""
-    family = FAMILIES[model_config.model_type]
-    size = 4 if config.model == "tiny" else 2
-    look = config.look_pixels // family.token_area
-    crops = config.group * crop_tokens(config, family.token_area)
-    numbers = family.count_levels(model_config) * model_config.text_config.hidden_size
-    return config.prompts // world * (look + crops) * numbers * size / GB
+    area = FAMILIES[model_config.model_type].token_area
+    tokens = config.look_pixels // area + config.group * crop_tokens(config, area)
+    return config.prompts // world * tokens * feature_size(config, model_config) / GB
 
 
 def prefill_bytes(model_config, tokens: int, size: int) -> float:
@@ -117,38 +132,34 @@ def activations(model_config, tokens: int, scored: int, size: int, checkpointed:
 
 
 def peak(parts: dict[str, float]) -> float:
-    def total(phase: str) -> float:
-        return sum(value for name, value in parts.items() if name.startswith(phase))
+    """The most at any time: all parts, but only the larger of rollout and update.
 
-    smaller = min(total("rollout"), total("update"))  # they take turns
-    return sum(parts.values()) - smaller
-
-
-LOWER = {
-    "rollout": "lower --batch (fewer trajectories at once) or --max_tokens",
-    "update": "lower --micro_batch or --max_tokens",
-    "weights": "--quantize 4bit",
-}
+    >>> peak({"weights": 6.0, "rollout: masks": 2.0, "update: activations": 3.0})
+    9.0
+    """
+    phases = [phase_total(parts, phase) for phase in ("rollout", "update")]
+    return sum(parts.values()) - min(phases)
 
 
-def table(config) -> str:
-    """The plan as text, with the verdict for the GPU at hand and the flag that helps most."""
+def phase_total(parts: dict[str, float], phase: str) -> float:
+    return sum(value for name, value in parts.items() if phase in name)
+
+
+def table(config: TrainConfig) -> str:
+    """The estimate as text, with the verdict for the GPU at hand and the flag that helps most."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     model_config = config_of(config.model)
     parts = memory(config, model_config, world)
-    lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
     most = peak(parts) + CONTEXT
+    lines = [f"{name:<30}{value:>8.2f} GB" for name, value in parts.items()]
     lines.append(f"{'expected peak':<30}{most:>8.2f} GB   (rollout and update take turns)")
     if torch.cuda.is_available():
         has = torch.cuda.get_device_properties(0).total_memory / GB
         verdict = "fits" if most < has else "does NOT fit"
         lines.append(f"{torch.cuda.get_device_name()}: {has:.1f} GB, {verdict}")
     else:
-        answers = []
-        for card in (16, 24, 48, 80):
-            fits = most < card - 0.5  # a card gives a little less than its name says
-            answer = "yes" if fits else "no"
-            answers.append(f"{card} GB: {answer}")
+        # A card gives a little less than its name says.
+        answers = [f"{card} GB: {'yes' if most < card - 0.5 else 'no'}" for card in CARDS]
         lines.append(f"no GPU in sight; would it fit?  {', '.join(answers)}")
     waiting = waiting_features(config, model_config, world)
     lines.append(f"features of images, in the machine's own memory: {waiting:.2f} GB at most")
@@ -156,15 +167,10 @@ def table(config) -> str:
     return "\n".join(lines)
 
 
-def advice(config) -> str:
+def advice(config: TrainConfig) -> str:
     """The flag that makes most room."""
     parts = memory(config, config_of(config.model))
-    rooms = dict.fromkeys(LOWER, 0.0)
-    for name, value in parts.items():
-        for phase in LOWER:
-            if phase in name:
-                rooms[phase] += value
+    totals = {phase: phase_total(parts, phase) for phase in LOWER}
     if config.quantize:
-        del rooms["weights"]
-    largest = max(rooms, key=rooms.get)
-    return f"to make it smaller: {LOWER[largest]}"
+        del totals["weights"]
+    return f"to make it smaller: {LOWER[max(totals, key=totals.get)]}"

@@ -1,7 +1,7 @@
 """How long a training step takes, before anything is loaded: from what this machine was measured to do.
 
-A floor is what the machine's copies and matrix products alone would take, by arithmetic. Our engines take a
-multiple of it, which bench.py measures ("times the floor" in docs/speed.md).
+The floor of a step is the time that its matrix products and its reads of memory take at the measured speed.
+Our engines take a multiple of the floor, which bench.py measures ("times the floor" in docs/speed.md).
 """
 
 import time
@@ -9,24 +9,20 @@ from dataclasses import dataclass
 
 import torch
 
+from config import TrainConfig
 from engine.families import FAMILIES
-from machine.memory_estimate import sizes
+from machine.memory_estimate import NF4, PROMPT, sizes
 from model import config_of
 
-# Times the floor, rollout and update: on a CPU measured at the 3B's widths; on a GPU by nobody yet.
-MULTIPLES = {
-    "cpu": (1.7, 1.0),
-    "cuda": (3.0, 3.0),
-}
-# The tiny model's operations are so small that a CPU's time goes into launching them. So many small products
-# (64 x 128 by 128 x 384, one thread) take as long as a trajectory does in a rollout, and in an update.
+# Times the floor, rollout and update. On a CPU measured at the widths of the 3B; on a GPU by nobody yet.
+MULTIPLES = {"cpu": (1.7, 1.0), "cuda": (3.0, 3.0)}
+# The tiny model's operations are so small that launching them takes the time. A trajectory takes as long as
+# this many small products (64 x 128 by 128 x 384, one thread) in a rollout, and in an update.
 SMALL_PRODUCTS = (105, 70)
-# A trajectory's tokens, its crops, and how many times as long the longest is. The tiny model's as it trains;
-# of others a guess, as in the paper's curves halfway through.
-TINY_LENGTHS = (30, 1.2, 1.6)
-BIG_LENGTHS = (240, 1.0, 2.0)
-TINY_PROMPT = 20  # tokens beside the look
-BIG_PROMPT = 500
+# A guess of what a big model's trajectories are like, as in the paper's curves halfway through.
+WRITTEN = 240  # tokens of a trajectory
+LONGEST = 2.0  # times as many, in the longest one
+CROPS = 1.0  # of a trajectory
 OBSERVATION = 40  # tokens of the text about a crop
 REPEATS = 5  # of a measurement; the best counts
 
@@ -50,12 +46,14 @@ class Work:
     steps: float  # of decoding
 
 
-def device_speed(device, dtype) -> Speed:
-    """Measured in a second or two; the best of five counts."""
-    cuda = device.type == "cuda"
-    big = torch.empty(2**27 if cuda else 2**25, device=device)
-    side = 8192 if cuda else 2048
-    a = torch.randn(side, side, device=device, dtype=dtype)
+def device_speed(device: torch.device, dtype: torch.dtype) -> Speed:
+    """Measured in a second or two."""
+    on_gpu = device.type == "cuda"
+    big = torch.empty(2**27 if on_gpu else 2**25, device=device)
+    side = 8192 if on_gpu else 2048
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    few = torch.randn(64, 128, device=device)
+    weights = torch.randn(128, 384, device=device)
 
     def best(work, times: int = 1) -> float:
         seconds = []
@@ -63,49 +61,38 @@ def device_speed(device, dtype) -> Speed:
             began = time.perf_counter()
             for _ in range(times):
                 work()
-            if cuda:
+            if on_gpu:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
         return min(seconds) / times
 
     copying = best(big.clone)
-    multiplying = best(lambda: a @ a)
-    few = torch.randn(64, 128, device=device)
-    more = torch.randn(128, 384, device=device)
+    multiplying = best(lambda: matrix @ matrix)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    small = best(lambda: torch.nn.functional.silu(few @ more), times=3000)
+    small = best(lambda: torch.nn.functional.silu(few @ weights), times=3000)
     torch.set_num_threads(threads)
     return Speed(2 * big.nbytes / copying, 2 * side**3 / multiplying, small)
 
 
-def usual_work(config, model_config, world: int = 1) -> Work:
-    """What a step with these config (of train.py) usually computes, in one process."""
-    tiny = config.model == "tiny"
-    written, crops, spread = TINY_LENGTHS if tiny else BIG_LENGTHS
+def usual_work(config: TrainConfig, model_config, world: int = 1) -> Work:
+    """What a big model's step usually computes, in one of `world` processes."""
     area = FAMILIES[model_config.model_type].token_area
-    looks = config.prompts // world
-    trajectories = looks * config.group
-    all_crops = trajectories * min(crops, config.max_turns - 1)
-    look_tokens = config.look_pixels // area
-    crop_tokens = config.crop_pixels // area
-    prompt = look_tokens + (TINY_PROMPT if tiny else BIG_PROMPT)
+    look = config.look_pixels // area
+    crop = config.crop_pixels // area
+    prompts = config.prompts // world
+    trajectories = prompts * config.group
+    crops = trajectories * min(CROPS, config.max_turns - 1)
     rounds = max(1.0, trajectories / config.batch)
     return Work(
-        patches=4 * (looks * look_tokens + all_crops * crop_tokens),
-        given=looks * prompt + all_crops * (crop_tokens + OBSERVATION),
-        written=trajectories * written,
-        steps=rounds * min(written * spread, config.max_tokens),
+        patches=4 * (prompts * look + crops * crop),
+        given=prompts * (look + PROMPT) + crops * (crop + OBSERVATION),
+        written=trajectories * WRITTEN,
+        steps=rounds * min(WRITTEN * LONGEST, config.max_tokens),
     )
 
 
-def floors(
-    work: Work,
-    model_config,
-    speed: Speed,
-    size: int,
-    quantize: str = "",
-) -> dict[str, float]:
+def floors(work: Work, model_config, speed: Speed, size: int, quantize: str = "") -> dict[str, float]:
     """Seconds of a rollout and an update by arithmetic. size: bytes of a number.
 
     Weights are read once a decode step, and each token costs two operations per weight. Attention is left
@@ -117,9 +104,8 @@ def floors(
     text = model_config.text_config
     head = text.vocab_size * text.hidden_size
     weights = count["matrices"] + head
-    # NF4, double quantised: 4.13 bits.
-    loaded = count["matrices"] * (0.516 if quantize else size) + head * size
-    loading = work.steps * loaded / speed.bytes_s
+    weight_bytes = count["matrices"] * (NF4 if quantize else size) + head * size
+    loading = work.steps * weight_bytes / speed.bytes_s
     computing = 2 * weights * work.written / speed.ops_s
     reading = 2 * weights * work.given / speed.ops_s
     seeing = 2 * count["vision"] * work.patches / speed.ops_s
@@ -130,23 +116,19 @@ def floors(
     }
 
 
-def step_seconds(config, speed: Speed, device: str, world: int = 1) -> dict[str, float]:
+def step_seconds(config: TrainConfig, speed: Speed, device: str, world: int = 1) -> dict[str, float]:
     """The seconds that a rollout and an update usually take. device: "cpu" or "cuda"."""
-    if config.model == "tiny" and device == "cpu":
+    if config.model == "tiny":
         trajectories = config.prompts * config.group // world
-        rollout, update = SMALL_PRODUCTS
-        each = trajectories * speed.small_s
-        return {"rollout": rollout * each, "update": update * each}
+        seconds = [trajectories * products * speed.small_s for products in SMALL_PRODUCTS]
+        return dict(zip(("rollout", "update"), seconds))
     model_config = config_of(config.model)
-    size = 2 if device == "cuda" and config.model != "tiny" else 4
     work = usual_work(config, model_config, world)
-    found = floors(work, model_config, speed, size, config.quantize)
-    for phase, multiple in zip(found, MULTIPLES[device], strict=True):
-        found[phase] *= multiple
-    return found
+    found = floors(work, model_config, speed, 2 if device == "cuda" else 4, config.quantize)
+    return {phase: found[phase] * times for phase, times in zip(found, MULTIPLES[device])}
 
 
-def time_text(config, speed: Speed, device: str, world: int = 1) -> str:
+def time_text(config: TrainConfig, speed: Speed, device: str, world: int = 1) -> str:
     """Seconds a step and hours a run, in a line, and how far that can be trusted."""
     seconds = sum(step_seconds(config, speed, device, world).values())
     run = seconds * config.steps
@@ -157,10 +139,15 @@ def time_text(config, speed: Speed, device: str, world: int = 1) -> str:
     return f"about {seconds:.2g} s a step, {length} for {config.steps} steps ({basis}), without scoring"
 
 
-def time_here(config, world: int = 1) -> str:
-    """`time_text` for the device at hand, measured now."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(config.threads)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    speed = device_speed(device, dtype)
-    return f"on this {device.type}: {time_text(config, speed, device.type, world)}"
+def speed_here(threads: int) -> tuple[Speed, str]:
+    """The speed of the device at hand, measured now, and its kind: "cpu" or "cuda"."""
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        return device_speed(torch.device("cuda"), torch.bfloat16), "cuda"
+    return device_speed(torch.device("cpu"), torch.float32), "cpu"
+
+
+def time_here(config: TrainConfig, world: int = 1) -> str:
+    """`time_text` for the device at hand."""
+    speed, device = speed_here(config.threads)
+    return f"on this {device}: {time_text(config, speed, device, world)}"

@@ -1,83 +1,123 @@
-# trouble -> what it looks like in a step's row, and what to do. It counts when it lasts for `LASTING` steps.
-LASTING = 5
+"""Health checks: troubles that the last steps of a run show, each with its remedy."""
+
+LASTING = 5  # steps that a trouble has to last
+
+
+def above(key: str, limit: float):
+    """A check of a step's row: is this metric larger? A metric that is absent or None is not."""
+    return lambda row: (row.get(key) or 0.0) > limit
+
+
+def below(key: str, limit: float):
+    return lambda row: row.get(key) is not None and row[key] < limit
+
+
+def teaches_little(row: dict) -> bool:
+    """Are most groups dead, though the questions are not solved?"""
+    return above("dead_groups", 0.8)(row) and not above("accuracy", 0.9)(row)
+
+
+# trouble -> its check of a step's row, and what to do. A policy that breaks down also stops zooming and has
+# dead groups, so its own troubles come first.
 TROUBLES = {
-    "collapse": (
-        lambda row: row["tool_rate"] is not None and row["tool_rate"] < 0.05,
-        "fewer than 5 % of the trajectories zoom: raise --group or --prompts, or try --curiosity 0.5",
-    ),
-    "spam": (
-        lambda row: row["repeats"] > 0.3,
-        "more than 30 % of the trajectories zoom on one box again: --bonus conditional, fewer --max_turns",
-    ),
-    "fake zoom": (
-        lambda row: row["blind_luck"] is not None and row["blind_luck"] > 0.5,
-        "more than half of the right answers after a zoom never touched the target: lower --look_pixels",
-    ),
-    "dead groups": (
-        lambda row: row["dead_groups"] > 0.8 and row.get("accuracy", 0) < 0.9,  # else it is all solved
-        "more than 80 % of the groups teach nothing (all right or all wrong): select the data, or --refill",
-    ),
-    "entropy": (
-        lambda row: row["entropy"] is not None and row["entropy"] < 0.02,
-        "the entropy is below 0.02: the policy has stopped exploring; lower --lr",
+    "NaN": (above("left_out", 0), "an update held NaN and was left out: lower --lr"),
+    "gradient": (
+        above("grad_jump", 50),
+        "the gradient is more than 50 times its usual size (grad_jump): lower --lr",
     ),
     "garbage": (
-        lambda row: row["garbage"] > 0.2,
-        "more than 20 % of the trajectories repeat one token: the policy is breaking down; lower --lr",
+        above("garbage", 0.2),
+        "more than 20 % of the trajectories repeat one token (garbage): the policy breaks down; lower --lr",
     ),
-    "gradient": (
-        lambda row: (row.get("grad_jump") or 0) > 50,
-        "the gradient is more than 50 times its usual size: lower --lr",
-    ),
-    "no numbers": (
-        lambda row: row.get("left_out", 0) > 0,
-        "an update was no number and was left out: lower --lr",
+    "entropy": (
+        below("entropy", 0.02),
+        "the entropy is below 0.02 nats: the policy has stopped exploring; lower --lr",
     ),
     "logprob gap": (
-        lambda row: (row["logp_gap"] or 0) > 2.0,
-        "sampler and trainer disagree by more than 2 nats on a token: a bug, or diverged weights",
+        above("logp_gap", 2.0),
+        "sampler and trainer disagree by more than 2 nats on a token (logp_gap): a bug, or diverged weights",
+    ),
+    "collapse": (
+        below("tool_rate", 0.05),
+        "fewer than 5 % of the trajectories zoom (tool_rate): --bonus conditional, or raise --group",
+    ),
+    "same place": (
+        above("repeats", 0.3),
+        "more than 30 % of the trajectories look twice at the same place (repeats): --bonus conditional, or"
+        " lower --max_turns",
+    ),
+    "fake zoom": (
+        above("blind_luck", 0.5),
+        "more than half of the correct answers after a zoom never touched the target (blind_luck): lower"
+        " --look_pixels",
+    ),
+    "dead groups": (
+        teaches_little,
+        "more than 80 % of the groups teach nothing, all members being correct or all wrong (dead_groups):"
+        " select the data with select_data.py, or raise --group",
     ),
 }
+AT_ONCE = ("NaN", "gradient")  # one step is enough
+BREAKDOWNS = ("NaN", "gradient", "garbage", "entropy")
+PRICE_ENDS_ZOOMING = (
+    "fewer than 5 % of the trajectories zoom (tool_rate): the price ends the zooming; later --price_from,"
+    " lower --crop_price, or --advantage mean"
+)
 
 
-AT_ONCE = ("gradient", "no numbers")  # troubles that one step shows; others have to last
+def health(rows: list[dict], args: dict | None = None) -> list[tuple[str, str]]:
+    """The troubles of a run that the last steps show: (name, what it is and what to try). rows: of
+    metrics.jsonl. args: the run's flags, by their names of now.
 
+    A breakdown does not have to last where another trouble does: its remedy has to come first.
 
-def health(rows: list[dict]) -> list[tuple[str, str]]:
-    """The troubles of a run that the last steps show: (name, what it is and what to try).
-
-    >>> fine = dict(tool_rate=1.0, repeats=0.0, blind_luck=None, dead_groups=0.1, entropy=0.3, garbage=0.0,
-    ...             logp_gap=0.0)
-    >>> health([fine] * 9), [name for name, _ in health([fine] + [fine | {"tool_rate": 0.01}] * 5)]
+    >>> fine = {"tool_rate": 1.0, "entropy": 0.3}
+    >>> unwell = [fine] + [fine | {"tool_rate": 0.01}] * 5
+    >>> health([fine] * 9), [name for name, _ in health(unwell)]
     ([], ['collapse'])
+    >>> [name for name, _ in health(unwell[:-1] + [unwell[-1] | {"garbage": 0.5}])]
+    ['garbage', 'collapse']
     """
-    found = []
     last = rows[-LASTING:]
-    for name, (seen, text) in TROUBLES.items():
-        if name in AT_ONCE:
-            shows = bool(last) and seen(last[-1])
-        else:
-            shows = len(last) == LASTING and all(map(seen, last))
-        if shows:
-            found.append((name, text))
-    return found
+    if not last:
+        return []
+    shown = [name for name, (check, _) in TROUBLES.items() if check(last[-1])]
+    lasting = [name for name in shown if len(last) == LASTING and all(map(TROUBLES[name][0], last))]
+    soon = BREAKDOWNS if lasting else AT_ONCE
+    return [(name, remedy(name, last[-1], args or {})) for name in shown if name in (*lasting, *soon)]
 
 
-def print_new_troubles(rows: list[dict], known: set[str]) -> bool:
+def remedy(name: str, row: dict, args: dict) -> str:
+    """What a trouble is and what to try. A price of crops, once it is in force, is the likeliest reason for a
+    collapse."""
+    priced = args.get("crop_price", 0.0) > 0 and row.get("step", 0) > args.get("price_from", 0)
+    return PRICE_ENDS_ZOOMING if name == "collapse" and priced else TROUBLES[name][1]
+
+
+def print_new_troubles(rows: list[dict], known: set[str], args: dict | None = None) -> bool:
     """Print the last steps' troubles that are not `known` yet, and add them; returns whether any was new."""
-    fresh = [(name, text) for name, text in health(rows) if name not in known]
+    fresh = [(name, text) for name, text in health(rows, args) if name not in known]
     for name, text in fresh:
         print(f"  UNWELL: {text}", flush=True)
         known.add(name)
     return bool(fresh)
 
 
-def history(rows: list[dict]) -> list[dict]:
-    """Every trouble a run has had, with the steps at which it showed."""
+def history(rows: list[dict], args: dict | None = None) -> list[dict]:
+    """Every trouble that a run has had, with the first and the last step at which it showed."""
     found = {}
-    for i in range(1, len(rows) + 1):
-        for name, text in health(rows[max(0, i - LASTING) : i]):
-            first = i - 1 if name in AT_ONCE else i - LASTING
-            trouble = found.setdefault(name, {"name": name, "text": text, "first": rows[first]["step"]})
-            trouble["last"] = rows[i - 1]["step"]
+    for end in range(1, len(rows) + 1):
+        for name, text in health(rows[max(0, end - LASTING) : end], args):
+            if name not in found:
+                found[name] = {"name": name, "text": text, "first": first_step(name, rows[:end])}
+            found[name]["last"] = rows[end - 1]["step"]
     return list(found.values())
+
+
+def first_step(name: str, rows: list[dict]) -> int:
+    """The step since which a trouble that the last row shows has shown without a break."""
+    check = TROUBLES[name][0]
+    first = len(rows) - 1
+    while first > 0 and check(rows[first - 1]):
+        first -= 1
+    return rows[first]["step"]

@@ -1,10 +1,9 @@
+"""The paper's thinking patterns, found by rules in a stored trajectory."""
+
 import re
 from itertools import combinations
 
 from grading.boxes import iou
-
-STATED = re.compile(r"(?:answer is|it is|it's|=)\s*\**([A-Za-z0-9]+)")
-
 
 PATTERNS = {
     "search": "a box apart from the one before, which touched no target",
@@ -12,10 +11,11 @@ PATTERNS = {
     "confirmation": "a box over an earlier one",
     "correction": "an answer stated before a crop is not the final one",
 }
+STATED = re.compile(r"(?:answer is|it is|it's|=)\s*\**([A-Za-z0-9]+)")
 
 
 def patterns(row: dict) -> list[str]:
-    """The paper's thinking patterns (see `PATTERNS`), by rules on the record of a trajectory.
+    """The names of the `PATTERNS` that a trajectory shows. row: of trajectories.jsonl.
 
     Over an earlier box: an IoU above 0.5. An answer is stated after "answer is", "it is" or "="; the final
     one must be of its kind, with one target at most.

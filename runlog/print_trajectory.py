@@ -26,12 +26,12 @@ class ViewConfig(Limits):
 
 
 def read_config(argv: list[str], doc: str) -> ViewConfig:
-    config, given = parse(ViewConfig, argv, doc)
+    config, flags_given = parse(ViewConfig, argv, doc)
     check_at_least(2, config, "group")
     check_at_least(0, config, "number temperature")
     if config.member >= config.group:
         fail(f"--member must be below --group {config.group}, counted from 0")
-    return fill_limits(config, given)
+    return fill_limits(config, flags_given)
 
 
 def print_group(group, processor, member: int = -1) -> None:

@@ -1,21 +1,18 @@
-"""What a run has to tell, for the top of its page: one sentence, three small curves, where its boxes lay.
+"""A run's result in words, for the top of its page: one sentence, the line under it, its health, and the
+question that shows most.
 
-All of it pure functions of what is stored: config (args.json), steps (metrics.jsonl), scores (eval.json),
-trajectories (trajectories.jsonl).
+Pure functions of what is stored: args.json, metrics.jsonl, eval.json, trajectories.jsonl.
 """
 
-import math
-from statistics import fmean, median
-
-from grading.boxes import iou
+from statistics import fmean
 
 # --------------------------------------------------------------------------------------------------
 # The sentence.
 
-HARDLY = 0.05  # a smaller share that zooms counts as none
-RISE = 0.2  # a smaller change of the share that zooms counts as none
+HARDLY = 0.05  # a smaller tool_rate counts as none
+RISE = 0.2  # a smaller change of tool_rate counts as none
 CLEAR = 0.05  # the largest p of a clear difference between two arms
-ALIKE = 0.05  # an arm that is at most this far behind another is as good
+ALIKE = 0.05  # an arm whose accuracy is at most this much lower is as good
 RECENT = 5  # steps, whose mean stands for the end of training
 
 GAIN = {
@@ -28,22 +25,15 @@ OFFER = {
     "same": "The zoom brings no clear gain",
     "worse": "The zoom does harm",
 }
-LOOKS = {
-    "yes": ": it looks",
-    "no": ", as good: it does not look",
-    "unclear": ": too few questions to say whether it looks",
-}
-WITHOUT = {"off": ", no zoom on offer", "blank": ", every crop blank"}
-BLIND = "It zooms, but does not look"
 # What each arm is, beside its scores.
 ARM_WORDS = {
     "on": "the zoom on offer",
     "off": "no zoom on offer",
-    "blank": "every crop is blank",
+    "blank": "every crop blank",
     "random": "crops from a random place, of the size asked for",
     "swap": "crops of another object than the one asked about",
-    "oracle": "begins with perfect crops",
-    "forced": "made to zoom, where it likes",
+    "oracle": "perfect crops to begin with",
+    "forced": "the first call opened for it, with a box of its own",
 }
 
 
@@ -51,7 +41,7 @@ def sentence(args: dict, rows: list[dict], stored: dict) -> tuple[str, str]:
     """What came out of a run: the first words of a sentence, and the numbers that bear them out. ("", "")
     where nothing can be said.
 
-    args: its config. rows: of metrics.jsonl. stored: eval.json, of train.py or of eval.py.
+    args: its flags. rows: of metrics.jsonl. stored: eval.json, of train.py or of eval.py.
     """
     if stored.get("arms"):
         return sentence_of_arms(stored)
@@ -65,26 +55,26 @@ def sentence(args: dict, rows: list[dict], stored: dict) -> tuple[str, str]:
 
 
 def sentence_of_training(stored: dict, arm: str, rows: list[dict]) -> tuple[str, str]:
-    """Before against after, on questions that were kept out of training."""
-    first = stored["before"][arm]["all"]
-    last = stored["after"][arm]["all"]
-    gain = compare(last, first, stored.get("paired", {}).get(arm, {}).get("p"))
-    right = f"right {from_to(first['accuracy'], last['accuracy'])}{bounds(last)}"
+    """Before against after, on held-out questions."""
+    before = stored["before"][arm]["all"]
+    after = stored["after"][arm]["all"]
+    gain = better_or_worse(after, before, stored.get("paired", {}).get(arm, {}).get("p"))
+    numbers = f"accuracy {from_to(before['accuracy'], after['accuracy'])}{bounds(after)}"
     if arm == "off":
-        return "Trained without the zoom" + GAIN[gain], right
-    tried = rows[0].get("tool_rate") if rows else None
-    begun = max(first["tool_rate"], tried or 0.0)
-    lead = zooming(first["tool_rate"], last["tool_rate"], begun)
-    if (lead, gain) != ("It learned to zoom", "better"):  # there it says all
+        return "Trained without the zoom" + GAIN[gain], numbers
+    sampled = rows[0].get("tool_rate") if rows else None
+    begun = max(before["tool_rate"], sampled or 0.0)
+    lead = zooming(before["tool_rate"], after["tool_rate"], begun)
+    if (lead, gain) != ("It learned to zoom", "better"):  # which says all
         lead += GAIN[gain]
-    numbers = f"{right}, zooms {from_to(first['tool_rate'], last['tool_rate'])}"
+    numbers += f", tool_rate {from_to(before['tool_rate'], after['tool_rate'])}"
     blank = stored["after"].get("blank", {}).get("all")
-    return with_blank(lead, numbers, last, blank)
+    return with_blank(lead, numbers, after, blank)
 
 
 def zooming(first: float, last: float, begun: float) -> str:
-    """What training did to the share that zooms. begun: the largest share that zoomed at the start, be it
-    before training or, with sampling, in its first step.
+    """What training did to tool_rate. begun: the larger tool_rate at the start, before training (greedy) or
+    in its first step (sampled).
 
     >>> zooming(0.0, 1.0, 0.3), zooming(0.0, 0.01, 0.3), zooming(0.0, 0.01, 0.01), zooming(0.9, 1.0, 0.9)
     ('It learned to zoom', 'It stopped zooming', 'It did not learn to zoom', 'It zooms as often as before')
@@ -101,41 +91,37 @@ def zooming(first: float, last: float, begun: float) -> str:
 def sentence_of_arms(stored: dict) -> tuple[str, str]:
     """One model's arms, side by side."""
     arms = {arm: kinds["all"] for arm, kinds in stored["arms"].items()}
-    if "on" not in arms:
-        arm, only = next(iter(arms.items()))
-        words = ARM_WORDS.get(arm, arm)
-        return f"Asked with {words}", f"right {percent(only['accuracy'])} %{bounds(only)}"
-    on = arms["on"]
-    off = arms.get("off")
     paired = stored.get("paired", {})
-    numbers = f"right {percent(on['accuracy'])} %{bounds(on)}"
-    if off is None:
-        lead = "Asked with the zoom on offer"
-    else:
-        lead = OFFER[compare(on, off, paired.get("on against off", {}).get("p"))]
-        numbers += f" with it, {percent(off['accuracy'])} % without"
+    arm = "on" if "on" in arms else next(iter(arms))
+    lead = f"Asked with {ARM_WORDS.get(arm, arm)}"
+    numbers = f"accuracy {percent(arms[arm]['accuracy'])} %{bounds(arms[arm])}"
+    if arm != "on":
+        return lead, numbers
+    on = arms["on"]
+    if off := arms.get("off"):
+        lead = OFFER[better_or_worse(on, off, paired.get("on against off", {}).get("p"))]
+        numbers += f" with the zoom, {percent(off['accuracy'])} % without"
     if on["tool_rate"] < HARDLY:
         lead = "It does not zoom"
-    numbers += f", zooms {percent(on['tool_rate'])} %"
-    p = paired.get("on against blank", {}).get("p")
-    return with_blank(lead, numbers, on, arms.get("blank"), p)
+    numbers += f", tool_rate {percent(on['tool_rate'])} %"
+    return with_blank(lead, numbers, on, arms.get("blank"), paired.get("on against blank", {}).get("p"))
 
 
 def with_blank(
     lead: str, numbers: str, on: dict, blank: dict | None, p: float | None = None
 ) -> tuple[str, str]:
-    """A sentence, and what blank crops say about it: does it use what they show? p: of the paired test, where
-    that is known."""
+    """A sentence, and what blank crops say about the model: does it use what crops show? p: of the paired
+    test, where that is known."""
     if blank is None or on["tool_rate"] < HARDLY:
         return lead, numbers
-    looks = "unclear"
     if on["accuracy"] - blank["accuracy"] <= ALIKE:
-        looks = "no"
-        lead = BLIND
-    elif compare(on, blank, p) == "better":
-        looks = "yes"
-    share = percent(blank["accuracy"])
-    return lead, f"{numbers}, with the crop blanked {share} %{LOOKS[looks]}"
+        lead = "It zooms, but does not look"
+        looks = ", as good: it does not look"
+    elif better_or_worse(on, blank, p) == "better":
+        looks = ": it looks"
+    else:
+        looks = ": too few questions to say whether it looks"
+    return lead, f"{numbers}, accuracy with blank crops {percent(blank['accuracy'])} %{looks}"
 
 
 def sentence_of_steps(args: dict, rows: list[dict]) -> tuple[str, str]:
@@ -144,16 +130,14 @@ def sentence_of_steps(args: dict, rows: list[dict]) -> tuple[str, str]:
         return ("Nothing to tell yet", "no step is done") if args else ("", "")
     done = rows[-1]["step"]
     steps = args.get("steps", done)
-    lead = "Not scored after training"
-    if done < steps:
-        lead = "Still training"
+    lead = "Still training" if done < steps else "Not scored after training"
     numbers = f"{done} of {steps} steps"
-    shares = {"right": ends(rows, "accuracy"), "zooms": ends(rows, "tool_rate")}
-    if shares["zooms"] and shares["zooms"][1] < HARDLY:
-        lead += ", and it does not zoom"
-    for name, both in shares.items():
+    for key in ("accuracy", "tool_rate"):
+        both = ends(rows, key)
         if both:
-            numbers += f", {name} {from_to(*both)}"
+            numbers += f", {key} {from_to(*both)}"
+        if both and key == "tool_rate" and both[1] < HARDLY:
+            lead += ", and it does not zoom"
     return lead, numbers + " while training"
 
 
@@ -170,13 +154,13 @@ def ends(rows: list[dict], key: str) -> tuple[float, float] | None:
     return known[0], fmean(later)
 
 
-def compare(one: dict, other: dict, p: float | None = None) -> str:
+def better_or_worse(one: dict, other: dict, p: float | None = None) -> str:
     """Is an arm "better" or "worse" than another, or, as far as is clear, the "same"? By the p of the paired
     test where that is known; else only where the 95 % intervals lie apart.
 
-    >>> compare({"accuracy": 0.9, "interval": [0.8, 0.95]}, {"accuracy": 0.4, "interval": [0.3, 0.5]})
+    >>> better_or_worse({"accuracy": 0.9, "interval": [0.8, 0.95]}, {"accuracy": 0.4, "interval": [0.3, 0.5]})
     'better'
-    >>> [compare({"accuracy": 0.5}, {"accuracy": 0.6}, p) for p in (0.2, 0.01)]
+    >>> [better_or_worse({"accuracy": 0.5}, {"accuracy": 0.6}, p) for p in (0.2, 0.01)]
     ['same', 'worse']
     """
     if p is not None:
@@ -191,8 +175,8 @@ def compare(one: dict, other: dict, p: float | None = None) -> str:
     return "better" if one["accuracy"] > other["accuracy"] else "worse"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.0f}"
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f}"
 
 
 def from_to(first: float, last: float) -> str:
@@ -215,25 +199,31 @@ def bounds(scores: dict) -> str:
     return f" ({percent(low)} to {percent(high)})"
 
 
+# --------------------------------------------------------------------------------------------------
+# Beside the sentence.
+
+
 def asked(args: dict, stored: dict) -> str:
     """What was asked, in plain words: the line under the sentence.
 
     >>> asked({"model": "tiny", "data": "toy", "steps": 40, "prompts": 16, "group": 8}, {})
-    'tiny on toy, 40 steps of 16 questions with 8 tries each.'
+    'tiny on toy, 40 steps of 16 questions with 8 trajectories each.'
     """
     config = stored.get("protocol") or args
     if not config.get("data"):
         return ""
     text = f"{config.get('model')} on {config['data']}"
     if {"steps", "prompts", "group"} <= args.keys():
-        text += f", {args['steps']} steps of {args['prompts']} questions with {args['group']} tries each"
-        text += WITHOUT.get(args.get("tool"), "")
-    tables = stored.get("arms") or stored.get("after") or stored.get("before") or {}
-    for kinds in tables.values():
-        if n := kinds["all"].get("n"):
-            kept_out = "" if stored.get("arms") else " kept out of training"
-            text += f". Scored on {n} questions{kept_out}; in brackets the 95 % interval"
-            break
+        text += (
+            f", {args['steps']} steps of {args['prompts']} questions with {args['group']} trajectories each"
+        )
+        if args.get("tool") in ("off", "blank"):
+            text += f", {ARM_WORDS[args['tool']]}"
+    arms = stored.get("arms") or stored.get("after") or stored.get("before") or {}
+    count = next(filter(None, (kinds["all"].get("n") for kinds in arms.values())), None)
+    if count:
+        held_out = "" if stored.get("arms") else "held-out "
+        text += f". Scored on {count} {held_out}question{'s' * (count > 1)}; in brackets the 95 % interval"
     return text + "."
 
 
@@ -250,188 +240,28 @@ def health_word(troubles: list[dict], last: int | None) -> str:
     return "Unwell" if any(trouble["last"] == last for trouble in troubles) else "Well again"
 
 
-# --------------------------------------------------------------------------------------------------
-# Curves.
-
-LEAST = 8  # trajectories; a mean over fewer is noise, and not drawn
-CURVES = {"accuracy": "Right", "tool_rate": "Zooms", "iou": "Crop on target (IoU)"}
-
-
-def without_thin_means(row: dict, trajectories: int) -> dict:
-    """A step's row without the means that rest on fewer than `LEAST` of its trajectories.
-
-    How many zoomed is not stored, but follows: the share that zoomed, of all (where some questions offer no
-    zoom, that is an upper bound). IoU is a mean over those that zoomed, or over fewer.
-
-    >>> row = {"tool_rate": 127 / 128, "acc_zoom": 0.9, "acc_no_zoom": 0.0, "iou": 0.5}
-    >>> without_thin_means(row, 128)["acc_no_zoom"], without_thin_means(row, 128)["acc_zoom"]
-    (None, 0.9)
-    """
-    if row.get("tool_rate") is None:
-        return row
-    zoomed = round(row["tool_rate"] * trajectories)
-    count = {"acc_zoom": zoomed, "iou": zoomed, "acc_no_zoom": trajectories - zoomed}
-    thin = {key: None for key, number in count.items() if number < LEAST}
-    return row | thin
-
-
-def smooth(values: list[float | None], window: int = RECENT) -> list[float]:
-    """Trailing mean over the last `window` steps; steps without a value take no part, and get none.
-
-    >>> smooth([1.0, None, 3.0, 5.0], window=3)
-    [1.0, nan, 2.0, 4.0]
-    """
-    result = []
-    for i, value in enumerate(values):
-        recent = [v for v in values[max(0, i + 1 - window) : i + 1] if v is not None]
-        result.append(float("nan") if value is None else fmean(recent))
-    return result
-
-
-def svg_path(values: list[float | None]) -> str:
-    """Shares as an SVG path in a square of 100 by 100: from left to right, 1 at the top, gaps where there is
-    no value. "h0" makes a dot of a point that stands alone.
-
-    >>> svg_path([0.0, 0.5, None, 1.0])
-    'M0,100h0L33.33,50M100,0h0'
-    """
-    path = ""
-    inside = False
-    for i, value in enumerate(values):
-        known = value is not None and not math.isnan(value)
-        if known:
-            x = 100 * i / max(1, len(values) - 1)
-            y = 100 * (1 - min(1.0, max(0.0, value)))
-            point = f"{x:.4g},{y:.4g}"
-            path += f"L{point}" if inside else f"M{point}h0"
-        inside = known
-    return path
-
-
-def small_curves(rows: list[dict]) -> list[dict]:
-    """The curves of the page's top: each step as a thin line, the mean of the last few as a thick one."""
-    curves = []
-    for key, title in CURVES.items():
-        both = ends(rows, key)
-        if both is None:
-            continue
-        values = [row.get(key) for row in rows]
-        text = "{:.2f} → {:.2f}".format(*both) if key == "iou" else from_to(*both)
-        curves.append(
-            {
-                "key": key,
-                "title": title,
-                "text": text,
-                "thin": svg_path(values),
-                "thick": svg_path(smooth(values)),
-            }
-        )
-    return curves
-
-
-# --------------------------------------------------------------------------------------------------
-# Boxes around their target, and questions that were asked again and again.
-
-MOST_BOXES = 60  # drawn of each part of a run
-REACH = (
-    1.5,
-    12,
-)  # sides of a target: the least and the most that is shown to each side of its centre
-PARTS = {1: ("so far",), 2: ("early", "late"), 3: ("early", "middle", "late")}
-
-
-def around_target(box, targets) -> tuple[float, ...]:
-    """A box as its target sees it: the target's centre is 0, 0 and its sides are 1. Of several targets the
-    one that it overlaps most; of those that it doesn't touch, the nearest.
-
-    >>> around_target((100, 100, 300, 200), [(100, 100, 200, 200), (900, 900, 990, 990)])
-    (-0.5, -0.5, 1.5, 0.5)
-    """
-    x1, y1, x2, y2 = max(targets, key=lambda target: (iou(box, target), -distance(box, target)))
-    width = max(1, x2 - x1)
-    height = max(1, y2 - y1)
-    x = (x1 + x2) / 2
-    y = (y1 + y2) / 2
-    left, top, right, bottom = box
-    return (left - x) / width, (top - y) / height, (right - x) / width, (bottom - y) / height
-
-
-def distance(one, other) -> float:
-    """Between the centres of two boxes."""
-    x = one[0] + one[2] - other[0] - other[2]
-    y = one[1] + one[3] - other[1] - other[3]
-    return math.hypot(x, y) / 2
-
-
-def box_clouds(rows: list[dict]) -> list[dict]:
-    """The boxes of stored groups around their targets, for each part of a run: early, middle, late; [] where
-    there are none."""
-    rows = [row for row in rows if not row.get("probe")]
-    steps = sorted({row["step"] for row in rows})
-    names = PARTS[min(3, len(steps))] if steps else ()
-    clouds = []
-    for number, name in enumerate(names):
-        start = number * len(steps) // len(names)
-        end = (number + 1) * len(steps) // len(names)
-        part = steps[start:end]
-        cloud = box_cloud([row for row in rows if row["step"] in part and row["targets"]])
-        clouds.append(cloud | {"name": name, "first": part[0], "last": part[-1]})
-    return clouds if any(cloud["count"] for cloud in clouds) else []
-
-
-def box_cloud(rows: list[dict]) -> dict:
-    """How many boxes there are, and up to `MOST_BOXES` of them around their targets; the share that touches
-    a target, the mean IoU, and the median box."""
-    boxes = []
-    overlaps = []
-    for row in rows:
-        boxes += [around_target(box, row["targets"]) for box in row["boxes"]]
-        overlaps += [max(iou(box, target) for target in row["targets"]) for box in row["boxes"]]
-    if not boxes:
-        return {"count": 0, "boxes": []}
-    return {
-        "count": len(boxes),
-        "boxes": boxes[:: math.ceil(len(boxes) / MOST_BOXES)],
-        "touch": fmean(overlap > 0 for overlap in overlaps),
-        "iou": fmean(overlaps),
-        "median": [median(side) for side in zip(*boxes)],
-    }
-
-
-def reach(clouds: list[dict]) -> float:
-    """How far to show around a target, in its sides: so far that the median boxes have room.
-
-    >>> reach([{"median": [-1, -1, 2, 1]}, {"median": [-0.5, -0.5, 0.5, 0.5]}])
-    3.0
-    """
-    least, most = REACH
-    furthest = max((abs(v) for cloud in clouds for v in cloud.get("median", ())), default=least)
-    return min(most, max(least, 1.5 * furthest))
-
-
 def asked_again(rows: list[dict]) -> dict:
-    """The questions that were asked at every stored step: their ids, the one that tells most first (wrong at
-    first, right at last), and how many were right at the first and at the last step.
+    """The questions that were asked at every stored step: their ids, the one that changed most first (wrong
+    at first, correct at last), and how many were correct at the first and at the last step.
 
-    >>> def row(step, name, right):
-    ...     return {"id": name, "step": step, "probe": True, "reward": {"accuracy": right}, "boxes": []}
+    >>> def row(step, name, accuracy):
+    ...     return {"id": name, "step": step, "probe": True, "reward": {"accuracy": accuracy}, "boxes": []}
     >>> asked_again([row(1, "a", 1.0), row(1, "b", 0.0), row(9, "a", 1.0), row(9, "b", 1.0)])
     {'ids': ['b', 'a'], 'first': 1, 'last': 2}
     """
-    answers = {}
+    answers = {}  # id -> its first and its last row
     for row in sorted(rows, key=lambda row: row["step"]):
         if row.get("probe"):
-            answers.setdefault(row["id"], []).append(row)
-    ends_of = {name: (of_one[0], of_one[-1]) for name, of_one in answers.items()}
-    right = {name: [row["reward"]["accuracy"] > 0 for row in both] for name, both in ends_of.items()}
+            first, _ = answers.get(row["id"], (row, row))
+            answers[row["id"]] = (first, row)
+    correct = {i: [row["reward"]["accuracy"] > 0 for row in both] for i, both in answers.items()}
 
-    def tells(name: str) -> tuple:
-        first, last = ends_of[name]
-        zooms = bool(last["boxes"]) - bool(first["boxes"])
-        return right[name][1] - right[name][0], zooms
+    def change(i: str) -> tuple[int, int]:
+        first, last = answers[i]
+        return correct[i][1] - correct[i][0], bool(last["boxes"]) - bool(first["boxes"])
 
     return {
-        "ids": sorted(answers, key=tells, reverse=True),
-        "first": sum(first for first, _ in right.values()),
-        "last": sum(last for _, last in right.values()),
+        "ids": sorted(answers, key=change, reverse=True),
+        "first": sum(first for first, _ in correct.values()),
+        "last": sum(last for _, last in correct.values()),
     }

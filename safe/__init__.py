@@ -1,1 +1,8 @@
-"""What keeps a night's run: memory, numbers, disks, locks and signals. To be skipped at first reading."""
+"""What keeps a night's run; imports nothing of ours.
+
+files.py         .json written whole, .jsonl appended, errors in one line
+checkpoints.py   checkpoints that are whole
+memory.py        what says that memory ran out
+lock.py          one process at a time on a folder
+signals.py       Ctrl-C and SIGTERM
+"""

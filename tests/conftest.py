@@ -130,6 +130,12 @@ def check_planned_cache(config, parts: dict, slots: int, longest: int) -> None:
     assert planned <= held <= planned * (1 + GROWTH / longest)
 
 
+def made_calls(boxes=(), errors=()) -> list[tools.Call]:
+    """The calls of a trajectory: zooms that came back, on these regions, then refused ones."""
+    zooms = [tools.Call(tools.TOOL, region=box) for box in boxes]
+    return zooms + [tools.Call(error=text) for text in errors]
+
+
 def call(*box, name="image_zoom_in_tool") -> str:
     numbers = ",".join(map(str, box))
     return f'<tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": [{numbers}]}}}}</tool_call>'
@@ -185,16 +191,13 @@ def script(monkeypatch, processor):
             for slot in engine.live:
                 trajectory = engine.env.trajectories[slot.trajectory]
                 key = id(trajectory), len(trajectory.turns)
-                if key not in plans:
-                    plans[key] = (
-                        trajectory,
-                        to_ids(turns(rng)),
-                    )  # kept, so that its id stays taken
+                if key not in plans:  # the trajectory is kept, so that its id stays taken
+                    plans[key] = (trajectory, to_ids(turns(rng)))
                 ids = plans[key][1]
                 tokens.append(ids[min(slot.written, len(ids) - 1)])
             return torch.tensor(tokens)
 
-        monkeypatch.setattr(rollout, "SamplingTape", ScriptedRecorder)
+        monkeypatch.setattr(rollout, "LogprobRecorder", ScriptedRecorder)
         monkeypatch.setattr(SlotEngine, "choose", choose)
 
     return install

@@ -156,12 +156,12 @@ def test_the_hubs_layout_is_read_to_the_last_weight(folder):
 
 def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     out = tmp_path / "run"
-    config = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
-    config += " --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
-    config = (config + " --save_every 1 --eval_size 0").split()
-    planned = run("train.py", *config, "--plan")
+    flags = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
+    flags += " --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
+    flags = (flags + " --save_every 1 --eval_size 0").split()
+    planned = run("train.py", *flags, "--plan")
     assert planned.returncode == 0 and "expected peak" in planned.stdout
-    first = run("train.py", *config, "--steps", 1, "--out", out)
+    first = run("train.py", *flags, "--steps", 1, "--out", out)
     assert first.returncode == 0, first.stderr[-2000:]
     second = run("train.py", "--out", out, "--resume", "--steps", 2)
     assert second.returncode == 0, second.stderr[-2000:]
@@ -229,9 +229,9 @@ import torch
 import tools
 from machine import memory_estimate
 from data import load
-from engine.inputs import expand_image_tokens, see
+from engine.inputs import encode_images, expand_image_tokens
 from model import add_lora, load_model
-from engine.shared_prefix import install_packed
+from engine.shared_prefix import shared_prefix_logprobs, use_shared_prefix
 from rollout import Trajectory
 
 torch.set_num_threads(2)
@@ -244,12 +244,12 @@ base.train()
 look = load("toy", limit=1)[0].open().resize((448, 448))
 prompt = expand_image_tokens(processor, tools.prompt("What is it?"), [look])
 with torch.no_grad():
-    features = see(model, processor, [look])
+    features = encode_images(model, processor, [look])
 completion = [300 + i % 50 for i in range(100)]
 group = [Trajectory(None, prompt, completion, [1] * 100, images=[look], features=features) for _ in range(4)]
 
 def update():
-    base(packed=[group])[0].sum().backward()
+    shared_prefix_logprobs(base, [group], 1.0)[0].sum().backward()
 
 def memory(name):
     return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) * 1024

@@ -3,7 +3,6 @@
 import io
 import json
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 
 import datasets
@@ -14,11 +13,11 @@ from PIL import Image
 
 import data
 import tools
+from config import TrainConfig
 from data import Sample, load
-from evaluation.validation import load_questions
-from safe.files import write_json
 from toy.world import COLOURS, LETTERS, MIXTURE, SIZE, random_scene, render
-from train import TrainConfig, read_config
+from training import run as training_run
+from training.settle import read_config
 
 
 def test_the_toy_is_drawn_from_its_seed():
@@ -238,14 +237,17 @@ def test_a_commit_of_the_hub_is_taken_and_noted(tmp_path, monkeypatch):
     assert len(load("deepeyes", revision="1" * 40)) == 5
     assert data.USED == {data.DEEPEYES: "1" * 40}
     assert len(load("deepeyes")) == 7
-    config = TrainConfig(data="deepeyes", prompts=2, micro_batch=16, eval_size=0)
-    load_questions(config)
-    assert config.revision == "2" * 40  # in args.json, so that a resume takes the same
+    out = tmp_path / "run"
+    flags = {"data": "deepeyes", "prompts": 2, "micro_batch": 16, "eval_size": 0, "threads": 1}
+    begun = []
+    monkeypatch.setattr(training_run, "train", lambda config, *more: begun.append(config))
+    training_run.run(TrainConfig(**flags, out=str(out)), build_trainer=None)
+    # In args.json, so that a resume takes the same
+    stored = json.loads((out / "args.json").read_text())
+    assert begun[0].revision == stored["revision"] == "2" * 40
     data.USED.clear()
-    stored = tmp_path / "run" / "args.json"  # the same command again: what the name stood for is the run's
-    stored.parent.mkdir()
-    write_json(stored, asdict(config))
-    again = ["--data", "deepeyes", "--out", str(stored.parent), "--resume", "--revision"]
+    # The same command again: what the name stood for is the run's
+    again = ["--data", "deepeyes", "--out", str(out), "--resume", "--revision"]
     assert read_config([*again, "main"]).revision == "2" * 40
     with pytest.raises(SystemExit):
         read_config([*again, "1" * 40])

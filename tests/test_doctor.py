@@ -14,7 +14,9 @@ from conftest import ROOT
 import doctor
 import train
 from config import PRESETS
+from engine.families import family_of_preset, head_size
 from machine import time_estimate
+from model import config_of
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -30,7 +32,7 @@ def config(*arguments):
 
 
 def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
-    """By the command, every part once: both engines exact, a step, a resume, scores, TRL beside ours."""
+    """By the command, every part once: both engines exact, a step, a resume, scores, TRL's loop and ours."""
     out = tmp_path / "doctor.json"
     small = ["--full", "--prompts", "2", "--group", "4", "--micro_batch", "8", "--steps", "5"]
     done = run(*small, "--json", out)
@@ -95,19 +97,55 @@ def test_gigabytes_to_fetch_are_the_published_ones(name, size):
     assert doctor.weights_gb(config("--model", f"qwen2.5-vl-{name}")) == pytest.approx(size, rel=0.02)
 
 
+# As the Hub's config.json has them: width, MLP width, layers, heads, key heads, vocabulary, tied embeddings; of
+# the vision tower layers, width, MLP width, and the layers with full attention or with deeper levels.
+WINDOWS = [7, 15, 23, 31]
+SHAPES = {
+    "qwen2.5-vl-3b": [2048, 11008, 36, 16, 2, 151936, True, 32, 1280, 3420, WINDOWS],
+    "qwen2.5-vl-7b": [3584, 18944, 28, 28, 4, 152064, False, 32, 1280, 3420, WINDOWS],
+    "qwen2.5-vl-32b": [5120, 27648, 64, 40, 8, 152064, False, 32, 1280, 3456, WINDOWS],
+    "qwen3-vl-2b": [2048, 6144, 28, 16, 8, 151936, True, 24, 1024, 4096, [5, 11, 17]],
+    "qwen3-vl-4b": [2560, 9728, 36, 32, 8, 151936, True, 24, 1024, 4096, [5, 11, 17]],
+    "qwen3-vl-8b": [4096, 12288, 36, 32, 8, 151936, False, 27, 1152, 4304, [8, 16, 24]],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_preset_has_the_published_shape(name):
+    """What is read from engine/configs/, field by field; a typo there would train another model."""
+    config = config_of(name)
+    text = config.text_config
+    vision = config.vision_config
+    qwen3 = name.startswith("qwen3")
+    shape = [text.hidden_size, text.intermediate_size, text.num_hidden_layers, text.num_attention_heads]
+    shape += [text.num_key_value_heads, text.vocab_size, config.tie_word_embeddings]
+    shape += [vision.depth, vision.hidden_size, vision.intermediate_size]
+    shape.append(vision.deepstack_visual_indexes if qwen3 else vision.fullatt_block_indexes)
+    assert shape == SHAPES[name]
+    rope = text.rope_parameters
+    assert (rope["rope_theta"], rope["mrope_section"]) == (
+        (5e6, [24, 20, 20]) if qwen3 else (1e6, [16, 24, 24])
+    )
+    assert (
+        text.tie_word_embeddings == config.tie_word_embeddings and vision.out_hidden_size == text.hidden_size
+    )
+    assert head_size(text) == 128 and text.rms_norm_eps == 1e-6
+    assert vision.patch_size == family_of_preset(name).patch and vision.num_heads == 16
+
+
 def test_models_and_data_that_do_not_exist(tmp_path):
-    check, _ = doctor.check_weights(config("--model", "qwen-typo"))
+    check = doctor.check_weights(config("--model", "qwen-typo"))
     assert check.verdict == "MISSING" and all(preset in check.remedy for preset in PRESETS)
-    check, _ = doctor.check_data(config("--data", "deepeye"))
+    check = doctor.check_data(config("--data", "deepeye"))
     assert check.verdict == "MISSING" and "deepeyes" in check.remedy
-    check, _ = doctor.check_data(config("--data", str(tmp_path)))
+    check = doctor.check_data(config("--data", str(tmp_path)))
     assert check.verdict == "ok"
     done = run("--model", "qwen-typo")
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 def test_a_judge_that_is_away():
-    (check,) = doctor.check_judge(config("--judge", "http://127.0.0.1:9/v1"))
+    check = doctor.check_judge(config("--judge", "http://127.0.0.1:9/v1"))
     assert check.verdict == "MISSING" and "does not answer" in check.figure
 
 

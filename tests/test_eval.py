@@ -19,13 +19,30 @@ from PIL import Image
 
 import eval
 import tools
-from benchmarks import BENCHMARKS, PICTURE_COLUMNS, grade, load_benchmark
+from benchmarks import BENCHMARKS, IMAGE_COLUMNS, grade, load_benchmark
 from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
 from config import Limits
 from data import Sample, load
-from eval import attempt, load_questions, make_result, pick_samples, read_config, result_text, shuffle_options
-from evaluation.scores import compare_arms, evaluate, make_record, mcnemar, shows_all, summarise, wilson
+from eval import (
+    by_halves,
+    load_questions,
+    make_result,
+    pick_samples,
+    read_config,
+    result_text,
+    shuffle_options,
+)
+from evaluation.scores import (
+    answer_records,
+    compare_arms,
+    make_record,
+    mcnemar,
+    shows_all,
+    summarise,
+    summarise_by_kind,
+    wilson,
+)
 from grading.answers import find_answer, last_number, letters
 from model import load_model
 from rollout import Trajectory, ZoomEnv
@@ -671,14 +688,14 @@ def test_a_column_that_is_missing_is_named(name, tmp_path, monkeypatch):
             load_benchmark(name, str(folder))
         said = str(found.value)
         if column == "picture":
-            column = {"vstar": "no image beside", "logicvista": "imagename"}.get(name, "pictures")
-        place = "direct_attributes-sa_0" if name == "vstar" else str(folder)
-        assert column in said and place in said and "\n" not in said
+            column = {"vstar": "no image beside", "logicvista": "imagename"}.get(name, "images")
+        where = "direct_attributes-sa_0" if name == "vstar" else str(folder)
+        assert column in said and where in said and "\n" not in said
 
 
 def without(folder, column: str) -> None:
     """Take a column, or the images, out of all files of a benchmark."""
-    images = PICTURE_COLUMNS if column == "picture" else (column,)
+    images = IMAGE_COLUMNS if column == "picture" else (column,)
     for file in folder.rglob("*.parquet"):
         rows = Dataset.from_parquet(str(file))
         present = [name for name in images if name in rows.column_names]
@@ -807,9 +824,9 @@ def test_one_failure_does_not_lose_the_rest():
             raise RuntimeError("out of memory")
         return [s.upper() for s in samples]
 
-    good, bad = attempt(ask, ["a", "b", "bad", "c", "d"])
+    good, bad = by_halves(ask, ["a", "b", "bad", "c", "d"])
     assert good == ["A", "B", "C", "D"] and bad == [("bad", "RuntimeError: out of memory")]
-    assert attempt(lambda samples: 1 / len(samples), []) == ([], [])  # nothing is left to ask
+    assert by_halves(lambda samples: 1 / len(samples), []) == ([], [])  # nothing is left to ask
 
 
 def test_memory_of_a_failed_attempt_is_free_before_the_next():
@@ -828,7 +845,7 @@ def test_memory_of_a_failed_attempt_is_free_before_the_next():
             raise MemoryError
         return [s.upper() for s in samples]
 
-    assert attempt(ask, list("abcd")) == (["A", "B", "C", "D"], [])
+    assert by_halves(ask, list("abcd")) == (["A", "B", "C", "D"], [])
 
 
 @pytest.mark.parametrize(
@@ -943,6 +960,27 @@ def test_an_arm_without_a_kind_has_a_gap_in_the_table():
     ]
     text = result_text(make_result("toy", rows, {"repeats": 1}))
     assert "3" in text.splitlines()[0] and " - " in text.splitlines()[2]
+
+
+def test_the_table_has_the_names_of_eval_json():
+    """Its columns are keys of a summary, or kinds; the other figures are on the page."""
+    sample = Sample("1", b"", "?", "A", boxes=((0, 0, 10, 10),), meta={"kind": "read"})
+    sample.meta["others"] = [[[20, 20, 30, 30], "B"]]
+    zoomed = reply(sample, "B")
+    zoomed.calls.append(tools.Call(tools.TOOL, region=(0, 0, 10, 20)))
+    zoomed.stop = "budget"
+    result = make_result("toy", [record("", zoomed, "on"), record("", zoomed, "swap")], {"repeats": 1})
+    text = result_text(result)
+    titles, on, swap, legend, *others = text.splitlines()
+    assert titles.split() == ["arm", "n", "all", "read", "interval", "iou", "cut"]
+    cells = [*["0.000", "(1.00)"] * 2, "0.000-0.793", "0.50", "1.00"]
+    assert on.split() == ["on", "1", *cells] and swap.split() == ["swap", "1", *cells]
+    assert {"interval", "iou", "cut", "tool_rate"} <= result["arms"]["on"]["read"].keys()
+    assert legend.startswith("accuracy (tool_rate)") and len(legend) < 110
+    assert result["arms"]["swap"]["read"]["says_shown"] == 1.0
+    said = "swap: shown another tile's crop, it says that one's letter: 1.00 (says_shown of read)"
+    assert said in others
+    assert "says_shown" not in result_text(make_result("toy", [record("", zoomed, "on")], {"repeats": 1}))
 
 
 def test_a_judge_hears_what_rules_cannot_read():
@@ -1207,6 +1245,9 @@ def test_arms_differ_in_the_crop_alone():
         "look_pixels": 112 * 112,
         "crop_pixels": 134 * 134,
     }
-    result = {arm: evaluate(model, processor, samples, arm, **limits) for arm in ("on", "forced")}
+    result = {}
+    for arm in ("on", "forced"):
+        records = answer_records(model, processor, samples, arm, **limits)
+        result[arm] = summarise_by_kind(records)
     assert result["on"]["all"]["n"] == result["forced"]["all"]["n"] == 16
     assert result["forced"]["all"]["tool_rate"] > 0.8 > result["on"]["all"]["tool_rate"]

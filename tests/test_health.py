@@ -1,25 +1,22 @@
-"""Health verdicts, the judge, the grpo_variants, two processes."""
+"""Health checks, the judge, variants of GRPO, two processes."""
 
 import json
-import random
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from conftest import ROOT, both_families, call
+from conftest import ROOT, both_families, call, made_calls
 from test_train import build, metrics, random_turn  # noqa: F401  (build is a fixture)
 
-import train
 from data import Sample
 from evaluation.scores import is_garbage, repeats_box
 from grading.judge import Judge
 from machine import memory_estimate
-from reward import Reward
 from rollout import Trajectory
 from runlog.health import TROUBLES, health
-from training.grpo_variants import training_totals
+from training.settle import read_config
 
 FINE = dict(
     tool_rate=0.9,
@@ -36,7 +33,7 @@ FINE = dict(
     ("name", "row"),
     [
         ("collapse", {"tool_rate": 0.04}),
-        ("spam", {"repeats": 0.4}),
+        ("same place", {"repeats": 0.4}),
         ("fake zoom", {"blind_luck": 0.6}),
         ("dead groups", {"dead_groups": 0.9}),
         ("entropy", {"entropy": 0.01}),
@@ -69,28 +66,8 @@ def test_a_policy_that_stops_zooming_is_told(build, script, capsys, guard):  # n
     assert len(steps) == (first + 5 if guard == "stop" else 9)
 
 
-def trajectory(stop="answer", boxes=()):
-    return Trajectory(Sample("x", b"", "?", "A"), [1], stop=stop, boxes=list(boxes))
-
-
-def totals_of(group, totals: list[float], **config) -> list[float]:
-    """The rewards that train a group which got these."""
-    rewards = [Reward(0.0, 0.0, 0.0, total) for total in totals]
-    return training_totals([group], [rewards], train.TrainConfig(group=len(group), **config))[0]
-
-
-def test_curiosity_pays_only_below_the_floor():
-    def group(zooms):
-        return [trajectory(boxes=[(0, 0, 9, 9)] * (i < zooms)) for i in range(4)]
-
-    assert totals_of(group(1), [0.0] * 4, curiosity=0.5) == [0.5, 0, 0, 0]
-    assert totals_of(group(3), [0.0] * 4, curiosity=0.5) == [0.0] * 4
-
-
-def test_overlong_trajectories_get_the_mean_of_the_others():
-    group = [trajectory(), trajectory("turns"), trajectory()]
-    assert totals_of(group, [2.0, -0.2, 0.0], mask_overlong=True) == [2.0, 1.0, 0.0]
-    assert totals_of([trajectory("length") for _ in range(3)], [1.0] * 3, mask_overlong=True) == [0.0] * 3
+def trajectory(boxes=()):
+    return Trajectory(Sample("x", b"", "?", "A"), [1], calls=made_calls(boxes), stop="answer")
 
 
 def test_garbage_and_repeats():
@@ -103,26 +80,12 @@ def test_garbage_and_repeats():
     assert not repeats_box(trajectory(boxes=[(0, 0, 100, 100), (50, 0, 150, 100)]))
 
 
-def test_refill_replaces_dead_groups(build, script, tmp_path):  # noqa: F811
-    """All groups of the first round are dead, the fresh ones are not: at most one is left."""
-    rng, asked = random.Random(3), []
-
-    def policy(_):
-        asked.append(1)
-        return "<think> hm</think>" if len(asked) <= 12 else random_turn(rng)
-
-    script(policy)
-    trainer = build(steps=1, refill=True, lr=0.0)
-    trainer.train()
-    assert metrics(tmp_path)[0]["dead_groups"] <= 1 / 3
-
-
 @pytest.mark.parametrize(
-    "knobs", [{"advantage": "mean"}, {"iterations": 2, "save_every": 2, "clip_high": 0.28}]
+    "flags", [{"advantage": "mean"}, {"iterations": 2, "save_every": 2, "clip_high": 0.28}]
 )
-def test_switches_run(build, script, tmp_path, config):  # noqa: F811
+def test_variants_run(build, script, tmp_path, flags):  # noqa: F811
     script(random_turn)
-    build(steps=2, **config).train()
+    build(steps=2, **flags).train()
     assert len(metrics(tmp_path)) == 2
 
 
@@ -197,10 +160,7 @@ def test_training_asks_the_judge_where_rules_fail(endpoint, build, script, tmp_p
     trainer = build(steps=2, seed=7)
     trainer.judge = Judge(url, tmp_path / "other.jsonl", tries=1)
     trainer.train()
-    assert [row["accuracy"] for row in metrics(tmp_path)[-2:]] == [
-        0.0,
-        0.0,
-    ] and trainer.judge.down
+    assert [row["accuracy"] for row in metrics(tmp_path)[-2:]] == [0.0, 0.0] and trainer.judge.down
 
 
 # --------------------------------------------------------------------------------------------------
@@ -221,8 +181,8 @@ processor = make_tiny_processor({family!r})
 def choose(engine, scores):  # what a row writes depends on its image and turn alone
     tokens = []
     for slot in engine.live:
-        t = engine.episodes.trajectories[slot.trajectory]
-        rng = random.Random(f"{{t.sample.id}}-{{slot.trajectory % engine.episodes.group}}-{{len(t.turns)}}")
+        t = engine.env.trajectories[slot.trajectory]
+        rng = random.Random(f"{{t.sample.id}}-{{slot.trajectory % engine.env.group}}-{{len(t.turns)}}")
         answers = ["<answer>A</answer><|im_end|>", "<answer>X</answer><|im_end|>"]
         turn = in_own_frame(rng.choice([call(5, 5, 60, 60), *answers]), processor.family.frame)
         ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
@@ -230,7 +190,7 @@ def choose(engine, scores):  # what a row writes depends on its image and turn a
     return torch.tensor(tokens)
 SlotEngine.choose = choose
 torch.manual_seed(0)
-config = train.Flags(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
+config = train.TrainConfig(prompts=4, group=4, micro_batch=4, steps=3, lr=1e-2, eval_size=0, show_every=1000)
 trainer = train.build_trainer(
     config, make_tiny_model({family!r}, processor.tokenizer), processor, load("toy", limit=12), Path({out!r})
 )
@@ -241,7 +201,7 @@ if state.is_main_process:
     total = sum(p.double().abs().sum().item() for n, p in trainer.model.named_parameters() if "lora" in n)
     open({out!r} + "/sum.txt", "w").write(repr(total))
 state.wait_for_everyone()
-state.destroy_process_group()  # as train.main leaves: an open connection can abort the other process
+state.destroy_process_group()  # as training.run leaves: an open connection can abort the other process
 """
 
 
@@ -285,7 +245,7 @@ def test_the_plan_speaks_before_anything_loads():
                             (["--model", "qwen2.5-vl-3b", "--quantize", "4bit"], "16 GB: yes"),
                             (["--model", "qwen2.5-vl-7b"], "24 GB: yes"),
                             (["--model", "qwen2.5-vl-7b", "--quantize", ""], "80 GB: yes")):  # fmt: skip
-        said = memory_estimate.table(train.read_config(arguments))
+        said = memory_estimate.table(read_config(arguments))
         assert fits in said and "expected peak" in said
 
 

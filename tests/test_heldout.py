@@ -120,7 +120,7 @@ def test_boxes_that_only_shrink_are_told_from_boxes_that_aim():
 def test_an_interval_over_seeds_is_wider_where_seeds_differ():
     """Three runs of 0.5, 0.7, 0.9 on 500 questions: the questions alone would say +- 0.03."""
     rng = np.random.default_rng(0)
-    apart = [(rng.random(500) < share).tolist() for share in (0.5, 0.7, 0.9)]
+    apart = [(rng.random(500) < fraction).tolist() for fraction in (0.5, 0.7, 0.9)]
     alike = [(rng.random(500) < 0.7).tolist() for _ in range(3)]
     wide = np.subtract(*reversed(two_way_interval(apart)))
     narrow = np.subtract(*reversed(two_way_interval(alike)))
@@ -133,7 +133,7 @@ def test_an_interval_over_seeds_is_wider_where_seeds_differ():
 def test_a_swap_is_summed_up():
     assert validation.comparison_text(
         {"paired": {}, "after": {"swap": {"read": {"says_shown": 0.95}, "all": {"says_shown": 0.5}}}}
-    ) == ("shown another tile's crop, it says that one's letter: 0.95")
+    ) == ("swap: shown another tile's crop, it says that one's letter: 0.95 (says_shown of read)")
 
 
 def test_what_a_judge_that_was_away_should_have_graded_is_asked_again(

@@ -9,21 +9,23 @@ import re
 import subprocess
 import sys
 import tokenize
+from dataclasses import fields
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-import eval
-import rollout
-import select_data
-import train
+from bench import BenchConfig
+from config import EvalConfig, TrainConfig
+from doctor import DoctorConfig
+from runlog.print_trajectory import ViewConfig
+from select_data import SelectConfig
 
 # Whoever stands above may import what stands below: the rooms of the house, folders and scripts.
 ROOMS = [
-    *("report", "doctor", "doctor_full", "bench", "study", "train", "eval", "select_data"),
-    *("benchmarks", "training", "evaluation", "machine", "rollout", "runlog", "options", "reward"),
+    *("report", "doctor", "bench", "study", "train", "eval", "select_data"),
+    *("benchmarks", "training", "machine", "evaluation", "rollout", "runlog", "options", "reward"),
     *("data", "toy", "model", "engine", "tools", "grading", "config", "safe"),
 ]
 FOLDERS = [ROOT] + [ROOT / name for name in ROOMS if (ROOT / name).is_dir()]
@@ -147,16 +149,39 @@ def test_a_training_run_imports_no_benchmark():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_the_readme_names_flags_and_files_that_exist():
+def commands(text: str, script: str) -> list[str]:
+    """The lines of a text in which a script is called, continued ones whole, comments apart."""
+    whole = text.replace("\\\n", " ")
+    lines = re.findall(rf"^.*python {script}\.py.*$", whole, re.M)
+    return [line.split("#")[0] for line in lines]
+
+
+SCRIPTS = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "select_data": SelectConfig,
+    "rollout": ViewConfig,
+    "doctor": DoctorConfig,
+    "bench": BenchConfig,
+}
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readme_shows_how_each_script_is_called():
     text = (ROOT / "README.md").read_text()
-    for script in (train, eval, select_data, rollout):
-        known = {f"--{name}" for name in script.TrainConfig.__dataclass_fields__} | {"--help"}
-        lines = re.findall(rf"^.*python {script.__name__}\.py.*$", text, re.M)
-        assert lines
-        for line in lines:
-            flags = re.findall(r"--[a-z_-]+", line.split("#")[0])
+    for script in ("train", "eval", "select_data", "rollout"):
+        assert commands(text, script), script
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_texts_name_flags_and_files_that_exist(path):
+    text = path.read_text()
+    for script, kind in SCRIPTS.items():
+        known = {f"--{each.name}" for each in fields(kind)} | {"--help"}
+        for line in commands(text, script):
+            flags = re.findall(r"--[a-z_-]+", line)
             assert {"--" + flag[2:].replace("-", "_") for flag in flags} <= known, line
     for name in re.findall(r"`((?:[a-z]+/)?[a-z_]+\.py)`", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"\]\((docs/[^)]+)\)", text):
-        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):  # links to files, with no scheme in them
+        assert (path.parent / name).exists(), name

@@ -1,55 +1,60 @@
 """The page's top in a browser, at a desk's width and a phone's, in the light and in the dark; and what its
 sentence says over all that can come out of a run."""
 
+import io
 import json
 
 import pytest
-from browser import CHROMIUM, Browser
-from test_report import HOSTILE, trajectory, write_run
+from PIL import Image
+from test_report import HOSTILE, Tab, browser, trajectory, write_run  # noqa: F401  (browser is a fixture)
 
-from runlog.curves import series
+from runlog.box_plot import around_target, box_clouds
+from runlog.curves import ZOOM_GAIN, series, small_curves
 from runlog.render import make_page
-from runlog.summary import around_target, asked, box_clouds, sentence, small_curves
+from runlog.summary import asked, sentence
 
 NBSP = "\u00a0"
 ARGS = {"model": "tiny", "data": "toy", "steps": 40, "prompts": 16, "group": 8, "tool": "on"}
 SIZES = [(1440, False), (1440, True), (390, False), (390, True)]
 
 
-def arm(accuracy, zooms=1.0, spread=0.03, n=500):
+def arm(accuracy, tool_rate=1.0, spread=0.03, n=500):
     interval = [max(0.0, accuracy - spread), min(1.0, accuracy + spread)]
-    scores = {"n": n, "accuracy": accuracy, "interval": interval, "tool_rate": zooms}
+    scores = {"n": n, "accuracy": accuracy, "interval": interval, "tool_rate": tool_rate}
     return {"all": scores | {"iou": 0.5, "holds": 0.9, "cut": 0.0, "unanswered": 0.0}}
 
 
-def steps(zooms, right=(0.3, 0.9), last=40):
-    """Rows of metrics.jsonl whose share that zooms goes from the one to the other in a few steps."""
+def steps(tool_rate, accuracy=(0.3, 0.9), last=40):
+    """Rows of metrics.jsonl in which both go from the one value to the other in a few steps."""
     rows = []
     for step in range(1, last + 1):
         done = min(1.0, (step - 1) / 10)
-        row = {"step": step, "tool_rate": zooms[0] + done * (zooms[1] - zooms[0])}
-        rows.append(row | {"accuracy": right[0] + done * (right[1] - right[0])})
+        row = {"step": step, "tool_rate": tool_rate[0] + done * (tool_rate[1] - tool_rate[0])}
+        rows.append(row | {"accuracy": accuracy[0] + done * (accuracy[1] - accuracy[0])})
     return rows
 
 
-def scored(before, after, blank=None, **more):
+def scored(before, after, blank=None, **fields):
     after = {"on": after} | ({"blank": blank} if blank else {})
-    return {"before": {"on": before}, "after": after, "steps": 40} | more
+    return {"before": {"on": before}, "after": after, "steps": 40} | fields
 
 
 # --------------------------------------------------------------------------------------------------
 # The sentence.
 
 
-def test_the_sentence_of_the_issue():
+def test_the_sentence_of_a_run_that_learned():
     stored = scored(arm(0.42, 0.0), arm(0.94, 1.0, 0.02), arm(0.43))
     lead, numbers = sentence(ARGS, steps((0.3, 1.0)), stored)
     assert lead == "It learned to zoom"
-    assert numbers == "right 42 → 94 % (92 to 96), zooms 0 → 100 %, with the crop blanked 43 %: it looks"
-    assert asked(ARGS, stored) == (
-        "tiny on toy, 40 steps of 16 questions with 8 tries each. Scored on 500 questions kept out of"
-        " training; in brackets the 95 % interval."
+    assert numbers == (
+        "accuracy 42 → 94 % (92 to 96), tool_rate 0 → 100 %, accuracy with blank crops 43 %: it looks"
     )
+    assert asked(ARGS, stored) == (
+        "tiny on toy, 40 steps of 16 questions with 8 trajectories each. Scored on 500 held-out questions;"
+        " in brackets the 95 % interval."
+    )
+    assert "Scored on 1 held-out question;" in asked(ARGS, scored(LOW, arm(0.94, n=1)))
 
 
 LOW = arm(0.42, 0.0)
@@ -62,7 +67,7 @@ OUTCOMES = {
     "doesn't look": (
         ((0.3, 1.0), scored(LOW, arm(0.70), arm(0.69))),
         "It zooms, but does not look",
-        "with the crop blanked 69 %, as good: it does not look",
+        "accuracy with blank crops 69 %, as good: it does not look",
     ),
     "can't say": (
         ((0.3, 1.0), scored(LOW, arm(0.60, 1.0, 0.1), arm(0.50, 1.0, 0.1))),
@@ -72,53 +77,53 @@ OUTCOMES = {
     "collapsed": (
         ((0.4, 0.0), scored(LOW, arm(0.43, 0.01), arm(0.43, 0.01))),
         "It stopped zooming, with no clear gain",
-        "right 42 → 43 % (40 to 46), zooms 0 → 1 %",
+        "accuracy 42 → 43 % (40 to 46), tool_rate 0 → 1 %",
     ),
     "never tried": (
         ((0.01, 0.0), scored(LOW, arm(0.60, 0.0))),
         "It did not learn to zoom, and got better",
-        "zooms 0 → 0 %",
+        "tool_rate 0 → 0 %",
     ),
     "got worse": (
         ((0.9, 0.9), scored(arm(0.8, 0.9), arm(0.5, 0.95))),
         "It zooms as often as before, and got worse",
-        "right 80 → 50 %",
+        "accuracy 80 → 50 %",
     ),
     "zooms less": (
         ((1.0, 0.5), scored(arm(0.9, 1.0), arm(0.95, 0.4, 0.01))),
         "It learned to zoom less, and got better",
-        "zooms 100 → 40 %",
+        "tool_rate 100 → 40 %",
     ),
     "by the paired test": (
         ((0.3, 1.0), scored(LOW, arm(0.45), paired={"on": {"p": 0.01}})),
         "It learned to zoom",
-        "right 42 → 45 %",
+        "accuracy 42 → 45 %",
     ),
     "not scored": (
         ((0.3, 1.0), {"before": {"on": LOW}}),
         "Not scored after training",
-        "40 of 40 steps, right 30 → 90 %, zooms 30 → 100 % while training",
+        "40 of 40 steps, accuracy 30 → 90 %, tool_rate 30 → 100 % while training",
     ),
     "no scores, and no zoom": (
         ((0.3, 0.0), {}),
         "Not scored after training, and it does not zoom",
-        "zooms 30 → 0 % while training",
+        "tool_rate 30 → 0 % while training",
     ),
 }
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_the_sentence_says_what_came_out(name):
-    (zooms, stored), lead, ending = OUTCOMES[name]
-    said = sentence(ARGS, steps(zooms), stored)
-    assert said[0] == lead.replace("It learned to zoom, and got better", "It learned to zoom")
-    assert ending in said[1]
-    assert ("it looks" in said[1]) == ("it looks" in ending)
+    (tool_rate, stored), lead, ending = OUTCOMES[name]
+    words, numbers = sentence(ARGS, steps(tool_rate), stored)
+    assert words == lead.replace("It learned to zoom, and got better", "It learned to zoom")
+    assert ending in numbers
+    assert ("it looks" in numbers) == ("it looks" in ending)
 
 
 def test_the_sentence_of_runs_that_are_not_done_have_no_tool_or_nothing():
     lead, numbers = sentence(ARGS, steps((0.3, 1.0), last=12), {"before": {"on": LOW}})
-    assert lead == "Still training" and numbers.startswith("12 of 40 steps, right 30 → ")
+    assert lead == "Still training" and numbers.startswith("12 of 40 steps, accuracy 30 → ")
     # Scored after 40 steps, then prolonged
     done = scored(LOW, arm(0.9), arm(0.4))
     lead, _ = sentence(ARGS | {"steps": 80}, steps((0.3, 1.0), last=50), done)
@@ -129,7 +134,7 @@ def test_the_sentence_of_runs_that_are_not_done_have_no_tool_or_nothing():
     rows = [row | {"tool_rate": None} for row in steps((0.0, 0.0))]
     lead, numbers = sentence(ARGS | {"tool": "off"}, rows, off)
     assert lead == "Trained without the zoom, with no clear gain"
-    assert numbers == "right 42 → 43 % (40 to 46)"
+    assert numbers == "accuracy 42 → 43 % (40 to 46)"
 
 
 def test_the_sentence_of_scores_without_training():
@@ -137,7 +142,8 @@ def test_the_sentence_of_scores_without_training():
     lead, numbers = sentence({}, [], {"arms": arms})
     assert lead == "The zoom helps"
     assert numbers == (
-        "right 94 % (92 to 96) with it, 45 % without, zooms 100 %, with the crop blanked 43 %: it looks"
+        "accuracy 94 % (92 to 96) with the zoom, 45 % without, tool_rate 100 %, accuracy with blank crops"
+        " 43 %: it looks"
     )
     alike = {"on": arm(0.5), "off": arm(0.5), "blank": arm(0.3)}
     assert sentence({}, [], {"arms": alike})[0] == "The zoom brings no clear gain"
@@ -147,9 +153,10 @@ def test_the_sentence_of_scores_without_training():
     lead, numbers = sentence({}, [], {"arms": idle})
     assert lead == "It does not zoom" and "blank" not in numbers
     assert sentence({}, [], {"arms": {"off": arm(0.5)}})[0] == "Asked with no zoom on offer"
+    assert sentence({}, [], {"arms": {"on": arm(0.5)}})[0] == "Asked with the zoom on offer"
     # An eval.json of before: no intervals, no n
     bare = {"on": {"all": {"accuracy": 0.5, "tool_rate": 1.0}}}
-    assert sentence({}, [], {"arms": bare})[1] == "right 50 %, zooms 100 %"
+    assert sentence({}, [], {"arms": bare})[1] == "accuracy 50 %, tool_rate 100 %"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -159,14 +166,14 @@ def test_the_sentence_of_scores_without_training():
 def test_points_that_rest_on_few_trajectories_are_left_out(tmp_path):
     """Of 128, 7 are too few and 8 are not; where the number is unknown, all are kept."""
     run = write_run(tmp_path, [], steps=3, prompts=16, group=8)
-    shares = [121 / 128, 120 / 128, 7 / 128]
+    rates = [121 / 128, 120 / 128, 7 / 128]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    text = "".join(json.dumps(row | {"tool_rate": s}) + "\n" for row, s in zip(rows, shares))
+    text = "".join(json.dumps(row | {"tool_rate": rate}) + "\n" for row, rate in zip(rows, rates))
     (run / "metrics.jsonl").write_text(text)
     kept = [[row[k] is not None for k in ("acc_no_zoom", "acc_zoom", "iou")] for row in series(run)]
     assert kept == [[False, True, True], [True, True, True], [True, False, False]]
     # What is made of the two is left out with either
-    assert [row["zoom_gain"] is None for row in series(run)] == [True, False, True]
+    assert [row[ZOOM_GAIN] is None for row in series(run)] == [True, False, True]
     (run / "args.json").write_text("{}")
     assert all(row["acc_no_zoom"] is not None for row in series(run))
 
@@ -176,8 +183,8 @@ def test_curves_have_gaps_where_there_is_no_value():
         {"step": s, "accuracy": 0.5, "tool_rate": None, "iou": v}
         for s, v in enumerate([None, 0.2, None, 0.4])
     ]
-    right, aim = small_curves(rows)  # no tool, no share that zooms
-    assert (right["key"], right["text"], aim["key"]) == ("accuracy", "50 → 50 %", "iou")
+    accuracy, aim = small_curves(rows)  # no tool, no tool_rate
+    assert (accuracy["key"], accuracy["text"], aim["key"]) == ("accuracy", "50 → 50 %", "iou")
     assert aim["thin"].count("M") == 2 and aim["text"] == "0.20 → 0.40"
 
 
@@ -203,26 +210,17 @@ def test_boxes_around_their_target():
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; what the page says is checked above")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
 def page(folder):
-    """Of a run that learned: a question is wrong without a zoom at first, and right with one at last."""
+    """Of a run that learned: a question is wrong without a zoom at first, and correct with one at last."""
     rows = [trajectory(s, m, zoomed=s > 1 or m > 4) for s in (1, 11, 21, 31) for m in range(8)]
     turns = ["<think>" + HOSTILE, "<answer>A</answer>"]
     for s in (1, 11, 21, 31):
-        rows.append(trajectory(s, 0, probe=True, zoomed=s > 1, right=s > 1, turns=turns))
+        rows.append(trajectory(s, 0, probe=True, zoomed=s > 1, correct=s > 1, turns=turns))
         rows.append(trajectory(s, 1, probe=True) | {"id": "other", "question": "And this?"})
     run = write_run(folder, rows, "learned", steps=40)
     (run / "args.json").write_text(json.dumps(ARGS))
@@ -267,24 +265,26 @@ WIDER = """(() => {
 })()"""
 
 
-def assert_fits(browser, page, width, dark):
+def assert_fits(browser, page, width, dark) -> Tab:  # noqa: F811
     """No element wider than the screen, no request, nothing on the console, no slab of white in the dark."""
-    browser.open(page, width, dark)
-    inner, whole, wide = browser.ask(WIDER)
+    tab = Tab(browser, page, width, dark)
+    inner, whole, wide = tab.ask(WIDER)
     assert inner == width and whole <= width and wide == []
-    image = browser.picture()
+    image = Image.open(io.BytesIO(tab.page.screenshot(full_page=True)))
     assert image.width == width
     blocks = image.convert("L").reduce(24)  # each pixel now is the mean of 24 x 24
     brightest = max(blocks.tobytes())
     assert brightest < 190 if dark else brightest > 240
-    assert browser.requests() == [] and browser.problems() == []
+    assert tab.requests == [] and tab.problems == []
+    return tab
 
 
 @pytest.mark.parametrize("width, dark", SIZES)
-def test_the_page_of_a_run(browser, page, width, dark):
-    assert_fits(browser, page, width, dark)
-    text = browser.ask("document.body.innerText").replace(NBSP, " ")
-    assert "It learned to zoom: right 42 → 94 % (92 to 96), zooms 0 → 100 %," in text
+def test_the_page_of_a_run(browser, page, width, dark):  # noqa: F811
+    tab = assert_fits(browser, page, width, dark)
+    text = tab.ask("document.body.innerText").replace(NBSP, " ")
+    assert "It learned to zoom: accuracy 42 → 94 % (92 to 96), tool_rate 0 → 100 %," in text
+    assert "tool_rate: fraction of trajectories that zoomed" in text
     order = [
         "It learned to zoom",
         "One question",
@@ -305,7 +305,7 @@ def test_the_page_of_a_run(browser, page, width, dark):
         places.append(text.index(words, places[-1] + 1))
     assert places == sorted(places)
     # Curves: in the page's own colours, and legible
-    curves = browser.ask("""[...document.querySelectorAll(".curve")].map((e) => ({
+    curves = tab.ask("""[...document.querySelectorAll(".curve")].map((e) => ({
       wide: e.querySelector("svg").clientWidth, high: e.querySelector("svg").clientHeight,
       stroke: getComputedStyle(e.querySelector(".thick")).stroke, own: getComputedStyle(e).color,
       font: Math.min(
@@ -326,17 +326,17 @@ FIRST_AND_LAST = """[...document.querySelectorAll("#probe-view .end")].map((e) =
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_one_question_first_and_last_and_what_lies_between(browser, page, width):
-    browser.open(page, width, False)
-    assert browser.ask("byId('probe').selectedOptions[0].text") == "What letter is on the red tile?"
-    first, last = browser.ask(FIRST_AND_LAST)
+def test_one_question_first_and_last_and_what_lies_between(browser, page, width):  # noqa: F811
+    tab = Tab(browser, page, width)
+    assert tab.ask("byId('probe').selectedOptions[0].text") == "What letter is on the red tile?"
+    first, last = tab.ask(FIRST_AND_LAST)
     assert first["top"] == last["top"] and first["left"] < last["left"]  # side by side
-    assert "first step 1" in first["text"] and "wrong: X (it is A)" in first["text"]
-    assert "last step 31" in last["text"] and "right: A (it is A)" in last["text"]
+    assert "first step 1" in first["text"] and "wrong: X (gold: A)" in first["text"]
+    assert "last step 31" in last["text"] and "correct: A (gold: A)" in last["text"]
     assert (first["look"], first["boxes"], first["crops"]) == (1, 0, 0) and "no zoom" in first["text"]
     assert (last["look"], last["boxes"], last["crops"]) == (1, 1, 1)
     if width == 1440:  # with no scrolling
-        assert browser.ask("byId('probe-view').getBoundingClientRect().bottom") < 900
+        assert tab.ask("byId('probe-view').getBoundingClientRect().bottom") < 900
     # Play begins anew, runs through the steps and stops; a second press pauses
     watch = """new Promise((done) => {
       const seen = [], step = byId("probe-step");
@@ -345,61 +345,62 @@ def test_one_question_first_and_last_and_what_lies_between(browser, page, width)
       byId("play").click();
       setTimeout(() => done([seen, byId("play").textContent]), 600);
     })"""
-    seen, label = browser.ask(watch)
+    seen, label = tab.ask(watch)
     assert seen == ["1", "11", "21", "31"] and "Play" in label
     press = "byId('play').click(); "
     state = "[byId('probe-step').textContent, byId('play').textContent]"
-    step, label = browser.ask(press + state)
+    step, label = tab.ask(press + state)
     assert step == "1" and "Pause" in label
-    step, label = browser.ask(press + state)
+    step, label = tab.ask(press + state)
     assert step == "1" and "Play" in label
     slide = "byId('when').value = 2; byId('when').dispatchEvent(new Event('input')); "
-    assert browser.ask(slide + state)[0] == "21"
+    assert tab.ask(slide + state)[0] == "21"
     choose = "byId('probe').value = 'other'; byId('probe').dispatchEvent(new Event('input'));"
-    first, last = browser.ask(choose + FIRST_AND_LAST)
-    assert "right: A" in first["text"] and last["crops"] == 1
-    assert browser.problems() == []
+    first, last = tab.ask(choose + FIRST_AND_LAST)
+    assert "correct: A" in first["text"] and last["crops"] == 1
+    assert tab.problems == []
 
 
-def test_a_run_that_is_new_and_unwell_says_so_in_a_word(browser, folder):
+def test_a_run_that_is_new_and_unwell_says_so_in_a_word(browser, folder):  # noqa: F811
     run = write_run(folder, [trajectory(1, 0, probe=True)], "unwell")
     (run / "args.json").write_text(json.dumps(ARGS))
     rows = [json.loads(line) | {"tool_rate": 0.0} for line in (run / "metrics.jsonl").open()]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    browser.open(make_page(run), 390, False)
-    health = browser.ask("document.querySelector('#health').innerText")
-    assert "Unwell: collapse (steps 1 to 12)" in health and "--curiosity" not in health  # folded
-    title = browser.ask("document.querySelector('h1').innerText")
+    tab = Tab(browser, make_page(run), 390)
+    health = tab.ask("document.querySelector('#health').innerText")
+    assert "Unwell: collapse (steps 1 to 12)" in health and "--group" not in health  # folded
+    assert "raise --group" in tab.ask("document.querySelector('#health').textContent")
+    title = tab.ask("document.querySelector('h1').innerText")
     assert title.startswith("Still training, and it does not zoom: 12 of 40 steps")
     # One stored step is shown alone, and has nothing to run through
-    assert len(browser.ask(FIRST_AND_LAST)) == 1 and browser.ask("byId('through').hidden")
-    assert browser.problems() == []
+    assert len(tab.ask(FIRST_AND_LAST)) == 1 and tab.ask("byId('through').hidden")
+    assert tab.problems == []
 
 
-def test_a_run_of_no_steps(browser, folder):
+def test_a_run_of_no_steps(browser, folder):  # noqa: F811
     run = folder / "new"
     run.mkdir()
     (run / "args.json").write_text(json.dumps(ARGS))
-    browser.open(make_page(run), 390, True)
-    assert "Nothing to tell yet: no step is done" in browser.ask("document.body.innerText")
-    assert browser.problems() == []
+    tab = Tab(browser, make_page(run), 390, dark=True)
+    assert "Nothing to tell yet: no step is done" in tab.ask("document.body.innerText")
+    assert tab.problems == []
 
 
 @pytest.mark.parametrize("width, dark", [(1440, True), (390, True), (390, False)])
-def test_the_page_of_scores(browser, page_of_scores, width, dark):
-    """No story of training; the sentence says what the arms say."""
-    assert_fits(browser, page_of_scores, width, dark)
-    text = browser.ask("document.body.innerText").replace(NBSP, " ")
-    assert "The zoom helps: right 94 % (92 to 96) with it, 45 % without" in text
+def test_the_page_of_scores(browser, page_of_scores, width, dark):  # noqa: F811
+    """Nothing of training; the sentence says what the arms say."""
+    tab = assert_fits(browser, page_of_scores, width, dark)
+    text = tab.ask("document.body.innerText").replace(NBSP, " ")
+    assert "The zoom helps: accuracy 94 % (92 to 96) with the zoom, 45 % without" in text
     assert "qwen on toy. Scored on 500 questions" in text and "secret" not in text
-    assert "every crop is blank" in text and "0.920 to 0.960" in text  # what an arm is; its interval
+    assert "every crop blank" in text and "0.920 to 0.960" in text  # what an arm is; its interval
     for absent in ("While it trained", "One question", "Its boxes", "Health", "newest first"):
         assert absent not in text
 
 
 @pytest.mark.parametrize("width, dark", [(1440, True), (390, True)])
-def test_the_page_of_several_runs(browser, page_of_several, width, dark):
-    assert_fits(browser, page_of_several, width, dark)
-    text = browser.ask("document.body.innerText").replace(NBSP, " ")
-    assert text.count("It learned to zoom: right 42 → 94 %") == 2  # one sentence a run
+def test_the_page_of_several_runs(browser, page_of_several, width, dark):  # noqa: F811
+    tab = assert_fits(browser, page_of_several, width, dark)
+    text = tab.ask("document.body.innerText").replace(NBSP, " ")
+    assert text.count("It learned to zoom: accuracy 42 → 94 %") == 2  # one sentence a run
     assert "one: Well" in text and "two: Well" in text and "of one" in text

@@ -1,4 +1,5 @@
-"""The page: patterns, advantages, hostile text, size, and in a browser its filters and slider."""
+"""What a run folder tells: curves, health, patterns, runs beside one another; and the page: hostile text,
+size, and in a browser its filters and slider."""
 
 import html
 import json
@@ -6,27 +7,29 @@ import random
 import re
 import shutil
 import subprocess
-import time
+import sys
 from functools import partial
 
 import pytest
-from browser import CHROMIUM
+from conftest import ROOT
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
+from config import TrainConfig
 from rollout import rollout
-from runlog import curves
 from runlog.compare import same_but_seed
-from runlog.curves import draw_curves
-from runlog.health import history
+from runlog.curves import PANELS, ZOOM_GAIN, draw_curves
+from runlog.health import TROUBLES, health, history
 from runlog.patterns import patterns
 from runlog.render import make_page, spread_out
-from runlog.runs import observed_texts
+from runlog.runs import new_folder, observed_texts, run_args, step_text
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
-LETTERS = "ACHX"
+HEALTHY = {"tool_rate": 0.9, "repeats": 0.0, "blind_luck": None, "dead_groups": 0.1, "entropy": 0.3}
+HEALTHY |= {"garbage": 0.0, "logp_gap": 1e-5}
 
 
-def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", turns=None, error=False):
+def trajectory(step, member, probe=False, zoomed=True, correct=True, kind="read", turns=None, error=False):
     boxes = [[100 + 9 * member, 100, 300, 300]] if zoomed else []
     turns = turns or (["<think> red</think><tool_call>..</tool_call>"] if zoomed else []) + [
         "<answer>A</answer>"
@@ -36,11 +39,12 @@ def trajectory(step, member, probe=False, zoomed=True, right=True, kind="read", 
         "step": step, "member": member, "id": "probe-q" if probe else f"q{step}", "probe": probe,
         "question": "What letter is on the red tile?", "gold": "A", "meta": {"kind": kind},
         "size": [1008, 1008], "targets": [[120, 120, 220, 220]], "turns": turns, "boxes": boxes,
-        "errors": ["bad box"] if error else [], "answer": "A" if right else "X",
+        "errors": ["bad box"] if error else [], "answer": "A" if correct else "X",
         "observations": ["<tool_response>[crop]</tool_response>"] if zoomed else [],
         "stop": "answer", "pictures": [look] + [f"pictures/{step:05}-{member}-1.png"] * zoomed,
         "advantage": None if probe else 1.0 - 2 * (member % 2), "reward": {
-            "accuracy": 1.0 * right, "format": 0.0, "tool": 1.0 * (right and zoomed), "total": 2.0 * right,
+            "accuracy": 1.0 * correct, "format": 0.0, "tool": 1.0 * (correct and zoomed),
+            "total": 2.0 * correct,
         },
     }  # fmt: skip
 
@@ -52,23 +56,14 @@ def write_run(folder, rows, name="run", seed=0, steps=12, **args):
     rng = random.Random(seed)
     with (run / "metrics.jsonl").open("w") as file:
         for step in range(1, steps + 1):
-            keys = {key: rng.random() for panel in curves.PANELS.values() for key in panel[0]}
-            healthy = {
-                "tool_rate": 0.9,
-                "repeats": 0.0,
-                "blind_luck": None,
-                "dead_groups": 0.1,
-                "entropy": 0.3,
-            }
-            healthy |= {"garbage": 0.0, "logp_gap": 1e-5, "step": step}
-            file.write(json.dumps(keys | healthy) + "\n")
+            row = {key: rng.random() for panel in PANELS for key in panel.keys if key != ZOOM_GAIN}
+            file.write(json.dumps(row | HEALTHY | {"step": step}) + "\n")
     (run / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
         for image in row["pictures"]:
             Image.new("RGB", (112, 112), (rng.randrange(255), 90, 90)).save(run / image)
-    (run / "args.json").write_text(
-        json.dumps({"model": "tiny", "data": "toy", "seed": seed, "out": name} | args)
-    )
+    args = {"model": "tiny", "data": "toy", "seed": seed, "out": name} | args
+    (run / "args.json").write_text(json.dumps(args))
     return run
 
 
@@ -105,11 +100,66 @@ def test_many_groups_are_thinned_evenly_and_probes_kept():
     assert len(kept) == 11 and [row["step"] for row in kept[:10]] == list(range(0, 100, 10))
 
 
-def test_a_trouble_is_told_with_its_steps(make_run):
-    rows = [{"step": s, "tool_rate": 0.01 if 3 <= s <= 9 else 0.9, "repeats": 0, "blind_luck": None,
-             "dead_groups": 0, "entropy": 1, "garbage": 0, "logp_gap": 0} for s in range(1, 13)]  # fmt: skip
+def test_a_trouble_is_told_with_its_steps():
+    rows = [HEALTHY | {"step": s, "tool_rate": 0.01 if 3 <= s <= 9 else 0.9} for s in range(1, 13)]
     (trouble,) = history(rows)
     assert (trouble["name"], trouble["first"], trouble["last"]) == ("collapse", 3, 9)
+
+
+def test_a_breakdown_is_told_before_what_comes_of_it():
+    """--lr 2e-2 on the toy: nobody zooms from step 3 on, and one token is repeated, but for step 4."""
+    garbage = [0.0, 0.0, 0.28, 0.16, 0.24, 0.98, 0.62]
+    rows = [
+        HEALTHY | {"step": step, "garbage": fraction, "tool_rate": 0.0 if step > 2 else 0.5}
+        for step, fraction in enumerate(garbage, 1)
+    ]
+    assert health(rows[:-1]) == []
+    (first, text), (second, _) = health(rows)
+    assert (first, second) == ("garbage", "collapse") and "lower --lr" in text
+    assert [(t["name"], t["first"]) for t in history(rows)] == [("garbage", 5), ("collapse", 3)]
+    # By itself it has to last
+    assert health([row | {"tool_rate": 0.5} for row in rows]) == []
+
+
+def test_the_price_is_named_where_it_ends_the_zooming():
+    rows = [HEALTHY | {"step": step, "tool_rate": 0.01} for step in range(21, 26)]
+    for args, priced in (
+        ({}, False),
+        ({"crop_price": 0.0}, False),
+        ({"crop_price": 0.05}, True),
+        ({"crop_price": 0.05, "price_from": 24}, True),
+        ({"crop_price": 0.05, "price_from": 25}, False),  # it has yet to begin
+    ):
+        ((name, text),) = health(rows, args)
+        (trouble,) = history(rows, args)
+        assert name == "collapse" and trouble["text"] == text and "fewer than 5 %" in text
+        assert ("the price ends the zooming" in text and "later --price_from" in text) == priced
+        assert ("--bonus conditional" in text) != priced
+
+
+def test_remedies_name_flags_that_exist():
+    texts = [text for _, text in TROUBLES.values()] + [panel.remedy for panel in PANELS]
+    flags = set(re.findall(r"--(\w+)", " ".join(texts)))
+    assert flags and flags <= set(TrainConfig.__dataclass_fields__)
+
+
+def test_the_steps_line_has_the_names_of_its_row():
+    row = HEALTHY | {"step": 7, "reward": 1.25, "accuracy": 0.5, "calls": 1.0, "iou": None, "tokens": 31.5}
+    line = step_text(row | {"sec_rollout": 2.14, "sec_train": 1.32}, 160)
+    words = "reward 1.25 accuracy 0.50 tool_rate 0.90 calls 1.00 iou - tokens 31.50 dead_groups 0.10"
+    assert line.split() == f"step 7/160 {words} rollout 2.1 s update 1.3 s".split()
+
+
+def test_a_folder_gets_a_number_where_its_name_is_taken(tmp_path, capsys):
+    usual = str(tmp_path / "deep" / "run")
+    folders = [new_folder(usual, "", lambda folder: folder.exists()) for _ in range(3)]
+    assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
+    assert all(folder.is_dir() for folder in folders)
+    assert new_folder(usual, str(folders[1]), lambda folder: True) == folders[1]  # as the user wants it
+    with pytest.raises(SystemExit) as end:
+        new_folder("", "/proc/nowhere", lambda folder: False)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and "can't write to the run folder /proc" in said
 
 
 def test_runs_that_differ_only_in_their_seed_share_a_line(make_run, tmp_path):
@@ -123,7 +173,39 @@ def test_runs_that_differ_only_in_their_seed_share_a_line(make_run, tmp_path):
         "bonus none": 2,
         "bonus conditional": 2,
     }
-    assert draw_curves(runs, tmp_path / "all.png").stat().st_size > 30_000
+    draw_curves(runs, tmp_path / "all.png")
+    assert (tmp_path / "all.png").stat().st_size > 30_000
+
+
+def test_runs_of_before_compare_with_runs_of_now(make_run):
+    """By the names that flags have now; a flag that was not there had its usual value."""
+    old = {"call_price": 0.05, "curiosity": 0.0, "mask_overlong": False, "refill": False, "merge": False}
+    runs = [
+        make_run([], "old-priced", bonus="priced", **old),
+        make_run([], "old-free", 1, bonus="none", **old),
+        make_run([], "priced", 2, bonus="none", crop_price=0.05, crop_price_on="right"),
+        make_run([], "free", 3, bonus="none", crop_price=0.0, crop_price_on="right"),
+        make_run([], "all", 4, bonus="none", crop_price=0.05, crop_price_on="all"),
+    ]
+    groups = same_but_seed(runs)
+    assert {name: [run.name for run in members] for name, members in groups.items()} == {
+        "crop_price 0.05, crop_price_on right": ["old-priced", "priced"],
+        "crop_price 0.0, crop_price_on right": ["old-free", "free"],
+        "crop_price 0.05, crop_price_on all": ["all"],
+    }
+    assert run_args(runs[0])["crop_price"] == 0.05 and "priced" not in same_but_seed(runs[:1])
+
+
+def test_a_run_of_before_still_opens(make_run):
+    """Rows that lack keys of now: those are not drawn, and nothing else is missing."""
+    run = make_run([trajectory(1, 0)], bonus="priced", call_price=0.05)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    for row in rows:
+        for key in ("reward_price", "repeats", "garbage", "dead_groups", "logp_gap"):
+            row.pop(key, None)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = make_page(run).read_text()
+    assert "dead_groups -" in page and "crop_price 0.05" in page
 
 
 def test_the_page_stands_alone_and_hostile_text_stays_text(make_run):
@@ -149,95 +231,95 @@ def test_a_run_without_trajectories_or_pictures(make_run):
     assert make_page(run).exists()
 
 
-def with_probe(page, script: str) -> str:
-    """The page and a script of the test's, which needs the page's own nonce to run at all."""
-    text = page.read_text()
-    nonce = re.search(r"'nonce-(\w+)'", text)[1]
-    return text + script.replace("<script>", f'<script nonce="{nonce}">')
+# --------------------------------------------------------------------------------------------------
+# In a browser.
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+ARGS += ["--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
-PROBE = """
-<script>
-const problems = [];
-window.addEventListener("error", (e) => problems.push(e.message));
-const seen = () => document.querySelectorAll("#groups .card").length;
-const choose = (name, value) => {
-  const f = byId("filters");
-  f.elements[name].value = value;
-  f.dispatchEvent(new Event("input"));
-  return byId("count").textContent;
-};
-const result = { opened: performance.now(), title: document.title, first: byId("count").textContent };
-result.wrong = choose("right", "wrong"); choose("right", "");
-result.zoomed = choose("zoomed", "no"); choose("zoomed", "");
-result.step = choose("step", "2"); choose("step", "");
-result.kind = choose("kind", "glance"); choose("kind", "");
-result.error = choose("error", "yes"); choose("error", "");
-result.least = choose("least", "1.5"); choose("least", "");
-const slide = (place) => {
-  byId("when").value = place;
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, headless."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; the page is checked as text alone")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+
+
+class Tab:
+    """A page in a fresh tab (a narrow one is a phone's): what it asks for, other than itself and what it
+    holds, and what goes wrong, in exceptions and on its console."""
+
+    def __init__(self, browser, file, width=1440, dark=False):
+        size = {"width": width, "height": 900}
+        scheme = "dark" if dark else "light"
+        self.page = browser.new_page(viewport=size, is_mobile=width < 600, color_scheme=scheme)
+        self.ask = self.page.evaluate  # the value of an expression; of a promise, what it comes to
+        self.requests = []
+        self.problems = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.goto(file.as_uri())
+        known = (file.as_uri(), "data:")
+        self.requests = [url for url in self.requests if not url.startswith(known)]
+
+
+FILTERS = """(() => {
+  const choose = (name, value) => {
+    const form = byId("filters");
+    form.elements[name].value = value;
+    form.dispatchEvent(new Event("input"));
+    const count = byId("count").textContent;
+    form.elements[name].value = "";
+    form.dispatchEvent(new Event("input"));
+    return count;
+  };
+  return [["answer", "wrong"], ["answer", "correct"], ["zoomed", "no"], ["step", "2"], ["kind", "glance"],
+    ["error", "yes"], ["least", "1.5"]].map(([name, value]) => choose(name, value));
+})()"""
+SLIDE = """[0, 1].map((step) => {
+  byId("when").value = step;
   byId("when").dispatchEvent(new Event("input"));
   return byId("probe-view").lastChild.textContent;
-};
-result.before = slide(0); result.after = slide(1); result.cards = seen();
-if (!byId("more").hidden) byId("more").click();
-result.more = seen(); result.text = document.querySelector("#groups .turn").textContent;
-result.requests = performance.getEntriesByType("resource").map((e) => e.name);
-result.requests = result.requests.filter((name) => !name.startsWith("data:"));
-result.problems = problems; result.images = document.querySelectorAll("img[onerror]").length;
-document.body.setAttribute("data-result", JSON.stringify(result));
-</script>
-"""
+})"""
+MORE = """(() => {
+  const count = () => document.querySelectorAll("#groups .card").length, before = count();
+  byId("more").click();
+  return [before, count()];
+})()"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; the page is checked as text above")
-def test_in_a_browser(make_run, tmp_path):
+def test_in_a_browser(browser, make_run):
     """Filters, slider, hostile text, and 2,000 trajectories that open within 2 s."""
     rows = [
-        trajectory(s, m, zoomed=m % 4 != 0, right=m % 2 == 0, kind="glance" if s % 2 else "read",
+        trajectory(s, m, zoomed=m % 4 != 0, correct=m % 2 == 0, kind="glance" if s % 2 else "read",
                    error=m == 5, turns=["<think>" + HOSTILE, "<answer>A</answer>"])
         for s in range(1, 251) for m in range(8)
     ]  # fmt: skip
-    rows += [trajectory(s, 0, probe=True, right=s > 1) for s in (1, 10)]
+    rows += [trajectory(s, 0, probe=True, correct=s > 1) for s in (1, 10)]
     page = make_page(make_run(rows))
     assert page.stat().st_size < 15_000_000
-    tested = tmp_path / "tested.html"
-    tested.write_text(with_probe(page, PROBE))
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--dump-dom",
-        "--timeout=20000",
-    ]
-    command += [
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    began = time.time()
-    dom = subprocess.run([*command, tested.as_uri()], capture_output=True, text=True, timeout=120).stdout
-    result = json.loads(html.unescape(re.search(r'data-result="(.*?)"', dom, re.S)[1]))
-    assert result["problems"] == [] and result["requests"] == [] and result["images"] == 0, (
-        time.time() - began
-    )
-    assert result["title"] == "run" and result["opened"] < 2000
-    assert result["first"].startswith("2000 of 2000 trajectories in 250 groups")
-    assert result["wrong"].startswith("1000 of") and result["zoomed"].startswith("500 of")
-    assert result["step"].startswith("8 of") and result["kind"].startswith("1000 of")
-    assert result["error"].startswith("250 of") and result["least"].startswith("1000 of")
-    assert (
-        "step 1" in result["before"]
-        and "step 10" not in result["before"]
-        and "step 10" in result["after"]
-        and result["before"] != result["after"]
-    )
-    assert result["more"] > result["cards"] > 0
-    assert "<script>" in result["text"] and "U+202e" in result["text"] and "\u202e" not in result["text"]
+    tab = Tab(browser, page)
+    assert tab.ask("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") < 2000
+    assert tab.ask("document.title") == "run"
+    assert tab.ask("byId('count').textContent").startswith("2000 of 2000 trajectories in 250 groups")
+    counts = [int(text.split()[0]) for text in tab.ask(FILTERS)]
+    assert counts == [1000, 1000, 500, 8, 1000, 250, 1000]
+    before, after = tab.ask(SLIDE)
+    assert "step 1" in before and "step 10" not in before and "step 10" in after
+    cards, more = tab.ask(MORE)
+    assert more > cards > 0
+    text = tab.ask("document.querySelector('#groups .turn').textContent")
+    assert "<script>" in text and "U+202e" in text and "\u202e" not in text
+    assert tab.ask("document.querySelectorAll('img[onerror]').length") == 0
+    assert tab.problems == [] and tab.requests == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
+def test_the_page_of_scores_in_a_browser(browser, make_run):
     """Arms of one question side by side, named; no curves, no health, no slider; nothing breaks."""
     rows = [trajectory(0, m, zoomed=m != 1) | {"arm": arm} for m, arm in enumerate(("on", "off", "blank"))]
     run = make_run(rows)
@@ -249,37 +331,18 @@ def test_the_page_of_scores_in_a_browser(make_run, tmp_path):
         "paired": {"on against off": {"p": 0.5}},
     }
     (run / "eval.json").write_text(json.dumps(stored))
-    page = make_page(run)
-    ask = """<script>
-    const note = (name, value) => document.body.setAttribute("data-" + name, value);
-    addEventListener("error", (e) => note("bad", e.message));
-    note("seen", [...document.querySelectorAll("#groups .card > strong")].map((e) => e.textContent));
-    note("hidden", byId("probe") === null && byId("when") === null);
-    </script>"""
-    tested = tmp_path / "tested.html"
-    tested.write_text(with_probe(page, ask))
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--dump-dom",
-        "--timeout=20000",
-    ]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", tested.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    assert "data-bad" not in dom and 'data-seen="on,off,blank"' in dom and 'data-hidden="true"' in dom
-    assert 'id="health"' not in dom and 'id="curves"' not in dom and "<title>run</title>" in dom
-    scores = re.search(r">on<small>.*?</tr>", dom, re.S)[0]
-    assert "<td>0.500</td>" in scores and "<td>1.00</td>" in scores
+    tab = Tab(browser, make_page(run))
+    names = "[...document.querySelectorAll('#groups .card > strong')].map((e) => e.textContent)"
+    assert tab.ask(names) == ["on", "off", "blank"]
+    absent = "['probe', 'when', 'health', 'curves'].filter((id) => byId(id) !== null)"
+    assert tab.ask(absent) == [] and tab.ask("document.title") == "run"
+    cells = "[...document.querySelectorAll('#scores td')].map((e) => e.textContent)"
+    assert tab.ask(cells)[:6] == ["0.500", "-", "", "-", "1.00", "-"]
+    assert tab.problems == [] and tab.requests == []
 
 
 def test_the_command(make_run):
     run = make_run([trajectory(1, m) for m in range(4)])
-    import sys
-
-    from conftest import ROOT
-
     good = subprocess.run([sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert good.returncode == 0 and (run / "report.html").exists() and (run / "curves.png").exists()
     bad = subprocess.run([sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True)
@@ -288,8 +351,7 @@ def test_the_command(make_run):
 
 def test_comparing_leaves_the_runs_own_pages_alone(tmp_path):
     """And names runs by what tells them apart, with the health of each."""
-    fine = dict(tool_rate=1.0, repeats=0.0, blind_luck=None, dead_groups=0.1, entropy=0.3)
-    fine |= {"garbage": 0.0, "logp_gap": 0.0, "accuracy": 0.5, "acc_zoom": None}
+    fine = HEALTHY | {"accuracy": 0.5, "acc_zoom": None}
     for name, rate in (("a", 1.0), ("b", 0.01)):
         run = tmp_path / name / "run"
         run.mkdir(parents=True)

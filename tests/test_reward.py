@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from conftest import made_calls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,7 @@ def trajectory(answer, boxes=0, errors=0, turns=None, sample=GOLD):
         sample,
         [1],
         turns=turns,
-        boxes=[BOX] * boxes,
-        errors=["bad box"] * errors,
+        calls=made_calls([BOX] * boxes, ["bad box"] * errors),
         answer=answer,
         stop="answer",
     )
@@ -43,15 +43,47 @@ def trajectory(answer, boxes=0, errors=0, turns=None, sample=GOLD):
         ("B", 0, "unconditional", 0.0),
         ("A", 1, "none", 0.8),
         ("B", 1, "none", 0.0),
-        ("A", 0, "priced", 0.8),
-        ("A", 2, "priced", 0.7),
-        ("B", 2, "priced", 0.0),  # what is wrong costs nothing more: looking stays free to explore
-        ("A", 2, "priced_all", 0.7),
-        ("B", 2, "priced_all", -0.1),
     ],
 )
 def test_the_papers_formula(answer, boxes, bonus, total):
-    assert score(trajectory(answer, boxes), bonus=bonus).total == pytest.approx(total)
+    reward = score(trajectory(answer, boxes), bonus=bonus)
+    assert reward.total == pytest.approx(total) and reward.price == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "boxes", "bonus", "crop_price_on", "total"),
+    [
+        ("A", 0, "none", "right", 0.8),
+        ("A", 2, "none", "right", 0.7),
+        ("B", 2, "none", "right", 0.0),  # what is wrong costs nothing more: looking stays free to explore
+        ("A", 2, "none", "all", 0.7),
+        ("B", 2, "none", "all", -0.1),
+        (None, 2, "none", "all", -0.3),
+        (None, 2, "none", "right", -0.2),
+        ("A", 2, "conditional", "right", 1.9),
+        ("A", 0, "conditional", "all", 0.8),
+        ("B", 2, "unconditional", "right", 1.2),
+        ("B", 2, "unconditional", "all", 1.1),
+    ],
+)
+def test_the_price_of_crops_beside_any_bonus(answer, boxes, bonus, crop_price_on, total):
+    made = trajectory(answer, boxes)
+    reward = score(made, bonus=bonus, crop_price=0.05, crop_price_on=crop_price_on)
+    assert reward.total == pytest.approx(total)
+    free = score(made, bonus=bonus)
+    assert free.price == 0.0 and free.total - reward.price == pytest.approx(reward.total)
+
+
+def test_refused_calls_are_not_paid_for():
+    """Only crops that came back cost."""
+    reward = score(trajectory("A", boxes=1, errors=3), bonus="none", crop_price=0.05)
+    assert reward.price == 0.05 and reward.total == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("setting", [{"bonus": "priced"}, {"crop_price_on": "wrong"}, {"bonus": None}])
+def test_unknown_settings_are_errors(setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must be one of"):
+        score(trajectory("A"), **setting)
 
 
 def test_a_failed_call_earns_nothing():

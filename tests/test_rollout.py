@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, both_families, call
+from conftest import ROOT, both_families, call, made_calls
 from PIL import Image, ImageChops
 
 import tools
@@ -36,7 +36,7 @@ LIMITS = dict(max_turn_tokens=40, max_tokens=420, look_pixels=LOOK, crop_pixels=
 
 
 ENGINES = {"generate": {"engine": "generate"}, "slots": {"engine": "slots"}}
-ENGINES["lanes"] = {"engine": "slots", "threads": 2}
+ENGINES["workers"] = {"engine": "slots", "threads": 2}
 
 
 @pytest.fixture(params=ENGINES)
@@ -58,8 +58,8 @@ def full_logprobs(model, processor, trajectory):
 
 
 def random_turn(rng: random.Random) -> str:
-    """A zoom, a broken call, an answer or an end without either: env of zero to three zooms that end
-    at any turn."""
+    """A zoom, a broken call, an answer or an end without either: trajectories of zero to three zooms,
+    that end at any turn."""
     x, y = rng.randint(0, 60), rng.randint(0, 50)
     return rng.choice(
         [
@@ -74,11 +74,11 @@ def random_turn(rng: random.Random) -> str:
     )
 
 
-PLAYED = {}  # by engine and family: tests read the same episodes
+PLAYED = {}  # by engine and family: tests read the same trajectories
 
 
 @pytest.fixture
-def env(request, family, rollout, model, processor, samples, script):
+def trajectories(request, family, rollout, model, processor, samples, script):
     key = (request.node.callspec.params["rollout"], family)
     if key not in PLAYED:
         script(random_turn)
@@ -88,16 +88,16 @@ def env(request, family, rollout, model, processor, samples, script):
 
 
 @both_families
-def test_episodes_cover_what_they_should(env):
-    """The scripted env hold every case the exactness tests are about."""
-    assert {0, 1, 2, 3} <= {len(t.boxes) for t in env}
-    assert {"answer", "no_call", "turns"} <= {t.stop for t in env}
-    assert any(t.errors and t.boxes for t in env)
+def test_trajectories_cover_what_they_should(trajectories):
+    """The scripted trajectories hold every case the exactness tests are about."""
+    assert {0, 1, 2, 3} <= {len(t.boxes) for t in trajectories}
+    assert {"answer", "no_call", "turns"} <= {t.stop for t in trajectories}
+    assert any(t.errors and t.boxes for t in trajectories)
 
 
 @both_families
-def test_cached_logprobs_equal_a_full_forward(model, processor, env):
-    for trajectory in env:
+def test_cached_logprobs_equal_a_full_forward(model, processor, trajectories):
+    for trajectory in trajectories:
         mask = torch.tensor(trajectory.sampled).bool()
         gap = full_logprobs(model, processor, trajectory)[mask] - torch.tensor(trajectory.logprobs)[mask]
         assert gap.abs().max() < 1e-4
@@ -138,9 +138,9 @@ def test_greedy_equals_an_uncached_loop(rollout, model, processor, samples):
 
 
 @both_families
-def test_masks_pictures_and_pads_agree(processor, env):
+def test_masks_images_and_pads_agree(processor, trajectories):
     pad = processor.image_token_id
-    for t in env:
+    for t in trajectories:
         assert len(t.sampled) == len(t.logprobs) == len(t.completion_ids)
         assert len(t.images) == 1 + len(t.boxes)
         runs, ids = [], t.prompt_ids + t.completion_ids
@@ -157,11 +157,11 @@ def test_masks_pictures_and_pads_agree(processor, env):
 
 
 @both_families
-def test_crops_come_from_ones_own_original(processor, env):
+def test_crops_come_from_ones_own_original(processor, trajectories):
     """Also after siblings have finished: each crop equals the one cut by hand from the sample's own
     image."""
     least = processor.image_processor.size["shortest_edge"]
-    for t in env:
+    for t in trajectories:
         original = t.sample.open()
         for box, crop in zip(t.boxes, t.images[1:]):
             by_hand = original.crop(tuple(int(v) for v in box))
@@ -171,14 +171,16 @@ def test_crops_come_from_ones_own_original(processor, env):
 
 
 @both_families
-def test_siblings_share_no_list(env):
-    lists = [id(x) for t in env for x in (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids)]
+def test_siblings_share_no_list(trajectories):
+    lists = []
+    for t in trajectories:
+        lists += map(id, (t.images, t.calls, t.turns, t.completion_ids, t.prompt_ids))
     assert len(set(lists)) == len(lists)
-    assert [t.sample.id for t in env] == [f"s{i}" for i in range(3) for _ in range(8)]
+    assert [t.sample.id for t in trajectories] == [f"s{i}" for i in range(3) for _ in range(8)]
 
 
 @both_families
-def test_batching_does_not_change_an_episode(rollout, model, processor, samples, script):
+def test_batching_does_not_change_a_trajectory(rollout, model, processor, samples, script):
     script(lambda rng: call(10, 10, 60, 60))
     together = rollout(model, processor, samples, group=2, max_turns=3, **LIMITS)
     alone = rollout(model, processor, samples, group=2, max_turns=3, batch=2, **LIMITS)
@@ -238,7 +240,7 @@ def test_banned_ids_are_never_sampled(rollout, model, processor, samples):
     assert not {i for t in trajectories for i, s in zip(t.completion_ids, t.sampled) if s} & set(banned)
 
 
-def test_errors_keep_the_episode_going_and_show_no_picture(rollout, model, processor, samples, script):
+def test_errors_keep_the_trajectory_going_and_show_no_image(rollout, model, processor, samples, script):
     turns = iter(
         [
             call(50, 50, 20, 20),
@@ -365,7 +367,7 @@ def test_features_are_what_the_tower_sees(rollout, model, processor, samples, sc
 
 
 @both_families
-def test_lanes_do_what_one_process_does(model, processor, samples):
+def test_workers_do_what_one_process_does(model, processor, samples):
     """The same greedy trajectories for any number of processes, in order, with the samples themselves."""
     threads = torch.get_num_threads()
     runs = [
@@ -388,7 +390,7 @@ def test_lanes_do_what_one_process_does(model, processor, samples):
     assert torch.get_num_threads() == threads
 
 
-def test_chance_in_lanes_is_repeatable_and_not_shared(model, processor, samples):
+def test_chance_in_workers_is_repeatable_and_not_shared(model, processor, samples):
     same = [samples[0], samples[0]]
     one, again, other = (
         plain_rollout(model, processor, same, engine="slots", threads=2, seed=seed, **LIMITS)
@@ -398,27 +400,27 @@ def test_chance_in_lanes_is_repeatable_and_not_shared(model, processor, samples)
     assert one[0].completion_ids != one[1].completion_ids != other[1].completion_ids
 
 
-def test_what_fails_in_a_lane_is_heard(model, processor, samples, monkeypatch):
-    """An unreadable image, and a process that is killed, in the second lane."""
+def test_what_fails_in_a_worker_is_heard(model, processor, samples, monkeypatch):
+    """An unreadable image, and a process that is killed, in the second worker."""
     broken = Sample("broken", "nowhere.png", "What?", "A")
     with pytest.raises(ValueError, match="nowhere.png"):
         plain_rollout(model, processor, [samples[0], broken], engine="slots", threads=2, **LIMITS)
-    begin, parent = ZoomEnv.reset, os.getpid()
+    reset, parent = ZoomEnv.reset, os.getpid()
     monkeypatch.setattr(
         ZoomEnv,
-        "begin",
-        lambda *a: begin(*a) if os.getpid() == parent else os.kill(os.getpid(), 9),
+        "reset",
+        lambda *a: reset(*a) if os.getpid() == parent else os.kill(os.getpid(), 9),
     )
     with pytest.raises(MemoryError, match="killed"):
         plain_rollout(model, processor, samples[:2], engine="slots", threads=2, **LIMITS)
 
 
-def test_a_lane_killed_while_it_sends_is_heard(model, processor, samples, monkeypatch):
+def test_a_worker_killed_while_it_sends_is_heard(model, processor, samples, monkeypatch):
     def half(engine, samples, openings, seed, pipe):
         os.write(pipe.fileno(), (4096).to_bytes(4, "big") + b"half")
         os.kill(os.getpid(), 9)
 
-    monkeypatch.setattr(workers_module, "lane", half)
+    monkeypatch.setattr(workers_module, "worker", half)
     with pytest.raises(MemoryError, match="killed"):
         plain_rollout(model, processor, samples[:2], engine="slots", threads=2, **LIMITS)
 
@@ -430,16 +432,16 @@ from model import load_model
 from rollout import ZoomEnv, rollout
 
 parent = os.getpid()
-def begin(*_):
+def reset(*_):
     if os.getpid() != parent:
         print(os.getpid(), flush=True)
     time.sleep(100)
-ZoomEnv.begin = begin
+ZoomEnv.reset = reset
 rollout(*load_model("tiny"), load("toy", limit=2), engine="slots", threads=2)
 """
 
 
-def test_no_lane_outlives_its_parent():
+def test_no_worker_outlives_its_parent():
     run = subprocess.Popen(
         [sys.executable, "-c", ORPHAN.format(root=str(ROOT))], stdout=subprocess.PIPE, text=True
     )
@@ -451,7 +453,7 @@ def test_no_lane_outlives_its_parent():
         if not stat.exists() or stat.read_text().split()[2] == "Z":
             return
         time.sleep(0.1)
-    raise AssertionError("the lane goes on")
+    raise AssertionError("the worker goes on")
 
 
 def recorded(step, given):
@@ -579,12 +581,15 @@ def test_no_mask_is_larger_than_asked(model, processor, samples, script, monkeyp
 
 
 def test_records_made_by_hand_read_like_played_ones(samples):
-    """Boxes and errors that are given become calls, and `boxes` and `errors` read these."""
+    """`boxes`, `errors`, `used` and `delivered` read the calls."""
     box = (0.0, 0.0, 50.0, 50.0)
-    t = Trajectory(samples[0], [1], [], [], [], [], ["x"], [box, box], ["no"], "A", "answer")
+    calls = made_calls([box, box], ["no"]) + [tools.Call("image_rotate_tool")]
+    t = Trajectory(samples[0], [1], [], [], [], [], ["x"], calls, "A", "answer")
     assert (t.boxes, t.errors, t.answer, t.stop) == ([box, box], ["no"], "A", "answer")
-    assert [call.error for call in t.calls] == [None, None, "no"]
-    assert Trajectory(samples[0], [1]).boxes == []
+    assert [call.error for call in t.calls] == [None, None, "no", None]
+    assert t.used == [tools.TOOL, tools.TOOL, "image_rotate_tool"] and t.delivered == 3
+    bare = Trajectory(samples[0], [1])
+    assert bare.boxes == bare.errors == bare.used == [] and bare.delivered == 0
 
 
 @both_families

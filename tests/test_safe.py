@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from test_train import build, metrics, random_turn  # noqa: F401
 
 import safe.checkpoints
-import select_data
-import train
+import training.log
+from config import TrainConfig
 from grading.judge import Judge
 from runlog import runs
 from runlog.health import health, history
@@ -29,7 +29,9 @@ from safe import files
 from safe.checkpoints import fault, newest_whole
 from safe.files import write_json, write_whole
 from safe.lock import hold
-from training.base import NotFinite, where_to_go_on
+from training.base import NotFinite
+from training.run import where_to_go_on
+from training.settle import read_config
 
 SMALL = shlex.split("--prompts 2 --group 4 --micro_batch 8 --eval_size 0 --threads 1 --show_every 100")
 
@@ -59,9 +61,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def copy(trained, tmp_path):
-    place = tmp_path / "run"
-    shutil.copytree(trained, place)
-    return place
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    return folder
 
 
 # --------------------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def test_a_run_that_loses_its_numbers_ends_and_keeps_what_was_good(tmp_path):
     rows = strict_rows(out / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) < 12
     assert [row["left_out"] for row in rows[-3:]] == [1.0, 1.0, 1.0]
-    assert "an update was no number" in done.stdout
+    assert "an update held NaN" in done.stdout
     for checkpoint in out.glob("checkpoint-*"):
         assert fault(checkpoint) == ""
         for weight in load_file(checkpoint / "adapter_model.safetensors").values():
@@ -100,16 +102,13 @@ def test_an_update_that_is_no_number_is_left_out(build, script, tmp_path, capsys
     trainer.log = lambda *a: (seen.append([p.clone() for p in trained]), plain(*a))
     trainer.train()
     same = [all(map(torch.equal, a, b)) for a, b in zip(seen, seen[1:])]
-    assert same[:3] == [
-        True,
-        True,
-        False,
-    ]  # after steps 2 and 3 as after 1; the fourth moves again
+    # After steps 2 and 3 as after 1; the fourth moves again
+    assert same[:3] == [True, True, False]
     rows = strict_rows(tmp_path / "metrics.jsonl")
     assert [row["left_out"] for row in rows] == [0.0, 1.0, 1.0, 0.0]
     assert rows[1]["grad_norm"] is None
     assert {p.name for p in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-4"}
-    assert capsys.readouterr().out.count("UNWELL: an update was no number") == 1
+    assert capsys.readouterr().out.count("UNWELL: an update held NaN") == 1
 
 
 def test_three_in_a_row_are_the_end_and_the_last_good_checkpoint_is_named(
@@ -297,20 +296,51 @@ def test_a_resume_without_its_checkpoints_refuses(copy):
 def test_a_command_can_be_run_again_as_it_is(copy, tmp_path, capsys):
     """--resume begins where there is nothing, takes flags equal to the run's, names others."""
     again = [*SMALL, "--steps", "3", "--resume"]
-    fresh = train.read_config([*again, "--seed", "1", "--out", str(tmp_path / "none")])
+    fresh = read_config([*again, "--seed", "1", "--out", str(tmp_path / "none")])
     assert fresh.resume and fresh.seed == 1
-    same = train.read_config([*again, "--seed", "0", "--out", str(copy)])
+    same = read_config([*again, "--seed", "0", "--out", str(copy)])
     assert same.resume and same.steps == 3
     with pytest.raises(SystemExit):
-        train.read_config([*again, "--seed", "7", "--lr", "1e-4", "--out", str(copy)])
+        read_config([*again, "--seed", "7", "--lr", "1e-4", "--out", str(copy)])
     assert "has --lr 0.0015 (not 0.0001), --seed 0 (not 7)" in capsys.readouterr().err
+
+
+def as_before(flags: dict) -> dict:
+    """The args.json of a run with a price on crops, as it was when the price was a bonus."""
+    old = {name: value for name, value in flags.items() if not name.startswith("crop_price")}
+    gone = {"curiosity": 0.0, "mask_overlong": False, "refill": False, "merge": False}
+    return old | gone | {"bonus": "priced", "call_price": 0.05}
+
+
+def test_a_run_of_before_goes_on(copy, capsys):
+    """Its flags by their names of now; one that is gone, and did something, is named."""
+    flags = json.loads((copy / "args.json").read_text())
+    write_json(copy / "args.json", as_before(flags) | {"curiosity": 0.5})
+    again = ["--resume", "--out", str(copy)]
+    with pytest.raises(SystemExit):
+        read_config(again)
+    assert "has the flag 'curiosity'" in capsys.readouterr().err
+    write_json(copy / "args.json", as_before(flags))
+    with pytest.raises(SystemExit):
+        read_config([*again, "--crop_price", "0.1"])
+    assert "has --crop_price 0.05 (not 0.1)" in capsys.readouterr().err
+    done = run("train.py", *again, "--steps", 5, "--crop_price", "0.05", "--bonus", "none")
+    assert done.returncode == 0, done.stderr
+    rows = metrics(copy)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    for row in rows[3:]:
+        assert row["reward_tool"] == 0.0 and row["reward_price"] <= 0.0
+    assert sum(row["reward_price"] for row in rows[3:]) < 0
+    stored = json.loads((copy / "args.json").read_text())
+    now = {"bonus": "none", "crop_price": 0.05, "crop_price_on": "right", "steps": 5, "out": str(copy)}
+    assert stored == flags | now
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     files.append_rows(tmp_path / "metrics.jsonl", {"step": 3})
-    assert where_to_go_on(tmp_path, save_every=5) == (None, [{"step": 3}])
+    assert where_to_go_on(tmp_path, TrainConfig(save_every=5)) == (None, [{"step": 3}])
     with pytest.raises(ValueError, match="no whole checkpoint"):
-        where_to_go_on(tmp_path, save_every=3)
+        where_to_go_on(tmp_path, TrainConfig(save_every=3))
 
 
 def test_a_bad_line_costs_itself_alone(tmp_path, capsys):
@@ -336,19 +366,6 @@ def test_a_cut_line_of_verdicts_blocks_nothing(tmp_path):
     assert Judge("http://127.0.0.1:9", cache).known == {"a": True, "c": False}
 
 
-def test_a_dry_run_deletes_only_what_it_wrote(tmp_path, monkeypatch):
-    out = tmp_path / "chosen-dry"
-    (out / "parts").mkdir(parents=True)
-    mine = [out / "notes.txt", out / "summary.txt", out / "parts" / "mine.json"]
-    for file in mine:
-        file.write_text("mine")
-    (out / "scores.parquet").write_text("old")
-    (out / "parts" / "000000.json").write_text("[]")
-    select_data.forget(out)
-    assert all(file.read_text() == "mine" for file in mine)
-    assert not (out / "scores.parquet").exists() and not (out / "parts" / "000000.json").exists()
-
-
 # --------------------------------------------------------------------------------------------------
 # Signals.
 
@@ -356,9 +373,9 @@ def test_a_dry_run_deletes_only_what_it_wrote(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_finishes_its_step_and_saves(tmp_path, number, code):
     out = tmp_path / "run"
-    config = [*SMALL, "--steps", 60, "--save_every", 50, "--threads", 2, "--out", out]
-    process = started("train.py", *config, until="step    2/60")
-    os.killpg(process.pid, number)  # the lanes get it, too, as from a terminal
+    flags = [*SMALL, "--steps", 60, "--save_every", 50, "--threads", 2, "--out", out]
+    process = started("train.py", *flags, until="step    2/60")
+    os.killpg(process.pid, number)  # the workers get it, too, as from a terminal
     rest = process.stdout.read()
     assert process.wait() == code, rest
     assert rest.strip().endswith(f"go on with: python train.py --out {out} --resume"), rest
@@ -373,8 +390,8 @@ def test_two_processes_stop_together(tmp_path):
     """One of them alone is asked to; both finish the step, and the checkpoint is whole."""
     out = tmp_path / "run"
     launch = shlex.split("-m torch.distributed.run --standalone --nproc-per-node 2 train.py")
-    config = [*SMALL, "--micro_batch", 4, "--steps", 60, "--save_every", 50, "--out", out]
-    process = started(*launch, *config, until="step    2/60")
+    flags = [*SMALL, "--micro_batch", 4, "--steps", 60, "--save_every", 50, "--out", out]
+    process = started(*launch, *flags, until="step    2/60")
     listed = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
     )
@@ -390,8 +407,8 @@ def test_two_processes_stop_together(tmp_path):
 
 def test_asked_twice_it_stops_at_once(tmp_path):
     out = tmp_path / "run"
-    config = shlex.split("--group 64 --prompts 8 --eval_size 0 --steps 9 --threads 2")
-    process = started("train.py", *config, "--out", out, until="questions, run")
+    flags = shlex.split("--group 64 --prompts 8 --eval_size 0 --steps 9 --threads 2")
+    process = started("train.py", *flags, "--out", out, until="questions, run")
     time.sleep(4)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -424,9 +441,9 @@ except Stopped as stopped:
 
 
 def test_asked_while_nothing_can_be_finished_it_stops_at_once(tmp_path):
-    config = shlex.split("--steps 2 --eval_size 500 --threads 2")
+    flags = shlex.split("--steps 2 --eval_size 500 --threads 2")
     out = tmp_path / "run"
-    process = started("train.py", *config, "--out", out, until="questions ...")
+    process = started("train.py", *flags, "--out", out, until="questions ...")
     process.send_signal(signal.SIGTERM)
     began = time.time()
     rest = process.stdout.read()
@@ -529,16 +546,7 @@ def test_eval_asks_again_what_a_judge_that_was_away_should_have_graded(server, t
     row["answer"] = "It stands on the long table."
     (tmp_path / "mine" / "rows.jsonl").write_text(json.dumps(row) + "\n")
     state["status"] = 500
-    command = [
-        "--model",
-        "tiny",
-        "--data",
-        tmp_path / "mine",
-        "--split",
-        "all",
-        "--arms",
-        "off",
-    ]
+    command = ["--model", "tiny", "--data", tmp_path / "mine", "--split", "all", "--arms", "off"]
     command += ["--judge", url, "--out", tmp_path / "scores"]
     first = run("eval.py", *command)
     assert first.returncode == 0, first.stderr
@@ -565,6 +573,7 @@ def test_a_long_run_stores_little_more():
 def test_a_step_does_not_read_the_whole_history(build, script, tmp_path, monkeypatch):  # noqa: F811
     script(random_turn)
     trainer = build(steps=2)
-    monkeypatch.setattr(runs, "read_rows", lambda file: pytest.fail("read at a step"))
+    monkeypatch.setattr(files, "split_rows", lambda file: pytest.fail("read at a step"))
+    monkeypatch.setattr(training.log, "make_page", lambda *args, **more: None)  # once a minute at most
     trainer.train()
     assert len(trainer.rows) == 2

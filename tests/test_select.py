@@ -1,8 +1,9 @@
-"""The selection: verdicts, the real command, kills and resumes, shards, and what it keeps of the mixture."""
+"""The selection: outcomes, the real command, kills and resumes, shards, and what it keeps of the mixture."""
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from conftest import ROOT
 
 from data import Sample, load
 from grading.answers import verifiable
-from select_data import SelectConfig, open_ended, verdict
+from select_data import SelectConfig, open_ended, outcome_of
 
 SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
 
@@ -43,13 +44,13 @@ def row(look, crop, source="toy", checked=True):
         (row(0.1, 1.0, checked=False), "rules can't check it"),
     ],
 )
-def test_verdicts(scores, expected):
-    assert verdict(scores, SelectConfig()) == expected
+def test_outcomes(scores, expected):
+    assert outcome_of(scores, SelectConfig()) == expected
 
 
 def test_difficulty_alone():
     config = SelectConfig(only_difficulty=True)
-    assert [verdict(row(*p), config) for p in ((0.1, 0.0), (0.0, 1.0), (1.0, 1.0))] == [
+    assert [outcome_of(row(*p), config) for p in ((0.1, 0.0), (0.0, 1.0), (1.0, 1.0))] == [
         "kept",
         "too hard",
         "too easy",
@@ -67,7 +68,7 @@ def test_multiple_choice_turns_open_ended_only_where_that_is_safe():
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("selected") / "run"
-    result = run("--out", out, "--own", "--export", "verl", *SMALL)
+    result = run("--out", out, "--export", "verl", *SMALL)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -81,7 +82,7 @@ def test_files_and_their_contents(undisturbed):
     assert len(rows) == 24 == summary["scored"] and summary["kept"] == sum(
         r["verdict"] == "kept" for r in rows
     )
-    assert all(len(r["answers_look"]) == len(r["answers_crop"]) == len(r["answers_own"]) == 2 for r in rows)
+    assert all(len(r["answers_look"]) == len(r["answers_crop"]) == 2 for r in rows)
     assert (undisturbed / "summary.png").stat().st_size > 10_000
     selected = load(str(undisturbed))
     source = {s.id: s for s in load("toy-mixture", split="train", limit=24)}
@@ -129,7 +130,7 @@ def test_what_it_keeps_needs_the_zoom(tmp_path):
 def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
     """Five kills; the scores equal those of the undisturbed run."""
     out, rng = tmp_path / "run", random.Random(time.time())
-    command = [sys.executable, "select_data.py", "--out", str(out), "--own", *SMALL]
+    command = [sys.executable, "select_data.py", "--out", str(out), *SMALL]
     for kill in range(5):
         process = subprocess.Popen(
             command,
@@ -147,7 +148,7 @@ def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     before = {p.name: p.stat().st_mtime_ns for p in (out / "parts").glob("*.json")}
-    result = run("--out", out, "--own", *SMALL)
+    result = run("--out", out, *SMALL)
     assert result.returncode == 0, result.stderr
     assert scores(out) == scores(undisturbed)
     assert all((out / "parts" / name).stat().st_mtime_ns == then for name, then in before.items())
@@ -155,7 +156,7 @@ def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
 
 def test_two_shards_equal_one_run(undisturbed, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = run("--out", tmp_path / "run", "--own", *SMALL, launcher=launcher)
+    result = run("--out", tmp_path / "run", *SMALL, launcher=launcher)
     assert result.returncode == 0, result.stderr
     assert scores(tmp_path / "run") == scores(undisturbed)
 
@@ -169,7 +170,21 @@ def test_rescoring_needs_no_model(undisturbed):
     assert kinds == Counter(s.meta["kind"] for s in load("toy-mixture", limit=24))
 
 
-def test_other_knobs_than_it_was_scored_with_are_refused(undisturbed):
+def test_where_nothing_is_kept_nothing_is_pointed_to(undisturbed, tmp_path):
+    """No file, no command that would fail on it; other thresholds bring the file back."""
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed, out)
+    result = run("--out", out, "--rescore", "--easiest", "-1")
+    assert result.returncode == 0, result.stderr
+    assert "0 of 24 kept" in result.stdout and "--rescore tries other thresholds" in result.stdout
+    assert "train.py" not in result.stdout and "selected.parquet" not in result.stdout
+    assert not (out / "selected.parquet").exists()
+    again = run("--out", out, "--rescore", "--gain", "-1", "--solvable", "0", "--easiest", "1")
+    assert f"train: python train.py --data {out}\n" in again.stdout
+    assert str(out / "selected.parquet") in again.stdout and (out / "selected.parquet").exists()
+
+
+def test_other_flags_than_it_was_scored_with_are_refused(undisturbed):
     result = run("--out", undisturbed, "--k", "3")
     assert result.returncode == 2
     assert "was scored with --" in result.stderr.splitlines()[-1], result.stderr
@@ -181,6 +196,7 @@ def test_bad_use_is_one_clear_line(tmp_path, here):
         (["--export", "csv"], "invalid choice: 'csv'"),
         (["--k", "0"], "at least 1"),
         (["--data", "toyz", "--out", tmp_path / "x"], "unknown data set"),
+        (["--data", "vstar", "--out", tmp_path / "x"], "eval.py --data vstar"),
     ):
         result = here("select_data.py", *arguments)
         assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr

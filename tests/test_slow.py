@@ -100,9 +100,9 @@ def test_eval_killed_again_and_again(tmp_path):
 
 def test_two_thousand_steps_grow_by_little(tmp_path):
     out = tmp_path / "run"
-    config = "--prompts 1 --group 2 --micro_batch 2 --max_turns 1 --max_turn_tokens 4 --eval_size 0"
-    config += " --save_every 500 --threads 1 --guard off"
-    done = run("train.py", *shlex.split(config), "--steps", 2000, "--out", out)
+    flags = "--prompts 1 --group 2 --micro_batch 2 --max_turns 1 --max_turn_tokens 4 --eval_size 0"
+    flags += " --save_every 500 --threads 1 --guard off"
+    done = run("train.py", *shlex.split(flags), "--steps", 2000, "--out", out)
     assert done.returncode == 0, done.stderr
     rows = strict_rows(out / "metrics.jsonl")
     assert len(rows) == 2000
@@ -129,17 +129,13 @@ def test_a_tenth_of_bad_rows_over_a_whole_run(tmp_path):
     ]
     rows = []
     for number in range(400):
-        good = {
-            "image": "good.png",
-            "question": f"What letter is on tile {number}?",
-            "answer": "A",
-        }
+        good = {"image": "good.png", "question": f"What letter is on tile {number}?", "answer": "A"}
         rows.append(rng.choice(bad) if rng.random() < 0.1 else good)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text + "{not json\n")
-    config = "--model tiny --prompts 2 --group 4 --micro_batch 8 --steps 60 --eval_size 10 --threads 1"
+    flags = "--model tiny --prompts 2 --group 4 --micro_batch 8 --steps 60 --eval_size 10 --threads 1"
     began = time.time()
-    done = run("train.py", *shlex.split(config), "--data", folder, "--out", tmp_path / "run")
+    done = run("train.py", *shlex.split(flags), "--data", folder, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert len(strict_rows(tmp_path / "run" / "metrics.jsonl")) == 60
     print(f"{time.time() - began:.0f} s")

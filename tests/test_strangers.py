@@ -3,10 +3,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zlib
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -18,7 +22,7 @@ from test_rollout import random_turn
 from test_safe import SMALL, run
 
 import tools
-from config import PRESETS, Limits
+from config import PRESETS, Limits, TrainConfig
 from data import MOST_PIXELS, Sample, load, opened
 from grading import answers
 from grading.answers import formula_value, same_formula
@@ -85,21 +89,8 @@ def test_kinds_in_some_rows_only_train_and_score(mine):
     for i in range(0, 30, 3):
         rows[i]["meta"] = {"kind": "sign"}
     write_rows(mine, *rows)
-    config = [
-        "--model",
-        "tiny",
-        "--prompts",
-        "2",
-        "--group",
-        "2",
-        "--micro_batch",
-        "4",
-        "--steps",
-        "2",
-        "--threads",
-        "1",
-    ]
-    done = run("train.py", *config, "--eval_size", 4, "--data", mine, "--out", mine.parent / "r")
+    flags = shlex.split("--model tiny --prompts 2 --group 2 --micro_batch 4 --steps 2 --threads 1")
+    done = run("train.py", *flags, "--eval_size", 4, "--data", mine, "--out", mine.parent / "r")
     assert done.returncode == 0, done.stderr
 
 
@@ -122,7 +113,7 @@ def bomb(width: int, height: int) -> bytes:
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-def test_pictures_that_are_refused(mine):
+def test_images_that_are_refused(mine):
     (mine / "bomb.png").write_bytes(bomb(24_000, 24_000))
     (mine / "kitchen.jpg").write_bytes(EPS)
     os.mkfifo(mine / "pipe.png")
@@ -141,7 +132,7 @@ def test_pictures_that_are_refused(mine):
         Sample("s", str(mine / "a.png"), "?", "A", boxes=((300.0, 0.0, 400.0, 50.0),)).open()
 
 
-def test_large_pictures_are_not_kept_by_a_batch(mine):
+def test_large_images_are_not_kept_by_a_batch(mine):
     Image.new("L", (9000, 6000)).save(mine / "large.png")
     large = Sample("s", str(mine / "large.png"), "?", "A")
     small = Sample("s", str(mine / "a.png"), "?", "A")
@@ -182,7 +173,7 @@ def test_rows_stay_in_their_folder(mine):
     assert len(load("mine", allow_outside=True)) == 4
 
 
-def test_a_page_embeds_its_own_pictures_alone(tmp_path):
+def test_a_page_embeds_its_own_images_alone(tmp_path):
     run_folder = tmp_path / "run"
     (run_folder / "pictures").mkdir(parents=True)
     secret = tmp_path / "secret.png"
@@ -196,12 +187,8 @@ def test_a_page_embeds_its_own_pictures_alone(tmp_path):
     row |= {"probe": False, "advantage": 0.0}
     row["reward"] = {"accuracy": 1.0, "format": 0.0, "tool": 0.0, "total": 1.0}
     append_rows(run_folder / "trajectories.jsonl", row)
-    config = {
-        "model": "/home/me/secret-models/qwen",
-        "judge": "http://10.0.0.9/v1",
-        "data": "toy",
-    }
-    write_json(run_folder / "args.json", config)
+    flags = {"model": "/home/me/secret-models/qwen", "judge": "http://10.0.0.9/v1", "data": "toy"}
+    write_json(run_folder / "args.json", flags)
     text = make_page(run_folder).read_text()
     assert text.count("data:image/webp;base64") == 1
     assert "secret-models" not in text and "10.0.0.9" not in text and "qwen" in text
@@ -260,9 +247,6 @@ def test_no_code_of_a_model_folder_is_run(tmp_path):
     config["auto_map"] = {"AutoTokenizer": ["evil.T", "evil.T"]}
     write_json(folder / "tokenizer_config.json", config)
     code = f"import model; model.load_model({str(folder)!r})"
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
         cwd=tmp_path, capture_output=True, text=True, input="y\n",
@@ -342,28 +326,24 @@ def test_redirects_are_not_followed(tmp_path, server):
         ({"evil": 1}, "has the flag 'evil'"),
         ({"lr": "fast"}, "lr is 'fast', and should be of type float"),
         ({"steps": None}, "steps is None"),
-        ({"refill": "yes"}, "refill is 'yes'"),
+        ({"plan": "yes"}, "plan is 'yes'"),
+        ({"refill": "yes"}, "has the flag 'refill'"),
+        ({"curiosity": 0.5}, "has the flag 'curiosity'"),  # a run of before that can't go on as it was
     ],
 )
-def test_knobs_of_a_strangers_run(tmp_path, change, message, here):
-    from dataclasses import asdict
-
-    import train
-
-    write_json(tmp_path / "args.json", asdict(train.TrainConfig()) | change)
+def test_flags_of_a_strangers_run(tmp_path, change, message, here):
+    write_json(tmp_path / "args.json", asdict(TrainConfig()) | change)
     done = here("train.py", "--out", tmp_path, "--resume")
     assert done.returncode == 2 and message in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_file_of_flags_is_not_read(tmp_path):
     """HfArgumentParser would read SCRIPT.args beside the script."""
-    for name in ("flags.py", "train.py"):
+    for name in ("config.py", "train.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "train.args").write_text("--steps 7")
-    code = "import sys; sys.argv = ['train.py']; import config, train; print(train.read_knobs([]).steps)"
-    import subprocess
-    import sys
-
+    code = "import sys; sys.argv = ['train.py']; from training.settle import read_config; "
+    code += "print(read_config([]).steps)"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -456,7 +436,7 @@ def test_books_are_right_whatever_is_written(processor, turns):
     for turn in turns:
         turn = turn.encode(errors="replace").decode()  # tokens never decode to half a surrogate pair
         ids = processor.tokenizer(turn, add_special_tokens=False)["input_ids"]
-        ids = [token for token in ids if token not in env.banned_ids][: env.room(i)]
+        ids = [token for token in ids if token not in env.banned_ids][: env.tokens_left(i)]
         if not ids or env.step(i, ids, [0.0] * len(ids)) is None:
             break
     pads = trajectory.completion_ids.count(processor.image_token_id)
@@ -485,8 +465,8 @@ def test_any_row_is_a_sample_or_is_named(mine, changed):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (300, 200)])
-def test_a_random_policy_on_pictures_of_every_shape_and_mode(script, model, processor, size, mode):
-    """What comes of its calls is a crop or an error; the episode ends, its books are right."""
+def test_a_random_policy_on_images_of_every_shape_and_mode(script, model, processor, size, mode):
+    """What comes of its calls is a crop or an error; the trajectory ends, its books are right."""
     script(random_turn)
     limits = {"max_turns": 3, "max_turn_tokens": 40, "max_tokens": 300, "engine": "slots"}
     limits |= {"look_pixels": 112 * 112, "crop_pixels": 112 * 112}

@@ -1,4 +1,4 @@
-"""Several tools: a second one by a schema and a function, in one episode with the zoom."""
+"""Several tools: a second one by a schema and a function, in one trajectory with the zoom."""
 
 import math
 
@@ -41,7 +41,7 @@ def turn_ids(processor, text: str) -> list[int]:
 
 
 def play(processor, sample: Sample, turns: list[str], limits=LIMITS, **more):
-    """An episode of these turns; returns its trajectory and what each was answered with."""
+    """The trajectory of these turns, and what each was answered with."""
     env = rollout.ZoomEnv(processor, limits, **more)
     (i,) = env.reset(sample, [])
     observations = []
@@ -76,7 +76,7 @@ def test_two_tools_are_offered_by_name():
     assert "**image_rotate_tool**" in tools.observation(schemas=schemas)
 
 
-def test_a_rotation_and_a_zoom_in_one_episode(processor, arrow):
+def test_a_rotation_and_a_zoom_in_one_trajectory(processor, arrow):
     """The rotated image is all of it; a box after it still points into the image as first shown."""
     turns = [rotate_call(90), call(100, 0, 112, 56), "<answer>blue</answer>"]
     trajectory, (rotated, crop, _) = play(processor, arrow, turns)
@@ -87,10 +87,7 @@ def test_a_rotation_and_a_zoom_in_one_episode(processor, arrow):
     assert tuple(pixels[-3, image.width // 2]) == (255, 0, 0)
     blue = np.asarray(crop.images[0])
     assert tuple(blue[blue.shape[0] // 2, blue.shape[1] // 2]) == (0, 0, 255)
-    assert [each.name for each in trajectory.calls] == [
-        "image_rotate_tool",
-        "image_zoom_in_tool",
-    ]
+    assert [each.name for each in trajectory.calls] == ["image_rotate_tool", "image_zoom_in_tool"]
     assert len(trajectory.boxes) == 1 and trajectory.delivered == 2
     assert len(trajectory.images) == 1 + trajectory.delivered
     pads = trajectory.completion_ids.count(processor.image_token_id)
@@ -99,9 +96,9 @@ def test_a_rotation_and_a_zoom_in_one_episode(processor, arrow):
 
 def test_a_rotation_alone_earns_the_bonus_and_is_counted(processor, arrow):
     trajectory, _ = play(processor, arrow, [rotate_call(-90), "<answer>blue</answer>"])
-    reward = score(trajectory)
-    assert reward.tool == 1.0 and reward.accuracy == 1.0
-    stats = step_stats([[trajectory]], [[reward]])
+    trajectory.reward = score(trajectory)
+    assert trajectory.reward.tool == 1.0 and trajectory.reward.accuracy == 1.0
+    stats = step_stats([[trajectory]])
     assert stats["tool_rate"] == stats["delivered"] == stats["rate_image_rotate_tool"] == 1.0
     assert stats["iou"] is None
     summary = summarise([make_record(trajectory, plain_grade(trajectory), "on")])
@@ -120,7 +117,7 @@ def test_a_tool_that_is_not_offered_is_unknown(processor, arrow):
     limits = Limits(**ROOM)
     trajectory, _ = play(processor, arrow, [rotate_call(90), "<answer>x</answer>"], limits)
     assert trajectory.errors == [
-        "unknown tool name; the only tool is image_zoom_in_tool. The image is 112 x 56 pixels."
+        "unknown tool name; the only tool is image_zoom_in_tool. The picture is 112 x 56 pixels."
     ]
 
 
@@ -132,7 +129,7 @@ def test_angles_that_are_refused(processor, arrow, angle):
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-720, 720), st.integers(1, 300), st.integers(1, 300))
-def test_a_rotated_picture_holds_all_of_it(angle, width, height):
+def test_a_rotated_image_holds_all_of_it(angle, width, height):
     view = View(Image.new("RGB", (width, height), "red"), (56, 56))
     image, region = image_rotate_tool(view, {"angle": angle})
     assert region is None and view.original.size == (width, height)
@@ -183,7 +180,7 @@ def test_a_third_tool_is_a_schema_and_a_function(processor, arrow, monkeypatch):
 
 @both_families
 @pytest.mark.parametrize("engine", ["generate", "slots"])
-def test_both_engines_see_a_rotated_picture(processor, model, script, arrow, engine):
+def test_both_engines_see_a_rotated_image(processor, model, script, arrow, engine):
     """A random model with scripted turns: its logprobs are those of an uncached pass over everything."""
     turns = iter([rotate_call(30), call(20, 10, 90, 50), "<think> x</think><answer>A</answer>"])
     script(lambda rng: next(turns))

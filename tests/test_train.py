@@ -1,4 +1,4 @@
-"""The trainer: exact on scripted env, and the real commands on the toy."""
+"""The trainer: exact on scripted trajectories, and the real commands on the toy."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +26,11 @@ import reward
 import train
 from bench import stock_batch
 from data import Sample, load
-from engine import shared_prefix, slots
+from engine import slots
+from engine.shared_prefix import shared_prefix_logprobs
 from model import load_model
 from reward import group_advantages
+from rollout import Trajectory
 from runlog.runs import image_bytes
 from safe.checkpoints import newest_whole
 
@@ -49,9 +51,9 @@ def random_turn(rng: random.Random) -> str:
 
 @pytest.fixture
 def build(family, processor, tmp_path):
-    """build(flag=value, ...): a trainer on a fresh random tiny model."""
+    """build(flag=value, ...): a trainer on a fresh random tiny model. trl: settings of TRL's own."""
 
-    def make(more=None, kind=train.ZoomGRPOTrainer, **config):
+    def make(trl=None, kind=train.ZoomGRPOTrainer, **flags):
         torch.manual_seed(0)
         defaults = dict(
             prompts=3,
@@ -64,14 +66,14 @@ def build(family, processor, tmp_path):
             save_every=100,
             threads=1,  # one process: what is counted here is all there is
         )
-        config = train.TrainConfig(**defaults | config)
+        config = train.TrainConfig(**defaults | flags)
         trainer = train.build_trainer(
             config,
             make_tiny_model(family, processor.tokenizer),
             processor,
             load("toy", limit=6),
             tmp_path,
-            **more or {},
+            trl=trl or {},
         )
         trainer.__class__ = kind
         return trainer
@@ -86,7 +88,7 @@ def metrics(run: Path) -> list[dict]:
 class StockLoss(train.ZoomGRPOTrainer):
     """The oracle: TRL's own loss on our trajectories, over padded batches, from pixels."""
 
-    def compute_loss(self, model, groups, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model, groups, return_outputs=False, num_items_in_batch=None, whole=None):
         members = [trajectory for group in groups for trajectory in group]
         batch = stock_batch(members, self.processing_class, model.device)
         batch["num_items_in_batch"] = torch.tensor(self.step_tokens)
@@ -111,14 +113,14 @@ class StockLoss(train.ZoomGRPOTrainer):
         return self._get_per_token_logps_and_entropies(model, ids, mask, kept, **more)[0]
 
 
-def for_families(all_knobs: list[dict], some: list[int]):
-    """All these config for Qwen2.5-VL, and those of these numbers for Qwen3-VL."""
-    cases = [("qwen2_5_vl", config) for config in all_knobs]
-    cases += [("qwen3_vl", all_knobs[number]) for number in some]
-    return pytest.mark.parametrize(("family", "knobs"), cases, indirect=["family"])
+def for_families(all_flags: list[dict], some: list[int]):
+    """All these flags for Qwen2.5-VL, and those of these numbers for Qwen3-VL."""
+    cases = [("qwen2_5_vl", flags) for flags in all_flags]
+    cases += [("qwen3_vl", all_flags[number]) for number in some]
+    return pytest.mark.parametrize(("family", "flags"), cases, indirect=["family"])
 
 
-KNOBS = [
+FLAGS = [
     {},
     {"micro_batch": 12},
     {"micro_batch": 1},
@@ -128,11 +130,11 @@ KNOBS = [
 ]
 
 
-@for_families(KNOBS, [0, 2, 5])
-def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, config):
+@for_families(FLAGS, [0, 2, 5])
+def test_trainer_logprobs_equal_the_samplers(build, script, tmp_path, flags):
     """Recomputed for the update, at step 2 with LoRA weights that are not zero."""
     script(random_turn)
-    trainer = build(**config)
+    trainer = build(**flags)
     trainer.train()
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2]
@@ -175,7 +177,7 @@ LOSSES = [
     {"micro_batch": 2},  # parts of groups
     {"loss_type": "grpo"},
     {"loss_type": "bnpo", "temperature": 0.7},
-    {"loss_type": "dr_grpo", "more": {"gradient_checkpointing": True}},
+    {"loss_type": "dr_grpo", "trl": {"gradient_checkpointing": True}},
     {"beta": 0.04},
     {"beta": 0.04, "loss_type": "grpo", "micro_batch": 3},
     {"iterations": 2, "clip_high": 0.28},
@@ -184,28 +186,33 @@ LOSSES = [
 ]
 
 
-@for_families(LOSSES, [1, 2, 5, 7])
-def test_training_is_trls(build, script, config):
+@pytest.mark.parametrize("engine", ["slots", "generate"])
+@for_families(LOSSES, [1, 2, 5, 7, 9])
+def test_training_is_trls(build, script, engine, flags):
     """Gradients and losses of whole runs, accumulation and iterations included, against TRL's own loss on the
-    same trajectories: groups of unequal lengths, members with and without zooms."""
+    same trajectories: groups of unequal lengths, members with and without zooms. For both forward passes of
+    the update, the plain one and the one that shares prompts."""
     results, losses = [], []
     for kind in (train.ZoomGRPOTrainer, StockLoss):
         script(random_turn)
         # lr: above zero where the second iteration must differ from the first
-        run = {"steps": 4, "lr": 1e-4} if "iterations" in config else {"steps": 1, "lr": 0.0}
-        trainer = build(kind=kind, **run | config)
+        run = {"steps": 4, "lr": 1e-4} if "iterations" in flags else {"steps": 1, "lr": 0.0}
+        trainer = build(kind=kind, engine=engine, **run | flags)
         results.append(gradients(trainer))
-        losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
+        losses.append([row["loss"] for row in trainer.rows])
     assert_equal(*results, 1e-5)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-6)
+    assert len(losses[0]) == run["steps"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)  # written with five digits
 
 
+@pytest.mark.parametrize("engine", ["slots", "generate"])
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
-def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta):
+def test_the_loss_is_trls_far_from_the_old_policy(build, script, loss_type, beta, engine):
     """Old logprobs so far away that both clips are at work: losses to 1e-6, LoRA gradients to 1e-5."""
     script(random_turn)
-    trainer = build(loss_type=loss_type, beta=beta, clip_high=0.28, iterations=2, micro_batch=6)
+    flags = {"loss_type": loss_type, "beta": beta, "engine": engine}
+    trainer = build(clip_high=0.28, iterations=2, micro_batch=6, **flags)
     disturb(trainer)
     trainer.state.global_step = 1  # nothing for the page
     trainer.current_gradient_accumulation_steps = 2
@@ -280,20 +287,27 @@ def test_formulas_are_compared_in_training(build, script, tmp_path):
     said = iter([r"\boxed{0.5}", r"\boxed{\frac{2}{4}}", r"\boxed{\frac{1}{2}}", r"\boxed{3}"])
     script(lambda rng: next(said))
     trainer = build(steps=1, group=4)
-    _, rewards = trainer.roll_and_score([sample])
-    assert sorted(r.accuracy for r in rewards[0]) == [0.0, 1.0, 1.0, 1.0]
+    (group,) = trainer.sample_groups([sample])
+    assert sorted(t.reward.accuracy for t in group) == [0.0, 1.0, 1.0, 1.0]
 
 
-def test_trajectories_without_an_advantage_are_not_computed(build, script, monkeypatch):
+@pytest.mark.parametrize("engine", ["slots", "generate"])
+def test_trajectories_without_an_advantage_are_not_computed(build, script, monkeypatch, engine):
     """A dead group costs nothing, and its absence changes neither loss nor gradients."""
     results, computed = [], []
-    plain = shared_prefix.shared_prefix_logprobs
+    shared = train.shared_prefix_logprobs
+    plain = train.policy_logprobs
 
-    def spy(base, groups, temperature):
+    def spy_on_shared(model, groups, temperature):
         computed.append(sum(map(len, groups)))
-        return plain(base, groups, temperature)
+        return shared(model, groups, temperature)
 
-    monkeypatch.setattr(shared_prefix, "packed_logprobs", spy)
+    def spy_on_plain(model, processor, trajectories, temperature):
+        computed.append(len(trajectories))
+        return plain(model, processor, trajectories, temperature)
+
+    monkeypatch.setattr(train, "shared_prefix_logprobs", spy_on_shared)
+    monkeypatch.setattr(train, "policy_logprobs", spy_on_plain)
 
     def policy(rng):  # the first group always fails alike, the others differ
         policy.asked += 1
@@ -302,12 +316,12 @@ def test_trajectories_without_an_advantage_are_not_computed(build, script, monke
     for kind in (train.ZoomGRPOTrainer, StockLoss):
         policy.asked = 0
         script(policy)
-        results.append(gradients(build(steps=1, lr=0.0, kind=kind, micro_batch=4)))
+        results.append(gradients(build(steps=1, lr=0.0, kind=kind, micro_batch=4, engine=engine)))
     assert_equal(*results, 1e-5)
-    assert sum(computed) <= 9  # one of the dead group's four rows, the others as they are
+    assert 0 < sum(computed) <= 9  # one of the dead group's four rows, the others as they are
 
 
-def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch):
+def test_two_images_of_one_question_are_two_groups(build, script):
     """The same prompt ids, but another image: not one group."""
     same = [replace(sample, question="What letter is on the red tile?") for sample in load("toy", limit=6)]
     results = []
@@ -319,14 +333,21 @@ def test_two_pictures_of_one_question_are_two_groups(build, script, monkeypatch)
     assert_equal(*results, 1e-5)
 
 
+def sampled_groups(trainer) -> list[list[Trajectory]]:
+    """Three groups under LoRA weights that are not zero."""
+    disturb(trainer)
+    trainer.state.global_step = 1  # nothing for the page
+    return trainer.sample_groups(trainer.samples[:3])
+
+
 @both_families
-def test_only_sampled_tokens_move_the_policy(build, script):
+@pytest.mark.parametrize("engine", ["slots", "generate"])
+def test_only_sampled_tokens_move_the_policy(build, script, engine):
     """Observations carry no loss: the mask covers exactly the sampled ids; logprobs elsewhere are zero."""
     script(random_turn)
-    trainer = build()
-    trainer.state.global_step = 1
-    groups = trainer.sample_groups(trainer.samples[:3])
-    logprobs, entropies, mask = trainer.model(packed=groups, temperature=1.0)
+    trainer = build(engine=engine)
+    groups = sampled_groups(trainer)
+    logprobs, entropies, mask = trainer.logprobs_of(trainer.model, groups)
     for t, row, own in zip([t for group in groups for t in group], mask, logprobs):
         assert row[: len(t.sampled)].int().tolist() == t.sampled and not row[len(t.sampled) :].any()
         assert own[: len(t.logprobs)].tolist() == pytest.approx(t.logprobs, abs=1e-4)
@@ -334,11 +355,46 @@ def test_only_sampled_tokens_move_the_policy(build, script):
 
 
 @both_families
-def test_every_picture_is_opened_and_seen_once_a_step(build, script):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_plain_forward_pass_and_the_shared_one_are_equal(build, script, temperature):
+    """Logprobs, entropies and mask to 1e-5, and what they send back to the LoRA; parts of groups, whose
+    completions are of unequal lengths."""
+    script(random_turn)
+    trainer = build()
+    first, second, third = sampled_groups(trainer)
+    groups = [first, second[:1], third[1:]]
+    members = [trajectory for group in groups for trajectory in group]
+    assert len({len(t.completion_ids) for t in members}) > 3
+    assert {len(t.images) for t in members} > {1, 2}
+    found = {}
+    grads = {}
+    for name in ("shared", "plain"):
+        trainer.model.zero_grad()
+        if name == "shared":
+            found[name] = shared_prefix_logprobs(trainer.model, groups, temperature)
+        else:
+            processor = trainer.processing_class
+            found[name] = train.policy_logprobs(trainer.model, processor, members, temperature)
+        logprobs, _, mask = found[name]
+        weights = torch.linspace(-1, 1, mask.sum().item())  # each token counts, and no two alike
+        (logprobs[mask] * weights).sum().backward()
+        grads[name] = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    (logprobs, entropies, mask), (plain_logprobs, plain_entropies, plain_mask) = found.values()
+    assert torch.equal(mask, plain_mask) and mask.any()
+    assert (logprobs - plain_logprobs).abs().max() < 1e-5
+    assert (entropies - plain_entropies).abs().max() < 1e-5
+    assert entropies[mask].min() > 0 and logprobs[mask].max() < 0
+    assert_equal(grads["shared"], grads["plain"], 1e-5)
+
+
+@both_families
+@pytest.mark.parametrize("engine", ["slots", "generate"])
+def test_every_image_is_opened_and_seen_once_a_step(build, script, engine):
     """By the rollout; the update takes its features, and sends nothing back through the vision tower."""
     script(random_turn)
-    trainer = build(steps=1)
-    counts, visual = Counter(), trainer.model.get_base_model().model.visual
+    trainer = build(steps=1, engine=engine)
+    counts = Counter()
+    visual = trainer.model.get_base_model().model.visual
     visual.register_forward_pre_hook(
         lambda _, args, kwargs: counts.update(seen=len(kwargs["grid_thw"])), with_kwargs=True
     )
@@ -353,54 +409,82 @@ def test_every_picture_is_opened_and_seen_once_a_step(build, script):
         return sample.open()
 
     trainer.samples = [replace(sample, image=partial(drawn, sample)) for sample in trainer.samples]
-    images, plain = set(), trainer.roll_and_score
+    images, plain = set(), trainer.sample_groups
 
     def note(chosen):
-        groups, rewards = plain(chosen)
+        groups = plain(chosen)
         images.update(id(image) for group in groups for t in group for image in t.images)
-        return groups, rewards
+        return groups
 
-    trainer.roll_and_score = note
+    trainer.sample_groups = note
     trainer.train()
     assert counts["opened"] == 3
     assert counts["seen"] == len(images) > 3 and counts["text_backward"] > 0 == counts["vision_backward"]
 
 
-def test_the_bonus_is_the_knobs(build, script, tmp_path):
+def test_the_bonus_is_the_flags(build, script, tmp_path):
     script(lambda rng: random_turn(rng) if rng.random() < 0.5 else call(10, 10, 60, 60))
     build(steps=1, bonus="unconditional", max_turns=2).train()
     row = metrics(tmp_path)[0]
     assert row["reward_tool"] == pytest.approx(1.2 * row["tool_rate"])
 
 
-def test_the_price_of_a_call_is_the_knobs(build, script, tmp_path):
+TERMS = ("reward_accuracy", "reward_format", "reward_tool", "reward_price")
+
+
+@pytest.mark.parametrize("bonus", ["none", "conditional"])
+@pytest.mark.parametrize("crop_price_on", ["right", "all"])
+def test_the_terms_of_the_reward_add_up(build, script, tmp_path, bonus, crop_price_on):
+    """With a price on crops: of correct answers or of all, beside any bonus."""
     script(lambda rng: random_turn(rng) if rng.random() < 0.5 else call(10, 10, 60, 60))
-    build(steps=1, bonus="priced_all", call_price=0.3, max_turns=3).train()
-    row = metrics(tmp_path)[0]
-    assert row["delivered"] > 0 and row["reward_tool"] == 0.0
-    parts = row["reward_accuracy"] + row["reward_format"] - 0.3 * row["delivered"]
-    assert row["reward"] == pytest.approx(parts, abs=1e-4)
+    price = {"crop_price": 0.3, "crop_price_on": crop_price_on}
+    trainer = build(steps=1, prompts=6, bonus=bonus, max_turns=3, **price)
+    trainer.samples = [replace(sample, answer="A", options=()) for sample in trainer.samples]
+    groups = []
+    plain = trainer.sample_groups
+    trainer.sample_groups = lambda samples: groups.extend(plain(samples)) or groups
+    trainer.train()
+    (row,) = metrics(tmp_path)
+    assert row["reward"] == pytest.approx(sum(row[term] for term in TERMS), abs=1e-4)
+    members = [t for group in groups for t in group]
+    correct = [t for t in members if t.reward.accuracy]
+    paying = members if crop_price_on == "all" else correct
+    assert 0 < sum(t.delivered for t in correct) < sum(t.delivered for t in members)
+    paid = 0.3 * sum(t.delivered for t in paying) / len(members)
+    assert row["reward_price"] == pytest.approx(-paid, abs=1e-4) and paid > 0
+    zoomed = [t for t in correct if t.delivered] if bonus == "conditional" else []
+    assert row["reward_tool"] == pytest.approx(1.2 * len(zoomed) / len(members), abs=1e-4)
+    assert (row["reward_tool"] > 0) == (bonus == "conditional")
 
 
 def test_the_price_may_come_later(build, script, monkeypatch):
-    """Until then crops cost nothing, and earn nothing."""
+    """Until then crops cost nothing."""
     script(random_turn)
     paid = []
 
     def score(trajectory, **settings):
-        paid.append((settings["bonus"], settings["call_price"]))
+        paid.append((settings["bonus"], settings["crop_price"]))
         return reward.score(trajectory, **settings)
 
     monkeypatch.setattr(train, "score", score)
-    trainer = build(steps=3, bonus="priced", call_price=0.3, price_from=2)
+    trainer = build(steps=3, bonus="none", crop_price=0.3, price_from=2)
     trainer.probes = []
     trainer.train()
-    assert paid == [("priced", 0.0)] * 24 + [("priced", 0.3)] * 12  # 3 groups of 4
+    assert paid == [("none", 0.0)] * 24 + [("none", 0.3)] * 12  # 3 groups of 4
+
+
+def test_an_unknown_loss_type_is_an_error(build, script):
+    """Not silently another one, neither here nor in the flags: see `test_bad_flags_end_in_one_clear_line`."""
+    script(random_turn)
+    trainer = build(steps=1)
+    trainer.loss_type = "mine"
+    with pytest.raises(ValueError, match="--loss_type mine has no branch in `average`"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("tool", ["off", "blank"])
 def test_training_without_a_tool_and_with_blank_crops(build, script, tmp_path, tool):
-    """The same update on other env: text alone, or calls that are answered with grey."""
+    """The same update on other trajectories: text alone, or calls that are answered with grey."""
     script(lambda rng: random_turn(rng) if rng.random() < 0.5 else call(10, 10, 60, 60))
     seen = []
     trainer = build(steps=2, tool=tool)
@@ -488,8 +572,8 @@ def test_the_main_job_in_small(tmp_path):
     assert (out / "report.html").as_uri() in result.stdout.split("reward")[0]
     assert "min left" in result.stdout
     drawn = sum(file.stat().st_size for file in (out / "pictures").iterdir())
-    config = json.loads((out / "args.json").read_text())
-    assert 0 < drawn <= image_bytes(train.TrainConfig(**config))
+    flags = json.loads((out / "args.json").read_text())
+    assert 0 < drawn <= image_bytes(train.TrainConfig(**flags))
     assert len(re.findall(r"^step +\d+/3 ", result.stdout, re.M)) == 3 and "after: oracle" in result.stdout
     scores["after"].pop("oracle")  # as if it had been killed while it was being scored
     (out / "eval.json").write_text(json.dumps(scores))
@@ -552,6 +636,10 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         (["--group", "1"], "--group must be at least 2"),
         (["--micro_batch", "7"], "must divide"),
         (["--bonus", "huge"], "invalid choice: 'huge'"),
+        (["--bonus", "priced"], "invalid choice: 'priced'"),
+        (["--loss_type", "mine"], "invalid choice: 'mine'"),
+        (["--call_price", "0.1"], "now it is --crop_price"),
+        (["--merge"], "now it is python model.py CHECKPOINT --out FOLDER"),
         (["--tool", "random"], "invalid choice: 'random'"),
         (["--data", "toy:tiles=9"], "no range within 2 and 6"),
         (["--temperature", "0"], "--temperature"),
@@ -563,25 +651,23 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         (["--resume", "--lr", "1"], "--resume goes on with the run in --out"),
     ],
 )
-def test_bad_knobs_end_in_one_clear_line(arguments, message, here):
+def test_bad_flags_end_in_one_clear_line(arguments, message, here):
     result = here("train.py", *arguments)
     lines = [line for line in result.stderr.splitlines() if "gemm_4bit" not in line]
     assert result.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_help_explains_every_knob():
+def test_help_explains_every_flag():
     text = run("--help").stdout
-    assert (
-        all(f"--{name}" in text for name in train.TrainConfig.__dataclass_fields__)
-        and "python train.py" in text
-    )
+    names = [each.name for each in fields(train.TrainConfig)]
+    assert len(names) > 40 and all(f"--{name} " in text for name in names) and "python train.py" in text
 
 
 def test_eval_scores_a_model_and_a_checkpoint(tmp_path, here):
     """The command, its file, and the limits it takes over from a checkpoint's run."""
-    config = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
-    run("--out", tmp_path / "run", "--steps", 1, *config)
+    flags = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
+    run("--out", tmp_path / "run", "--steps", 1, *flags)
     for name, model in (("one", "tiny"), ("two", str(tmp_path / "run" / "checkpoint-1"))):
         command = [
             sys.executable,
@@ -639,46 +725,81 @@ def first_gradients(trainer) -> dict[str, torch.Tensor]:
 
 def cap_updates(monkeypatch, most: int, where: str) -> None:
     """Let updates of more than `most` members run out of memory, in the forward or in the backward pass."""
-    plain = shared_prefix.shared_prefix_logprobs
+    shared = train.shared_prefix_logprobs
+    plain = train.policy_logprobs
 
-    def capped(model, groups, temperature):
-        too_many = sum(map(len, groups)) > most
-        if too_many and where == "forward":
+    def capped(members: int, compute):
+        if members > most and where == "forward":
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        logprobs, *rest = plain(model, groups, temperature)
-        if too_many and logprobs.requires_grad:
+        logprobs, *others = compute()
+        if members > most and logprobs.requires_grad:
             logprobs.register_hook(out_of_memory)
-        return logprobs, *rest
+        return logprobs, *others
 
-    monkeypatch.setattr(shared_prefix, "packed_logprobs", capped)
+    def capped_shared(model, groups, temperature):
+        return capped(sum(map(len, groups)), lambda: shared(model, groups, temperature))
+
+    def capped_plain(model, processor, members, temperature):
+        return capped(len(members), lambda: plain(model, processor, members, temperature))
+
+    monkeypatch.setattr(train, "shared_prefix_logprobs", capped_shared)
+    monkeypatch.setattr(train, "policy_logprobs", capped_plain)
 
 
 def out_of_memory(*arguments):
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
 
+def check_halves(build, script, monkeypatch, capsys, where: str, **flags) -> None:
+    """The gradients of a first step whose updates run out of memory are those of one whose don't."""
+    script(random_turn)
+    wanted = first_gradients(build(steps=1, **flags))
+    size = build(steps=1, **flags).args.per_device_train_batch_size
+    script(random_turn)
+    cap_updates(monkeypatch, -(-size // 2), where)
+    found = first_gradients(build(steps=1, **flags))
+    said = capsys.readouterr().out
+    assert said.count("out of memory in an update: from here on") == 1
+    assert_equal(found, wanted, 1e-5)
+
+
 @pytest.mark.parametrize(
-    "knobs",
+    "flags",
     [
         {},
+        {"engine": "generate"},
         {"loss_type": "grpo"},
         {"loss_type": "bnpo", "micro_batch": 3},
         {"loss_type": "dr_grpo", "beta": 0.04},
     ],
 )
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_an_update_out_of_memory_is_done_in_halves(build, script, monkeypatch, capsys, config, where):
+def test_an_update_out_of_memory_is_done_in_halves(build, script, monkeypatch, capsys, flags, where):
     """The same gradients come out, though the first attempt had got as far as some gradients."""
-    script(random_turn)
-    config |= {"steps": 1}
-    wanted = first_gradients(build(**config))
-    size = build(**config).args.per_device_train_batch_size
-    script(random_turn)
-    cap_updates(monkeypatch, -(-size // 2), where)
-    found = first_gradients(build(**config))
-    said = capsys.readouterr().out
-    assert said.count("out of memory in an update: from here on") == 1
-    assert_equal(found, wanted, 1e-5)
+    check_halves(build, script, monkeypatch, capsys, where, **flags)
+
+
+class MeanOfSums(train.ZoomGRPOTrainer):
+    """A way of averaging that somebody adds: the mean over trajectories of the sum of their token losses."""
+
+    def average(self, loss, mask, whole):
+        return loss.sum() / len(whole) / self.current_gradient_accumulation_steps
+
+
+class MeanOfTheLive(train.ZoomGRPOTrainer):
+    """Another one, by the root of the lengths, over the trajectories that have a gradient: how many these are
+    elsewhere, `whole` alone tells."""
+
+    def average(self, loss, mask, whole):
+        live = sum(abs(trajectory.advantage) > 1e-9 for trajectory in whole)
+        by_length = loss.sum(1) / mask.sum(1).sqrt()
+        return by_length.sum() / live / self.current_gradient_accumulation_steps
+
+
+@pytest.mark.parametrize("kind", [MeanOfSums, MeanOfTheLive])
+def test_an_average_of_ones_own_survives_halves(build, script, monkeypatch, capsys, kind):
+    """`average` is given the whole micro-batch, so that no branch needs to know of memory."""
+    check_halves(build, script, monkeypatch, capsys, "forward", kind=kind, micro_batch=12)
 
 
 def test_what_fails_in_halves_is_the_end(build, script, monkeypatch):
@@ -701,7 +822,7 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch,
     script(random_turn)
     trainer = build(steps=1)
     found = first_gradients(trainer)
-    assert trainer.config.batch == 6
+    assert trainer.rollout_batch == 6 and trainer.config.batch == 256
     assert capsys.readouterr().out.count("out of memory in a rollout: from here on --batch 6") == 1
     assert all(gradient.norm() > 0 for gradient in found.values())
     assert len(metrics(tmp_path)) == 1
@@ -710,7 +831,7 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch,
         build().train()
 
 
-def test_the_last_word_names_the_knob(tmp_path):
+def test_the_last_word_names_the_flag(tmp_path):
     """By the command: an address space too small for the run ends it in a line, exit code 1."""
     code = f"""
 import sys

@@ -8,23 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_safe import SMALL
+from test_safe import SMALL, as_before
 from test_train import build, metrics, random_turn  # noqa: F401
 from transformers import TrainerCallback
 
 import benchmarks
 import config
 import tools
-import train
+from config import TrainConfig
 from data import Sample, load
 from eval import unlike_paper
 from evaluation.ask import answer_text
 from rollout import Trajectory
 from runlog.compare import score_rows, scores_text
+from safe.files import write_json
+from training.settle import read_config
 
 NIGHT = ["--seeds", "0,1", "--steps", "2", *SMALL, "--eval_size", "4"]
 
@@ -83,7 +86,7 @@ def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
 )
 def test_what_was_meant_is_said_before_anything_is_loaded(argv, said, capsys):
     with pytest.raises(SystemExit) as end:
-        train.read_config(argv)
+        read_config(argv)
     lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and len(lines) == 1 and said in lines[0]
 
@@ -103,10 +106,10 @@ except SystemExit as end:
     assert len(done.stderr.splitlines()) == 1 and "--typo" in done.stderr
 
 
-def test_help_has_both_values_and_the_plan_all_knobs(tmp_path):
+def test_help_has_both_values_and_the_plan_all_flags(tmp_path):
     text = " ".join(run("train.py", "--help").stdout.split())
-    for name, value in config.big_values(train.TrainConfig).items():
-        usual = getattr(train.TrainConfig(), name)
+    for name, value in config.big_values(TrainConfig).items():
+        usual = getattr(TrainConfig(), name)
         assert f"(big: {value}) (default: {usual})" in text, name
     plan = run("train.py", "--model", "qwen2.5-vl-7b", "--plan").stdout
     for flag in ("--lr 2e-05", "--batch 32", "--quantize 4bit", "--crop_pixels 313600"):
@@ -170,6 +173,21 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
     assert [row["group"] for row in rows[2:]] == ["x/eval", "y/eval"]
     text = scores_text(folders)
     assert "0.85 (0.80 to 0.90)" in text and text.count("after: on") == 2
+
+
+def test_a_run_of_before_is_compared_by_its_flags_of_now(tmp_path):
+    """An old run with a price on crops, and one of now: nothing but the seed differs."""
+    flags = asdict(TrainConfig(bonus="none", crop_price=0.05))
+    other = asdict(TrainConfig(bonus="none", crop_price=0.1, seed=1))
+    for name, args in (("old", as_before(flags)), ("new", flags | {"seed": 1}), ("other", other)):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "args.json", args | {"out": name})
+        summary = {"accuracy": 0.5, "tool_rate": 1.0}
+        write_json(tmp_path / name / "eval.json", {"after": {"on": {"all": summary}}})
+    (both,) = score_rows([tmp_path / "old", tmp_path / "new"])
+    assert both["runs"] == 2
+    rows = score_rows([tmp_path / name for name in ("old", "new", "other")])
+    assert [(row["group"], row["runs"]) for row in rows] == [("crop_price 0.05", 2), ("crop_price 0.1", 1)]
 
 
 def test_the_papers_figures_come_with_what_differs():

@@ -8,6 +8,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from config import rollout_limits
 from evaluation import scores
+from reward import Reward
 from rollout import Trajectory, rollout
 from runlog import runs
 from runlog.health import print_new_troubles
@@ -64,6 +65,10 @@ class LoggedTrainer(PatientTrainer):
             for trajectory in answers:
                 trajectory.reward = self.pay(trajectory)
             runs.store_group(self.run, step, answers, processor.tokenizer, probe=True)
+
+    def pay(self, trajectory: Trajectory, judge=None) -> Reward:
+        """The reward of a trajectory at this step: train.py says it."""
+        raise NotImplementedError
 
     def log(self, logs: dict, start_time=None) -> None:
         """One line per step: on the screen, in metrics.jsonl, and for the tracker of --report_to."""

@@ -20,7 +20,7 @@ function shape(tag, attributes, text) {
 }
 const number = (value) => (value === null || value === undefined ? "-" : value.toFixed(2).replace("-", "\u2212"));
 const unique = (values) => [...new Set(values)].filter((value) => value !== undefined && value !== null);
-const isRight = (row) => row.reward.accuracy > 0;
+const isCorrect = (row) => row.reward.accuracy > 0;
 
 // ---------------------------------------------------------------------------------------------------
 // A trajectory.
@@ -29,69 +29,72 @@ function look(row) {
   const [width, height] = row.size, scale = Math.max(width, height) / 100;
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   svg.append(shape("title", {}, `${row.boxes.length} boxes, ${row.targets.length} targets (dashed)`));
-  const frame = ([x1, y1, x2, y2], more) => shape("rect", {
-    x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "none", "stroke-width": scale, ...more,
+  const frame = ([x1, y1, x2, y2], stroke) => shape("rect", {
+    x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "none", "stroke-width": scale, ...stroke,
   });
   for (const box of row.targets) {
     svg.append(frame(box, { stroke: "#0009" }));
     svg.append(frame(box, { stroke: "#fff", "stroke-dasharray": `${3 * scale} ${2 * scale}` }));
   }
   const numbers = cropNumbers(row);
-  row.boxes.forEach((box, i) => {
-    const place = { x: box[0] + scale, y: box[1] + 7 * scale };
-    svg.append(frame(box, { stroke: "#f0f" }));
-    svg.append(shape("text", { ...place, fill: "#f0f", "font-size": 7 * scale, "font-weight": "bold" }, numbers[i]));
+  const letters = { fill: "#f0f", "font-size": 7 * scale, "font-weight": "bold" };
+  row.boxes.forEach(([x1, y1, x2, y2], i) => {
+    // Above the box, or below it, so that the number hides nothing that the box holds.
+    const y = y1 > 8 * scale ? y1 - scale : Math.min(y2 + 7 * scale, height);
+    svg.append(frame([x1, y1, x2, y2], { stroke: "#f0f" }));
+    svg.append(shape("text", { ...letters, x: x1, y }, numbers[i]));
   });
   const image = node("img", { alt: "the first look" });
   if (pictures[row.pictures[0]]) image.src = pictures[row.pictures[0]];
   return node("div", { class: "look" }, image, svg);
 }
-function picture(row, i) {
+function crop(row, i) {
   const source = pictures[row.pictures[i]];
   return source ? node("img", { src: source, alt: `crop ${i}` }) : "";
 }
 // What it wrote, and what it was given in between.
 function transcript(row) {
   const parts = [];
-  let crop = 0;
+  let image = 0;
   row.turns.forEach((turn, i) => {
     parts.push(node("div", { class: "turn", dir: "auto" }, plain(turn)));
     const seen = (row.observations || [])[i];
     if (seen === undefined) return;
     const element = node("div", { class: "seen", title: "given, not trained on" });
     if (seen.includes("[crop]")) {
-      crop += 1;
-      element.append(picture(row, crop), `${made(row, crop)} + format reminder`);
+      image += 1;
+      element.append(crop(row, image), `${imageName(row, image)} + format reminder`);
     } else {
       element.classList.add("error");
-      element.append(plain((seen.match(/Error: [^<]*/) || [seen])[0]));
+      element.append(plain((seen.match(/Error: .*?(?=<\|im_end\|>|$)/s) || [seen])[0]));
     }
     parts.push(element);
   });
   return parts;
 }
-// The numbers of the pictures that are crops, in the order of the boxes.
+// The numbers of the images that are crops, in the order of the boxes.
 function cropNumbers(row) {
   const tools = row.tools || row.boxes.map(() => "image_zoom_in_tool");
   return tools.map((tool, i) => [tool, i + 1]).filter(([tool]) => tool === "image_zoom_in_tool").map(([, i]) => i);
 }
-// What a picture is, by the tool that brought it: rows of before there were several have none.
-function made(row, number) {
-  const tool = (row.tools || [])[number - 1] || "image_zoom_in_tool";
-  return tool === "image_zoom_in_tool" ? `crop ${number}` : `${plain(tool)}, picture ${number}`;
+// What an image is, by the tool that brought it. Older rows, of zooms alone, name no tools.
+function imageName(row, index) {
+  const tool = (row.tools || [])[index - 1] || "image_zoom_in_tool";
+  return tool === "image_zoom_in_tool" ? `crop ${index}` : `${plain(tool)}, image ${index}`;
 }
-function terms({ reward, advantage }) {
-  const each = ["accuracy", "format", "tool"].map((term) => `${term} ${number(reward[term])}`).join(", ");
-  const more = advantage == null ? "" : `; advantage ${number(advantage)}`;
-  return node("p", { class: "terms" }, `reward ${number(reward.total)}: ${each}${more}`);
+function rewardText({ reward, advantage }) {
+  const names = ["accuracy", "format", "tool", "price"].filter((name) => name !== "price" || reward.price);
+  const terms = names.map((name) => `${name} ${number(reward[name])}`).join(", ");
+  const end = advantage == null ? "" : `; advantage ${number(advantage)}`;
+  return node("p", { class: "terms" }, `reward ${number(reward.total)}: ${terms}${end}`);
 }
 function card(row) {
   const answer = node("strong", { dir: "auto" }, plain(row.answer ?? "none"));
   const parts = [look(row), ...transcript(row), node("p", {}, "answer: ", answer, ` (${row.stop})`)];
   if (row.arm) parts.unshift(node("strong", {}, plain(row.arm)));
-  else parts.push(terms(row));
+  else parts.push(rewardText(row));
   for (const name of row.patterns) parts.push(node("span", { class: "tag" }, name), " ");
-  const verdict = !row.gold ? "" : isRight(row) ? " right" : " wrong";
+  const verdict = !row.gold ? "" : isCorrect(row) ? " correct" : " wrong";
   return node("article", { class: "card" + verdict }, ...parts);
 }
 function group(rows) {
@@ -114,24 +117,24 @@ let asked = []; // the rows of the chosen question, oldest first
 let playing = 0; // the timer
 
 function end(row, name) {
-  const tone = isRight(row) ? "good" : "bad", word = isRight(row) ? "\u2713 right" : "\u2717 wrong";
-  const crops = row.pictures.slice(1).map((_, i) => picture(row, i + 1));
+  const tone = isCorrect(row) ? "good" : "bad", word = isCorrect(row) ? "\u2713 correct" : "\u2717 wrong";
+  const crops = row.pictures.slice(1).map((_, i) => crop(row, i + 1));
   if (!crops.length) crops.push(node("div", { class: "none quiet" }, "no zoom"));
-  const said = node("p", { dir: "auto" }, node("strong", { class: tone }, word), ": ");
-  said.append(node("strong", {}, plain(row.answer ?? "no answer")));
-  if (row.gold) said.append(node("span", { class: "quiet" }, ` (it is ${plain(row.gold)})`));
+  const verdict = node("p", { dir: "auto" }, node("strong", { class: tone }, word), ": ");
+  verdict.append(node("strong", {}, plain(row.answer ?? "no answer")));
+  if (row.gold) verdict.append(node("span", { class: "quiet" }, ` (gold: ${plain(row.gold)})`));
   return node("article", { class: "end " + tone },
     node("p", {}, node("strong", {}, name), ` step ${row.step}`),
-    look(row), node("div", { class: "crops" }, ...crops), said,
+    look(row), node("div", { class: "crops" }, ...crops), verdict,
     node("details", {}, node("summary", { class: "quiet" }, "what it wrote"), ...transcript(row)));
 }
-// A bar for each step: high where the answer was right.
+// A bar for each step: high where the answer was correct.
 function drawStrip(at) {
   const strip = byId("strip");
   strip.setAttribute("viewBox", `0 0 ${asked.length} 1`);
-  strip.setAttribute("aria-label", `right at ${asked.filter(isRight).length} of ${asked.length} stored steps`);
+  strip.setAttribute("aria-label", `correct at ${asked.filter(isCorrect).length} of ${asked.length} stored steps`);
   strip.replaceChildren(...asked.map((row, i) => {
-    const height = isRight(row) ? 1 : 0.3, colour = isRight(row) ? "var(--good)" : "var(--bad)";
+    const height = isCorrect(row) ? 1 : 0.3, colour = isCorrect(row) ? "var(--good)" : "var(--bad)";
     return shape("rect", { x: i + 0.08, y: 1 - height, width: 0.84, height, fill: colour, opacity: i === at ? 1 : 0.4 });
   }));
 }
@@ -194,11 +197,11 @@ let found = [], shown = 0;
 function wanted(row) {
   const f = Object.fromEntries(new FormData(form)), yes = (value, is) => value === "" || (value === "yes") === is;
   return (f.step === "" || String(row.step) === f.step) && (f.kind === "" || plain((row.meta || {}).kind) === f.kind)
-    && (f.right === "" || (f.right === "right") === isRight(row)) && yes(f.zoomed, row.pictures.length > 1)
+    && (f.answer === "" || (f.answer === "correct") === isCorrect(row)) && yes(f.zoomed, row.pictures.length > 1)
     && yes(f.error, row.errors.length > 0) && (f.pattern === "" || row.patterns.includes(f.pattern))
     && (f.least === "" || row.reward.total >= Number(f.least)) && (f.most === "" || row.reward.total <= Number(f.most));
 }
-function more() {
+function showMore() {
   byId("groups").append(...found.slice(shown, shown + PAGE).map(group));
   shown = Math.min(shown + PAGE, found.length);
   byId("more").hidden = shown >= found.length;
@@ -213,10 +216,10 @@ function filter() {
   shown = 0;
   byId("groups").replaceChildren();
   byId("count").textContent = `${rows.length} of ${normal.length} trajectories in ${found.length} groups`;
-  more();
+  showMore();
 }
 form.addEventListener("input", filter);
 form.addEventListener("reset", () => setTimeout(filter));
 form.addEventListener("submit", (event) => event.preventDefault());
-byId("more").addEventListener("click", more);
+byId("more").addEventListener("click", showMore);
 filter();
