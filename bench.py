@@ -1,11 +1,16 @@
-"""How fast, side by side in one run: TRL's own tool loop, our two rollout engines; TRL's update, and ours.
+"""How fast, side by side in one run: rollouts and updates, TRL's and our two engines'.
 
     python bench.py                                                        # the tiny model, on the CPU
-    python bench.py --model qwen2.5-vl-3b --random-weights --json out.json # the real shapes, no download
+    python bench.py --model qwen2.5-vl-3b --random_weights --json out.json # the real shapes, no download
 
-All arms get the same model, questions and settings, and a scripted policy that fixes every turn's length
-and every box; the model computes all of it, only its choice of tokens is overruled. Arms take turns, medians
-count.
+    arm         rollout                                     update
+    trl         TRL's own tool loop                         TRL's own loss
+    generate    turn by turn with `generate`                train.py's plain forward pass over a padded batch
+    slots       continuous batching, prompts shared         the same with prompts shared
+
+All arms get the same model, questions and settings, and a scripted policy that fixes the length of every turn
+and every box. The model computes everything, and only its choice of tokens is overruled. Arms take turns, and
+the median of each counts.
 """
 
 import copy
@@ -19,7 +24,6 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -29,6 +33,7 @@ import torch
 import transformers
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
@@ -36,7 +41,7 @@ from trl.chat_template_utils import qwen3_template
 import rollout
 import tools
 import train
-from config import TrainConfig, flag, parse, usual_limits
+from config import TrainConfig, flag, parse, run_command, usual_limits
 from data import load
 from engine.families import family_of
 from engine.slots import SlotEngine
@@ -44,7 +49,10 @@ from machine.time_estimate import Work, device_speed, floors
 from model import family_named, load_model, lora_config
 from options import controls
 from safe.files import fail, write_json
+from safe.memory import free_memory, is_out_of_memory
+from toy.world import SIZE
 
+NAMES = ("trl", *controls.ENGINES)  # of the arms
 USUAL = {"prompts": 16, "thought": 12, "look_tokens": 16, "crop_tokens": 16}
 USUAL_BIG = {"prompts": 2, "thought": 100, "look_tokens": 1000, "crop_tokens": 500}
 
@@ -78,10 +86,10 @@ def make_plan(
     """Token ids of every turn of every trajectory: thoughts of uneven length, boxes anywhere in their frame,
     an answer."""
     rng = random.Random(config.seed)
-    # Enough original pixels for a whole crop.
-    share = max(0.3, math.sqrt(crop_pixels) / 1008)
-    width = round(frame[0] * share)
-    height = round(frame[1] * share)
+    # A box with enough original pixels for a whole crop.
+    fraction = max(0.3, math.sqrt(crop_pixels) / SIZE)
+    width = round(frame[0] * fraction)
+    height = round(frame[1] * fraction)
     plan = []
     for sample in [sample for sample in samples for _ in range(config.group)]:
         turns = []
@@ -89,12 +97,9 @@ def make_plan(
             thought = " red" * max(1, round(rng.uniform(0.3, 1.7) * config.thought))
             x = rng.randint(0, frame[0] - width)
             y = rng.randint(0, frame[1] - height)
-            call = {
-                "name": tools.TOOL,
-                "arguments": {"bbox_2d": [x, y, x + width, y + height]},
-            }
+            call = {"name": tools.TOOL, "arguments": {"bbox_2d": [x, y, x + width, y + height]}}
             turns.append(f"<think>{thought}</think><tool_call>{json.dumps(call)}</tool_call>")
-        answer = sample.answer if rng.random() < 0.5 else "?"
+        answer = sample.answer if rng.random() < 0.5 else "?"  # so that advantages are not all zero
         turns[-1] = turns[-1].split("<tool_call>")[0] + f"<answer>{answer}</answer><|im_end|>"
         plan.append([tokenizer(turn, add_special_tokens=False)["input_ids"] for turn in turns])
     return plan
@@ -131,10 +136,10 @@ def scripted(plan, samples, group: int):
     draw = SlotEngine.choose
 
     def choose(engine, scores):
-        draw(engine, scores)  # at its price, as `generate` samples in the other arms
+        draw(engine, scores)  # its time counts, as `generate` samples in the other arms
         chosen = []
         for slot in engine.live:
-            trajectory = engine.env.trajectories[slot.trajectory]  # of this lane
+            trajectory = engine.env.trajectories[slot.trajectory]  # of this worker
             member = first[trajectory.sample.id] + slot.trajectory % group
             ids = plan[member][len(trajectory.turns)]
             chosen.append(ids[min(slot.written, len(ids) - 1)])
@@ -160,8 +165,8 @@ TEMPLATE = """
 {%- endfor %}{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}"""
 
 
-def fit(processor, image, pixels: int) -> tuple[int, int]:
-    """The size at which an image is shown within so many pixels, as a rollout has it."""
+def shown_size(processor, image, pixels: int) -> tuple[int, int]:
+    """The size at which a rollout shows an image within so many pixels."""
     least = processor.image_processor.size["shortest_edge"]
     return tools.fit(image.size, pixels, least, processor.family.token_side)
 
@@ -184,7 +189,7 @@ def stock_trainer(config: BenchConfig, model, processor, samples, settings: dict
                 bbox_2d: The region as [x1, y1, x2, y2].
             """
             crop, _ = self.view.crop(tuple(bbox_2d))
-            crop = tools.resize(crop, fit(processor, crop, crop_pixels))
+            crop = tools.resize(crop, shown_size(processor, crop, crop_pixels))
             return [{"type": "image", "image": crop}]
 
     template = TEMPLATE
@@ -221,8 +226,8 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
     trainer.model.generate = scripted_generate
     rows = []
     for i, sample in enumerate(samples):
-        shown = fit(trainer.processing_class, sample.image, look_pixels)
-        look = tools.View(sample.image, shown).look()
+        size = shown_size(trainer.processing_class, sample.image, look_pixels)
+        look = tools.View(sample.image, size).look()
         text = {"type": "text", "text": "\n" + sample.text() + tools.TOOL_SUFFIX}
         message = {"role": "user", "content": [{"type": "image", "image": look}, text]}
         rows += [{"prompt": [message], "index": i} for _ in range(group)]
@@ -233,19 +238,15 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
 # The update.
 
 
-def padded(rows: list[list], value, left: bool = False) -> torch.Tensor:
+def padded(rows: list[list], value, side: str = "right") -> torch.Tensor:
     """Rows of unequal length as a tensor (B, longest).
 
     >>> padded([[1, 2], [3]], 0)
     tensor([[1, 2],
             [3, 0]])
     """
-    longest = max(map(len, rows))
-    filled = []
-    for row in rows:
-        filler = [value] * (longest - len(row))
-        filled.append(filler + row if left else row + filler)
-    return torch.tensor(filled)
+    tensors = [torch.tensor(row) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
 
 def stock_batch(trajectories, processor, device) -> dict:
@@ -255,8 +256,8 @@ def stock_batch(trajectories, processor, device) -> dict:
     completions = [t.completion_ids for t in trajectories]
     images = [image for t in trajectories for image in t.images]
     batch = {
-        "prompt_ids": padded(prompts, pad, left=True),
-        "prompt_mask": padded([[1] * len(ids) for ids in prompts], 0, left=True),
+        "prompt_ids": padded(prompts, pad, "left"),
+        "prompt_mask": padded([[1] * len(ids) for ids in prompts], 0, "left"),
         "completion_ids": padded(completions, pad),
         "completion_mask": padded([[1] * len(ids) for ids in completions], 0),
         "tool_mask": padded([t.sampled for t in trajectories], 0),
@@ -290,90 +291,102 @@ def update(trainer, micro_batches: list, optimizer) -> None:
 
 
 @contextmanager
-def measured(model, figures: dict):
-    """Seconds, peak memory, and what went through the model, counted by hooks."""
+def measured(model):
+    """Yields a dict that has, at the end, the seconds, the peak of memory, and what went through the model,
+    counted by hooks."""
     counts = Counter()
-    cuda = model.device.type == "cuda"
+    on_gpu = model.device.type == "cuda"
 
-    def text(module, args):
+    def count_tokens(module, args):
         rows, length = args[0].shape[:2]
         counts["prefill_tokens" if length > 1 else "decode_tokens"] += rows * length
         counts["decode_steps"] += length == 1
 
-    def vision(module, args, kwargs):
+    def count_images(module, args, kwargs):
         counts["pictures"] += len(kwargs.get("grid_thw", args[1] if len(args) > 1 else ()))
 
     first = model.model.language_model.layers[0].input_layernorm  # every engine passes here
-    hooks = [first.register_forward_pre_hook(text)]
-    hooks += [model.model.visual.register_forward_pre_hook(vision, with_kwargs=True)]
-    if cuda:
+    hooks = [first.register_forward_pre_hook(count_tokens)]
+    hooks.append(model.model.visual.register_forward_pre_hook(count_images, with_kwargs=True))
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew
     began = time.perf_counter()
-    yield
-    if cuda:
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-    counts.update({"seconds": time.perf_counter() - began, "peak_mb": peak})
-    figures |= counts
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield counts
+        if on_gpu:
+            torch.cuda.synchronize()
+        counts["seconds"] = time.perf_counter() - began
+        counts["peak_mb"] = peak_mb(on_gpu)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def peak_mb(on_gpu: bool) -> float:
+    """Of the card, or of this process."""
+    if on_gpu:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def work_of(trajectories, group: int, family) -> Work:
-    """What these trajectories, groups of so many, cost at least."""
-    heads = trajectories[::group]
-    shown = [t.images[0] for t in heads]
+    """What these trajectories, in groups of so many, cost at least."""
+    firsts = trajectories[::group]
+    encoded = [t.images[0] for t in firsts]
     for trajectory in trajectories:
-        shown += trajectory.images[1:]
+        encoded += trajectory.images[1:]
     written = [t.sampled.count(1) for t in trajectories]
     observed = sum(t.sampled.count(0) for t in trajectories)
     return Work(
-        patches=4 * sum(map(family.tokens, shown)),
-        given=sum(len(t.prompt_ids) for t in heads) + observed,
+        patches=4 * sum(map(family.tokens, encoded)),
+        given=sum(len(t.prompt_ids) for t in firsts) + observed,
         written=sum(written),
         steps=max(written),
     )
 
 
-def build(config: BenchConfig, run: Path):
-    """Both trainers on models of equal weights, the samples, and the script."""
+def train_config(config: BenchConfig) -> TrainConfig:
+    """The same settings as flags of train.py."""
     area = family_named(config.model).token_area
-    look = config.look_tokens * area
     turn = 2 * config.thought + 60
-    own = TrainConfig(
+    return TrainConfig(
         model=config.model,
         prompts=config.prompts,
         group=config.group,
         micro_batch=config.micro_batch,
         batch=usual_limits(config.model).batch,
         show_every=10**9,
-        look_pixels=look,
+        look_pixels=config.look_tokens * area,
         crop_pixels=config.crop_tokens * area,
         max_turns=config.zooms + 1,
         max_turn_tokens=turn,
         max_tokens=(config.zooms + 1) * (turn + 2 * config.crop_tokens + 100),
     )
+
+
+def build(config: BenchConfig, run: Path):
+    """Both trainers on models of equal weights, the samples, and the script."""
+    ours_config = train_config(config)
     samples = load("toy", limit=config.prompts, seed=config.seed)
     samples = [replace(sample, image=sample.open()) for sample in samples]  # drawing does not count
-    weights = {"random_weights": config.random_weights, "layers": config.layers}
-    model, processor = load_model(config.model, **weights)
+    model, processor = load_model(config.model, random_weights=config.random_weights, layers=config.layers)
     other = twin(model)
-    ours = train.build_trainer(own, model, processor, samples, run)
+    ours = train.build_trainer(ours_config, model, processor, samples, run)
     ours.state.global_step = 1  # step 0 would write images
     names = """output_dir per_device_train_batch_size gradient_accumulation_steps num_generations bf16 use_cpu
         max_completion_length gradient_checkpointing report_to remove_unused_columns loss_type beta"""
     settings = {name: getattr(ours.args, name) for name in names.split()}
     stock = stock_trainer(config, other, copy.deepcopy(processor), samples, settings)
     for trainer in (ours, stock):
+        trainer.model.train()
         if trainer.args.gradient_checkpointing:  # `train` would switch it on, and is never called
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
             trainer.model.enable_input_require_grads()
-    frame = processor.family.frame or fit(processor, samples[0].image, look)
-    plan = make_plan(config, processor.tokenizer, samples, frame, own.crop_pixels)
+    look = shown_size(processor, samples[0].image, ours_config.look_pixels)
+    frame = processor.family.frame or look
+    plan = make_plan(config, processor.tokenizer, samples, frame, ours_config.crop_pixels)
     return ours, stock, samples, plan
 
 
@@ -386,83 +399,112 @@ def twin(model):
 
 
 class Arms:
-    """What is compared: rollouts and updates, TRL's and ours. They share the last trajectories."""
+    """What is compared. The updates share the trajectories of the last rollout."""
 
     def __init__(self, config: BenchConfig, run: Path):
         self.config = config
         self.ours, self.stock, self.samples, self.plan = build(config, run)
-        self.adams = {}
-        for name, trainer in (("ours", self.ours), ("trl", self.stock)):
-            trainer.model.train()
-            trained = [p for p in trainer.model.parameters() if p.requires_grad]
-            self.adams[name] = torch.optim.AdamW(trained, lr=0.0)
+        self.optimizers = {}
+        for trainer in (self.ours, self.stock):
+            trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+            self.optimizers[trainer] = torch.optim.AdamW(trained, lr=0.0)
         self.groups = []
 
     def trajectories(self) -> list:
         return [trajectory for group in self.groups for trajectory in group]
 
-    def roll_stock(self) -> None:
-        look = self.ours.config.look_pixels
-        stock_rollout(self.stock, self.samples, look, self.plan, self.config.group)
+    def set_flags(self, **flags) -> None:
+        """Of our own trainer."""
+        self.ours.config = replace(self.ours.config, **flags)
 
-    def roll_ours(self, engine: str) -> None:
-        self.ours.config = replace(self.ours.config, engine=engine)
+    def rollout(self, name: str) -> None:
+        if name == "trl":
+            look = self.ours.config.look_pixels
+            stock_rollout(self.stock, self.samples, look, self.plan, self.config.group)
+            return
+        self.set_flags(engine=name)
         recorder, choose = scripted(self.plan, self.samples, self.config.group)
         with recorder, choose:
             self.groups = self.ours.sample_groups(self.samples)
 
     def prepare_updates(self) -> None:
-        """Micro-batches for both; TRL's would have been made of its own rollout, so that does not count."""
+        """Micro-batches for all; TRL's would have been made of its own rollout, so that does not count."""
         trajectories = self.trajectories()
         batch = stock_batch(trajectories, self.ours.processing_class, self.ours.model.device)
         self.stock_parts = split_stock_batch(batch, len(trajectories) // self.config.micro_batch)
         self.parts = train.split_groups(self.groups, self.config.micro_batch)
 
-    def update_stock(self) -> None:
-        update(self.stock, self.stock_parts, self.adams["trl"])
+    def update(self, name: str) -> None:
+        if name == "trl":
+            update(self.stock, self.stock_parts, self.optimizers[self.stock])
+        else:
+            self.set_flags(engine=name)
+            update(self.ours, self.parts, self.optimizers[self.ours])
 
-    def update_ours(self) -> None:
-        update(self.ours, self.parts, self.adams["ours"])
+
+def measure(arms: Arms, repeats: int, threads: int) -> dict:
+    """All arms in turn, several times: {"rollout": {"trl": {"seconds": [...], ...}, ...}, "update": ...}.
+
+    Repeat 0 warms up and counts tokens, in one process and without CUDA graphs, where the hooks see all.
+    """
+    found = {kind: {name: defaultdict(list) for name in NAMES} for kind in ("rollout", "update")}
+    for repeat in range(repeats + 1):
+        arms.set_flags(threads=threads if repeat else 1)
+        SlotEngine.use_graphs = repeat > 0
+        for kind, by_name in found.items():
+            if kind == "update":
+                arms.prepare_updates()
+            for name in list(by_name):
+                figures = measure_arm(arms, kind, name)
+                if figures is None:
+                    del by_name[name]
+                    continue
+                for figure, value in figures.items():
+                    if (figure in ("seconds", "peak_mb")) == (repeat > 0):
+                        by_name[name][figure].append(value)
+        print(f"repeat {repeat} of {repeats}", file=sys.stderr, flush=True)
+    return found
+
+
+def measure_arm(arms: Arms, kind: str, name: str) -> dict | None:
+    """The figures of an arm; None for a plain update whose logits (B, T, V) do not fit into memory."""
+    trainer = arms.stock if name == "trl" else arms.ours
+    try:
+        with measured(trainer.model.get_base_model()) as figures:
+            getattr(arms, kind)(name)
+        return figures
+    except RuntimeError as error:
+        if (kind, name) != ("update", "generate") or not is_out_of_memory(error):
+            raise
+    trainer.model.zero_grad()
+    free_memory()
+    print("out of memory in the plain update: it is left out", file=sys.stderr, flush=True)
+    return None
 
 
 def run_arms(config: BenchConfig, run: Path) -> dict:
-    """All arms in turn, several times."""
+    """Everything that is measured, for --json."""
     arms = Arms(config, run)
-    work = [("rollout", "trl", arms.roll_stock)]
-    work += [("rollout", engine, partial(arms.roll_ours, engine)) for engine in controls.ENGINES]
-    work += [("update", "trl", arms.update_stock), ("update", "ours", arms.update_ours)]
-    figures = {kind: defaultdict(lambda: defaultdict(list)) for kind in ("rollout", "update")}
-    # Repeat 0 warms up and counts tokens, in one process, where the hooks see them all.
-    for repeat in range(config.repeats + 1):
-        threads = config.threads if repeat else 1
-        arms.ours.config = replace(arms.ours.config, threads=threads)
-        # Without graphs in repeat 0: hooks do not see a replay.
-        SlotEngine.use_graphs = repeat > 0
-        for kind, name, run_arm in work:
-            if (kind, name) == ("update", "trl"):
-                arms.prepare_updates()
-            taken = {}
-            trainer = arms.stock if name == "trl" else arms.ours
-            with measured(trainer.model.get_base_model(), taken):
-                run_arm()
-            for figure, value in taken.items():
-                if (figure in ("seconds", "peak_mb")) == (repeat > 0):
-                    figures[kind][name][figure].append(value)
-        print(f"repeat {repeat} of {config.repeats}", file=sys.stderr, flush=True)
-    bare = arms.ours.model.get_base_model()
-    speed = device_speed(bare.device, bare.dtype)
+    found = measure(arms, config.repeats, config.threads)
+    base = arms.ours.model.get_base_model()
+    speed = device_speed(base.device, base.dtype)
     trajectories = arms.trajectories()
-    work = work_of(trajectories, config.group, family_of(bare))
-    medians = {"rollout": {}, "update": {}}
-    seconds = {"rollout": {}, "update": {}}
-    for kind, by_name in figures.items():
-        for name, taken in by_name.items():
-            medians[kind][name] = {figure: median(values) for figure, values in taken.items()}
-            seconds[kind][name] = taken["seconds"]
+    work = work_of(trajectories, config.group, family_of(base))
+    medians = {}
+    seconds = {}
+    for kind, by_name in found.items():
+        seconds[kind] = {name: figures["seconds"] for name, figures in by_name.items()}
+        medians[kind] = {}
+        for name, figures in by_name.items():
+            medians[kind][name] = {figure: median(values) for figure, values in figures.items()}
     return {
+        "rollout_vs_trl": {name: times_trl(medians, "rollout", name) for name in controls.ENGINES},
+        "update_vs_trl": times_trl(medians, "update", "slots"),
+        "device": device_name(config.threads),
+        "flags": asdict(config),
         "figures": medians,
         "seconds": seconds,
-        "floor_seconds": floors(work, bare.config, speed, bare.dtype.itemsize),
+        "floor_seconds": floors(work, base.config, speed, base.dtype.itemsize),
         "device_bytes_s": speed.bytes_s,
         "device_ops_s": speed.ops_s,
         "trajectories": len(trajectories),
@@ -471,36 +513,47 @@ def run_arms(config: BenchConfig, run: Path) -> dict:
     }
 
 
+def times_trl(figures: dict, kind: str, name: str) -> float:
+    """How many times as fast as TRL's."""
+    return figures[kind]["trl"]["seconds"] / figures[kind][name]["seconds"]
+
+
+def device_name(threads: int) -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} threads"
+
+
 def report(result: dict) -> str:
     """The two tables, as Markdown."""
-    lines = []
+    tables = []
     for kind, arms in result["figures"].items():
-        floor = result["floor_seconds"][kind]
-        trl = arms["trl"]["seconds"]
-        tokens = "prefill tokens" if kind == "rollout" else "tokens computed"
-        head = [kind, tokens, "images encoded", "peak MB", "s"]
-        head += ["times TRL's speed", "times the floor"]
-        if kind == "rollout":
-            head[1:1] = ["trajectories/s", "model tokens/s", "decode steps"]
-        lines += ["", markdown_row(head), "|---|" + "---:|" * (len(head) - 1)]
-        for name, row in arms.items():
-            seconds = row["seconds"]
-            cells = [name, f"{row['prefill_tokens']:.0f}", f"{row.get('pictures', 0):.0f}"]
-            cells += [f"{row['peak_mb']:.0f}", f"{seconds:.2f}", f"{trl / seconds:.1f}"]
-            cells.append(f"{seconds / floor:.1f}")
-            if kind == "rollout":
-                rates = [f"{result['trajectories'] / seconds:.1f}"]
-                rates += [
-                    f"{result['model_tokens'] / seconds:.0f}",
-                    f"{row['decode_steps']:.0f}",
-                ]
-                cells[1:1] = rates
-            lines.append(markdown_row(cells))
-    return "\n".join(lines[1:])
+        rows = {name: cells_of(result, kind, name) for name in arms}
+        titles = list(rows["trl"])
+        lines = [markdown_row([kind, *titles]), "|---|" + "---:|" * len(titles)]
+        lines += [markdown_row([name, *cells.values()]) for name, cells in rows.items()]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def cells_of(result: dict, kind: str, name: str) -> dict[str, str]:
+    """The row of an arm: title of the column -> text."""
+    figures = result["figures"][kind][name]
+    seconds = figures["seconds"]
+    cells = {}
+    if kind == "rollout":
+        cells["trajectories/s"] = f"{result['trajectories'] / seconds:.1f}"
+        cells["model tokens/s"] = f"{result['model_tokens'] / seconds:.0f}"
+        cells["decode steps"] = f"{figures['decode_steps']:.0f}"
+    cells["prefill tokens" if kind == "rollout" else "tokens computed"] = f"{figures['prefill_tokens']:.0f}"
+    cells["images encoded"] = f"{figures.get('pictures', 0):.0f}"
+    cells["peak MB"] = f"{figures['peak_mb']:.0f}"
+    cells["s"] = f"{seconds:.2f}"
+    cells["times TRL's speed"] = f"{times_trl(result['figures'], kind, name):.1f}"
+    cells["times the floor"] = f"{seconds / result['floor_seconds'][kind]:.1f}"
+    return cells
 
 
 def markdown_row(cells: list[str]) -> str:
-    return "".join(f"| {cell} " for cell in cells) + "|"
+    return f"| {' | '.join(cells)} |"
 
 
 def read_config(argv: list[str]) -> BenchConfig:
@@ -518,27 +571,16 @@ def read_config(argv: list[str]) -> BenchConfig:
     return config
 
 
-def main() -> None:
-    config = read_config(sys.argv[1:])
+def main(config: BenchConfig) -> None:
     torch.set_num_threads(config.threads)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         result = run_arms(config, Path(folder))
-    cuda = torch.cuda.is_available()
-    rollouts = result["figures"]["rollout"]
-    updates = result["figures"]["update"]
-    trl = rollouts["trl"]["seconds"]
-    head = {
-        "rollout_vs_trl": {engine: trl / rollouts[engine]["seconds"] for engine in controls.ENGINES},
-        "update_vs_trl": updates["trl"]["seconds"] / updates["ours"]["seconds"],
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {config.threads} threads",
-        "flags": asdict(config),
-    }
     print(report(result))
     if config.json:
-        write_json(Path(config.json), head | result)
+        write_json(Path(config.json), result)
         print(f"written: {config.json}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, read_config)

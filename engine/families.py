@@ -30,7 +30,7 @@ class Family:
     patch: int  # pixels; two by two patches make a visual token
     frame: tuple[int, int] | None  # of the boxes in calls; None: the shown image, in pixels
     # The vision tower's output -> features (visual tokens, width) of every image, level by level. The first
-    # level takes the place of the pads; each further one is added after one of the language model's layers.
+    # level takes the place of the image tokens; further ones are added after the first language layers.
     levels: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes

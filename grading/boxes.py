@@ -19,7 +19,9 @@ def iou(a: Box, b: Box) -> float:
 def area(box: Box) -> float:
     """The area in square pixels; 0 for a box whose corners are swapped."""
     x1, y1, x2, y2 = box
-    return max(0, x2 - x1) * max(0, y2 - y1)
+    width = max(0, x2 - x1)
+    height = max(0, y2 - y1)
+    return width * height
 
 
 def contains(outer: Box, inner: Box) -> bool:

@@ -35,8 +35,10 @@ def box_cloud(rows: list[dict]) -> dict:
     boxes = []
     overlaps = []
     for row in rows:
-        boxes += [around_target(box, row["targets"]) for box in row["boxes"]]
-        overlaps += [max(iou(box, target) for target in row["targets"]) for box in row["boxes"]]
+        targets = row["targets"]
+        for box in row["boxes"]:
+            boxes.append(around_target(box, targets))
+            overlaps.append(max(iou(box, target) for target in targets))
     if not boxes:
         return {"count": 0, "boxes": []}
     return {
@@ -55,20 +57,22 @@ def around_target(box, targets) -> tuple[float, ...]:
     >>> around_target((100, 100, 300, 200), [(100, 100, 200, 200), (900, 900, 990, 990)])
     (-0.5, -0.5, 1.5, 0.5)
     """
-    x1, y1, x2, y2 = max(targets, key=lambda target: (iou(box, target), -distance(box, target)))
-    width = max(1, x2 - x1)
-    height = max(1, y2 - y1)
-    x = (x1 + x2) / 2
-    y = (y1 + y2) / 2
+    target = max(targets, key=lambda target: (iou(box, target), -math.dist(centre(box), centre(target))))
+    x, y = centre(target)
+    width = max(1, target[2] - target[0])
+    height = max(1, target[3] - target[1])
     left, top, right, bottom = box
-    return (left - x) / width, (top - y) / height, (right - x) / width, (bottom - y) / height
+    return (
+        (left - x) / width,
+        (top - y) / height,
+        (right - x) / width,
+        (bottom - y) / height,
+    )
 
 
-def distance(one, other) -> float:
-    """Between the centres of two boxes."""
-    x = one[0] + one[2] - other[0] - other[2]
-    y = one[1] + one[3] - other[1] - other[3]
-    return math.hypot(x, y) / 2
+def centre(box) -> tuple[float, float]:
+    left, top, right, bottom = box
+    return (left + right) / 2, (top + bottom) / 2
 
 
 def reach(clouds: list[dict]) -> float:

@@ -12,18 +12,20 @@ def table(rows: list[list[str]], markdown: bool = False) -> str:
     blank  500     0.430
     >>> print(table(rows, markdown=True))
     | arm   |   n | accuracy |
-    |-------|----:|---------:|
+    | ----- | --: | -------: |
     | on    | 500 |    0.940 |
     | blank | 500 |    0.430 |
     """
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths)]
-        cells[0] = row[0].ljust(widths[0])
-        lines.append(f"| {' | '.join(cells)} |" if markdown else "  ".join(cells).rstrip())
-    if markdown:
-        rules = ["-" * (width + 1) + ":" for width in widths]
-        rules[0] = "-" * (widths[0] + 2)
-        lines.insert(1, f"|{'|'.join(rules)}|")
-    return "\n".join(lines)
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        for text, width in zip(others, widths[1:]):
+            cells.append(text.rjust(width))
+        lines.append(cells)
+    if not markdown:
+        return "\n".join("  ".join(cells) for cells in lines)
+    rules = ["-" * (width - 1) + ":" for width in widths]
+    rules[0] = "-" * widths[0]
+    lines.insert(1, rules)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -4,8 +4,8 @@
     python -m study                            # docs/study.md and its figures again, from the stored scores
     python -m study runs/a runs/b runs/c       # one table of these runs of train.py, seeds side by side
 
-Every run's scores are kept, a line each, in docs/study.jsonl; --run can be stopped and goes on. No figure
-on the page is typed by hand.
+The scores of each run are a line of docs/study.jsonl. --run can be stopped, and goes on when it is called
+again. No figure on the page is typed by hand.
 """
 
 import argparse
@@ -22,11 +22,11 @@ STORED = Path(__file__).parent.parent / "docs" / "study.jsonl"
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = argparse.ArgumentParser("python -m study", description=__doc__, formatter_class=Help)
     parser.error = fail
     parser.add_argument("runs", type=Path, nargs="*", help="run folders of train.py, by seed")
-    parser.add_argument("--run", action="store_true", help="do the runs that have no line yet")
-    parser.add_argument("--seeds", type=int, default=5, help="of each arm, at most")
+    parser.add_argument("--run", action="store_true", help="do the runs that are not stored yet")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm, at most")
     parser.add_argument("--only", default="", help='arms, such as "bonus;no bonus"')
     parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="for the runs")
     parser.add_argument("--stored", type=Path, default=STORED, help="their scores")

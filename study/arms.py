@@ -15,6 +15,11 @@ MORE_TILES = "toy:tiles=5-6"
 SMALLER = "toy:kinds=read,letters=28-32"
 
 
+def priced(price: float = 0.05, begin: int = 40) -> str:
+    """The flags of a price on the crops of correct answers, from a step on."""
+    return f"--data {ALL_KINDS} --bonus none --crop_price {price} --price_from {begin}"
+
+
 def of_size(pixels: int) -> str:
     """The data set whose letters are all so high."""
     return f"toy:kinds=read,letters={pixels}-{pixels}"
@@ -45,15 +50,12 @@ class Arm:
     skills: bool = False  # measure the base's own skills, too
 
 
-# A folder starts from a big model's flags
+# A folder would start from the flags of a big model.
 AS_TINY = (
     "--look_pixels 12544 --crop_pixels 12544 --max_turns 4 --max_turn_tokens 48 --max_tokens 320 "
     "--batch 256 --threads 2 --lr 1.5e-3 --lr_schedule linear --lora 16 --micro_batch 64"
 )
-PRICED = f"--data {ALL_KINDS} --bonus priced --price_from 40"
-LATER = f"--data {ALL_KINDS} --bonus priced --price_from 80"
-UNDIVIDED = f"{PRICED} --advantage mean"
-PRICES = (0.02, 0.1, 0.2)  # a crop; the default, 0.05, is in "priced"
+PRICES = (0.02, 0.1, 0.2)  # of a crop; the usual one, 0.05, is in "priced"
 COLD = f"--model {{folder}}/cold-base {AS_TINY}"
 SHY = f"--model {{folder}}/shy-base {AS_TINY}"
 WHEN_NOT = ask("on forced", ALL_KINDS) + CURVE
@@ -61,7 +63,7 @@ SOME = ask("on", ALL_KINDS)
 TABLE_5 = ask("on forced", PLAIN)
 MOST = TABLE_5 + ask("sampled", PLAIN) + ask("on forced", MORE_TILES, SMALLER)
 ARMS = [
-    Arm("priced", UNDIVIDED, 120, WHEN_NOT),
+    Arm("priced", f"{priced()} --advantage mean", 120, WHEN_NOT),
     Arm("paid", f"--data {ALL_KINDS}", 120, WHEN_NOT),
     Arm("bonus", "", 60, MOST, skills=True),
     Arm("no bonus", "--bonus none", 60, TABLE_5),
@@ -78,15 +80,15 @@ ARMS = [
     Arm("by difficulty", "--data {folder}/difficulty", 60, TABLE_5, seeds=3),
     Arm("zoom, no bonus", f"--data {LETTERS} --bonus none", 60, ask("on", LETTERS), seeds=3),
     Arm("cold", f"{COLD} --data toy", 60, TABLE_5),
-    Arm("priced by deviation", PRICED, 120, SOME, seeds=3),
+    Arm("priced by deviation", priced(), 120, SOME, seeds=3),
     Arm("unpriced", f"--data {ALL_KINDS} --bonus none --advantage mean", 120, SOME + CURVE),
     Arm("shy", f"{SHY} --data toy", 60, TABLE_5, seeds=3),
     Arm("shy, no bonus", f"{SHY} --data toy --bonus none", 60, TABLE_5, seeds=3),
-    Arm("shy, priced", f"{SHY} {UNDIVIDED}", 120, SOME, seeds=3),
-    Arm("shy, priced later", f"{SHY} {LATER} --advantage mean", 160, SOME, seeds=3),
-    *(Arm(f"priced, {p}", f"{UNDIVIDED} --call_price {p}", 120, SOME) for p in PRICES),
+    Arm("shy, priced", f"{SHY} {priced()} --advantage mean", 120, SOME, seeds=3),
+    Arm("shy, priced later", f"{SHY} {priced(begin=80)} --advantage mean", 160, SOME, seeds=3),
+    *(Arm(f"priced, {p}", f"{priced(p)} --advantage mean", 120, SOME) for p in PRICES),
 ]
-# What the bases are asked, before any training
+# What the bases are asked, before any training.
 BASES = {
     "base": MOST
     + CURVE
@@ -96,7 +98,7 @@ BASES = {
     "cold base": TABLE_5,
     "shy base": TABLE_5 + ask("sampled", PLAIN) + ask("forced", ALL_KINDS),
 }
-# What a crop of another size is worth to the base: the name of its line -> crop pixels
+# What a crop of another size is worth to the base: the name of its line -> crop pixels.
 CROPS = {f"base, {n}": n for n in EDGES}
 BASES |= dict.fromkeys(CROPS, ask("forced", PLAIN))
 

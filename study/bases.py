@@ -34,7 +34,7 @@ def teach(folder: Path, steps: int, name: str, value) -> Path:
     torch.set_num_threads(2)
     model, processor = load_model("tiny", device="cpu")
     model.train()
-    # As the base was made: sdpa's backward is twice as slow on a CPU
+    # As the base was made: the backward pass of sdpa is twice as slow on a CPU.
     model.model.language_model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98))
     usual = getattr(make_base, name)

@@ -11,7 +11,7 @@ LINES = {  # of the curve of letter sizes
     "base": ("tab:grey", "before"),
     "paid": ("tab:orange", "the paper's bonus"),
     "unpriced": ("tab:green", "no bonus, no price"),  # drawn wide: the next lies on it
-    "priced": ("tab:blue", "a price on crops of right answers"),
+    "priced": ("tab:blue", "a price on crops of correct answers"),
 }
 TRAINED_ON = ((36, 40), (190, 210))  # px, heights of letters
 
@@ -32,7 +32,7 @@ def draw_all(stored: Stored, folder: Path) -> list[str]:
 
 
 def draw_sizes(stored: Stored, file: Path) -> None:
-    """Size of the letters against the share that zooms, and the share that is right."""
+    """Size of the letters against `tool_rate`, and against accuracy."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), constrained_layout=True)
@@ -40,8 +40,8 @@ def draw_sizes(stored: Stored, file: Path) -> None:
     for arm in LINES:
         draw_line(zooming, stored, arm, "zooms")
         draw_line(reading, stored, arm, "right")
-    zooming.set_title("share that zooms", fontsize=11)
-    reading.set_title("share that is right", fontsize=11)
+    zooming.set_title("tool_rate", fontsize=11)
+    reading.set_title("accuracy", fontsize=11)
     if stored.runs("priced"):
         line = by_size(stored, "priced", "off", "right")
         means = list(map(fmean, line))
@@ -57,7 +57,7 @@ def draw_sizes(stored: Stored, file: Path) -> None:
 
 
 def finish(axis, xlabel: str) -> None:
-    """What all panels share: shares from 0 to 1."""
+    """What all panels have in common: fractions from 0 to 1."""
     axis.set_xlabel(xlabel)
     axis.set_ylim(-0.05, 1.05)
     axis.grid(alpha=0.3)
@@ -69,18 +69,17 @@ def draw_line(axis, stored: Stored, arm: str, measure: str) -> None:
     if not stored.runs(arm):
         return
     colour, label = LINES[arm]
-    shares = by_size(stored, arm, "on", measure)
-    means = list(map(fmean, shares))
+    by_seed = by_size(stored, arm, "on", measure)
+    means = list(map(fmean, by_seed))
     width = 5 if arm == "unpriced" else 1.5
     axis.plot(SIZES, means, color=colour, label=label, linewidth=width)
-    for size, values in zip(SIZES, shares):
+    for size, values in zip(SIZES, by_seed):
         draw_seeds(axis, size, values, colour)
 
 
 def draw_seeds(axis, x: float, values: list[float], colour: str, label=None) -> None:
     """A dot for each seed."""
-    places = [x] * len(values)
-    axis.scatter(places, values, color=colour, label=label, s=16, alpha=0.6)
+    axis.scatter([x] * len(values), values, color=colour, label=label, s=16, alpha=0.6)
 
 
 def by_size(
@@ -89,22 +88,22 @@ def by_size(
     way: str,
     measure: str,
 ) -> list[list[float]]:
-    """For each size of letters a share for each seed. way: the arm of eval.py."""
+    """For each size of letters a fraction for each seed. way: the arm of eval.py."""
     found = []
     for size in SIZES:
         asked = f"{of_size(size)} | {way}"
-        found.append(stored.shares(arm, asked, measure))
+        found.append(stored.seed_means(arm, asked, measure))
     return found
 
 
 def draw_edge(stored: Stored, file: Path) -> None:
-    """Crop pixels against the share that zooms and the share of `read` that is right, by bonus."""
+    """Crop pixels against `tool_rate`, and against accuracy on `read`, by bonus."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
     titles = {
-        "tool_rate": "share that zooms",
-        "accuracy_read": "right on `read`",
+        "tool_rate": "tool_rate",
+        "accuracy_read": "accuracy on `read`",
     }
     colours = {"bonus": "tab:orange", "no bonus": "tab:blue"}
     for axis, (key, title) in zip(axes, titles.items()):

@@ -53,7 +53,7 @@ def seed_text(value: float) -> str:
 
 
 def mean_text(values: list[float]) -> str:
-    """Of counts with one decimal, of shares with three."""
+    """Of counts with one decimal, of fractions with three."""
     digits = 1 if isinstance(values[0], int) else 3
     return f"{fmean(values):.{digits}f}"
 
@@ -66,7 +66,7 @@ def edge_rows(stored: Stored) -> list[dict]:
         for key in ("tool_rate", "accuracy_read"):
             cells += [edge_values(stored, arm, pixels, key) for arm in ("bonus", "no bonus")]
         base = f"base, {pixels}" if pixels in EDGES else "base"
-        forced = stored.shares(base, f"{PLAIN} | forced", "right", "read")
+        forced = stored.seed_means(base, f"{PLAIN} | forced", "right", "read")
         rows.append({"pixels": pixels, "cells": [forced, *cells]})
     return rows
 

@@ -21,7 +21,7 @@ from study.arms import ARMS, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_t
 from study.bases import MAKERS
 from toy.make_base import measure_skills
 
-# Of metrics.jsonl, step by step
+# Of metrics.jsonl, step by step.
 KEPT = [
     "tool_rate",
     "calls",
@@ -49,7 +49,7 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
     for line in read_rows(stored):
         done.add((line["arm"], line["seed"]))
     for name in BASES:
-        # Those that are made first are asked below, when a run needs them
+        # Bases that have to be made are asked below, when a run needs them.
         if name not in MAKERS and (name, 0) not in done:
             ask_base(name, "tiny", stored)
     turns = []
@@ -63,12 +63,12 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
         if arm.name in ("selected", "by difficulty"):
             select(folder)
         for base, make in MAKERS.items():
-            place = folder / base.replace(" ", "-")
-            if place.name not in arm.flags:
+            base_folder = folder / base.replace(" ", "-")
+            if base_folder.name not in arm.flags:
                 continue
-            make(place)
+            make(base_folder)
             if (base, 0) not in done:
-                ask_base(base, str(place), stored)
+                ask_base(base, str(base_folder), stored)
                 done.add((base, 0))
         line = do_run(arm, seed, folder)
         append_rows(stored, line)
@@ -140,7 +140,7 @@ def select(folder: Path) -> None:
     if not (selected / "selected.parquet").exists():
         call("select_data.py", [*SELECT.split(), "--out", str(selected)], log)
     if not difficulty.exists():
-        # A kill before the end leaves no folder that looks done
+        # A kill before the end leaves no folder that looks done.
         aside = folder / "difficulty.part"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(selected, aside)
@@ -151,12 +151,11 @@ def select(folder: Path) -> None:
 
 def call(script: str, flags: list[str], log: Path) -> None:
     """Run one of our own scripts, what it prints in a log."""
-    place = Path(__file__).parent.parent / script
-    command = [sys.executable, str(place), *flags]
+    command = [sys.executable, str(Path(__file__).parent.parent / script), *flags]
     with log.open("a") as lines:
         code = subprocess.run(command, stdout=lines, stderr=lines).returncode
     if code:
-        fail(f"{script} ended with exit code {code}; its last words are in {log}")
+        fail(f"{script} ended with exit code {code}; its last lines are in {log}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -197,13 +196,13 @@ def compact(records: list[dict], with_boxes: bool) -> dict:
     """Answers in the order of the questions, a character each. with_boxes: the first crop of each and its
     target, ORIGINAL pixels, None without a crop."""
     kinds = ""
-    right = ""
+    correct = ""
     crops = ""
     for record in records:
         kinds += record["meta"]["kind"][0]
-        right += "1" if record["right"] else "0"
+        correct += "1" if record["right"] else "0"
         crops += str(len(record["boxes"]))
-    found = {"kinds": kinds, "right": right, "crops": crops}
+    found = {"kinds": kinds, "right": correct, "crops": crops}
     if with_boxes:
         found["first"] = list(map(first_crop, records))
     return found

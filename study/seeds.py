@@ -9,16 +9,16 @@ from statistics import fmean
 from evaluation.stats import two_way_interval
 
 # What a row of the table shows: label, kind of question, arm, and what is averaged.
-RIGHT = [
-    ("right on `read`", "read", "on", "right"),
-    ("right on `compare`", "compare", "on", "right"),
-    ("right on `glance`", "glance", "on", "right"),
-    ("right on all", None, "on", "right"),
+ACCURACY = [
+    ("accuracy on `read`", "read", "on", "right"),
+    ("accuracy on `compare`", "compare", "on", "right"),
+    ("accuracy on `glance`", "glance", "on", "right"),
+    ("accuracy on all", None, "on", "right"),
 ]
-ZOOMS = [
-    ("zooms on `read`", "read", "on", "zooms"),
-    ("zooms on `compare`", "compare", "on", "zooms"),
-    ("zooms on `glance`", "glance", "on", "zooms"),
+TOOL_RATE = [
+    ("`tool_rate` on `read`", "read", "on", "zooms"),
+    ("`tool_rate` on `compare`", "compare", "on", "zooms"),
+    ("`tool_rate` on `glance`", "glance", "on", "zooms"),
 ]
 AIM = [
     ("forced zooms on `read`: IoU with the tile", "read", "forced", "iou"),
@@ -30,7 +30,7 @@ CONTROLS = [
     ("a blank crop instead: `compare`", "compare", "blank", "right"),
     ("a random crop instead: `read`", "read", "random", "right"),
     ("a random crop instead: `compare`", "compare", "random", "right"),
-    ("another tile's crop instead: `read` right", "read", "swap", "right"),
+    ("another tile's crop instead: accuracy on `read`", "read", "swap", "right"),
     ("another tile's crop instead: says that tile's letter", "read", "swap", "says_shown"),
     ("a perfect crop instead: `read`", "read", "oracle", "right"),
     ("a perfect crop instead: `compare`", "compare", "oracle", "right"),
@@ -95,7 +95,7 @@ def interval_text(after: list[dict[str, float]]) -> str:
 def table(runs: list[list[dict]]) -> str:
     """The whole table. runs: for each seed the rows of its answers.jsonl."""
     seeds = [f"seed {number}" for number in range(len(runs))]
-    titles = ["", "before", "before, forced", *seeds, "mean (95 %)"]
+    titles = ["accuracy or fraction", "before", "before, forced", *seeds, "mean (95 %)"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    lines += [row_text(runs, line) for line in RIGHT + ZOOMS + AIM + CONTROLS]
+    lines += [row_text(runs, line) for line in ACCURACY + TOOL_RATE + AIM + CONTROLS]
     return "\n".join(lines)

@@ -39,7 +39,7 @@ class Stored:
                 table.append(of_kind(values, answers, kind))
         return table
 
-    def shares(
+    def seed_means(
         self,
         arm: str,
         asked: str,
@@ -87,7 +87,7 @@ def of_kind(values: list[float], answers: dict, kind: str) -> list[float]:
     return chosen
 
 
-def right(answers: dict) -> list[float]:
+def correct(answers: dict) -> list[float]:
     return [float(mark) for mark in answers["right"]]
 
 
@@ -134,7 +134,7 @@ def is_inside(box, target) -> bool:
 
 
 MEASURES = {
-    "right": right,
+    "right": correct,  # as it is stored
     "zooms": zooms,
     "twice": twice,
     "iou": overlap,

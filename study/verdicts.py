@@ -1,4 +1,4 @@
-"""What was measured for each claim, and one word, by the thresholds that claims.toml states in words."""
+"""What was measured for each claim, and its verdict, by the thresholds that claims.toml states in words."""
 
 import tomllib
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ ON = f"{PLAIN} | on"
 FORCED = f"{PLAIN} | forced"
 SAMPLED = f"{PLAIN} | sampled"
 MIXED = f"{ALL_KINDS} | on"
+CLAIMS = Path(__file__).with_name("claims.toml")
 GLANCES = "tool_rate_glance"  # in metrics.jsonl
 
 
@@ -40,23 +41,25 @@ class Finding:
 
 
 def findings(stored: Stored) -> list[Finding]:
-    """Every claim, judged where its runs are there."""
-    texts = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
+    """Every claim, with a verdict where its runs are there. Raises ValueError for an unknown name."""
+    texts = tomllib.loads(CLAIMS.read_text(encoding="utf-8"))
+    tested = {name for name, text in texts.items() if "refuted_if" in text}
+    if unknown := tested ^ set(NEEDS):
+        raise ValueError(f"in {CLAIMS.name} or in NEEDS alone: {', '.join(sorted(unknown))}")
     numbers = {name: number for number, name in enumerate(texts, 1)}
     found = []
     for name, text in texts.items():
         text["why"] = text["why"].format(**numbers)  # claims refer to one another
         finding = Finding(**text)
-        judge = globals().get(name)
-        if judge is None:
+        if name not in tested:
             finding.word = "not tested"
         elif all(map(stored.runs, NEEDS[name])):
-            judge(finding, stored)
+            globals()[name](finding, stored)
         found.append(finding)
     return found
 
 
-# The arms without which a claim can't be judged.
+# The arms without which a claim can't be judged. Its function below has the same name.
 NEEDS = {
     "zooming_emerges": ("base", "no bonus"),
     "without_bonus": ("no bonus",),
@@ -91,7 +94,7 @@ def means(table: list[list[float]]) -> list[float]:
     return list(map(fmean, table))
 
 
-def compare(finding: Finding, one, other, what: str) -> tuple[float, float]:
+def compare_seeds(finding: Finding, one, other, what: str) -> tuple[float, float]:
     """Add the difference of two arms, each (seeds, questions), to a finding; returns its interval."""
     low, high = difference_interval(one, other)
     first = means(one)
@@ -111,7 +114,7 @@ def contrast(finding: Finding, what: str, tables: dict) -> tuple[float, float]:
         finding.show(f"{what}, {label}", values)
     one, other = tables.values()
     names = " - ".join(tables)
-    return compare(finding, one, other, names)
+    return compare_seeds(finding, one, other, names)
 
 
 def gain(after, before) -> list[list[float]]:
@@ -132,18 +135,18 @@ def mean_text(table) -> str:
 
 
 def zooming_emerges(finding: Finding, stored: Stored) -> None:
-    values = stored.shares("base", ON, "zooms", "read")
-    finding.show("zooms on `read`, base", values)
-    after = stored.shares("no bonus", ON, "zooms", "read")
+    values = stored.seed_means("base", ON, "zooms", "read")
+    finding.show("`tool_rate` on `read`, base", values)
+    after = stored.seed_means("no bonus", ON, "zooms", "read")
     finding.show("after, no bonus", after)
-    finding.word = SUPPORTED if most(after, lambda share: share >= 0.9) else REFUTED
+    finding.word = SUPPORTED if most(after, lambda rate: rate >= 0.9) else REFUTED
 
 
 def without_bonus(finding: Finding, stored: Stored) -> None:
-    after = stored.shares("no bonus", ON, "zooms", "read")
-    finding.show("zooms on `read`", after)
-    few = most(after, lambda share: share <= 0.1)
-    many = most(after, lambda share: share >= 0.9)
+    after = stored.seed_means("no bonus", ON, "zooms", "read")
+    finding.show("`tool_rate` on `read`", after)
+    few = most(after, lambda rate: rate <= 0.1)
+    many = most(after, lambda rate: rate >= 0.9)
     finding.word = SUPPORTED if few else REFUTED if many else UNDECIDED
 
 
@@ -154,7 +157,7 @@ def bonus_helps(finding: Finding, stored: Stored) -> None:
         "bonus": one,
         "no bonus": other,
     }
-    low, high = contrast(finding, "right on all", tables)
+    low, high = contrast(finding, "accuracy on all", tables)
     if low > 0:
         finding.word = SUPPORTED
     else:
@@ -168,7 +171,7 @@ def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
         "unconditional": one,
         "conditional": other,
     }
-    low, high = contrast(finding, "right on all", tables)
+    low, high = contrast(finding, "accuracy on all", tables)
     if high < 0:
         finding.word = SUPPORTED
     else:
@@ -177,33 +180,33 @@ def unconditional_is_worse(finding: Finding, stored: Stored) -> None:
 
 def no_gap_no_zoom(finding: Finding, stored: Stored) -> None:
     rates = stored.at_the_end("wide look", "tool_rate")
-    finding.show("zooms in the last ten steps", rates)
+    finding.show("`tool_rate` in the last ten steps", rates)
     reading = stored.metric("wide look", "accuracy_read")
     first = [mean_known(row[:10]) for row in reading]
-    finding.show("right on `read` in the first ten steps", first)
-    right = stored.at_the_end("wide look", "accuracy_read")
-    finding.show("right on `read` in the last ten steps", right)
+    finding.show("accuracy on `read` in the first ten steps", first)
+    last = stored.at_the_end("wide look", "accuracy_read")
+    finding.show("accuracy on `read` in the last ten steps", last)
     finding.word = REFUTED if max(rates) > 0.1 else SUPPORTED
 
 
 def rate_shows_use(finding: Finding, stored: Stored) -> None:
     paid = stored.at_the_end("bonus, blank", "tool_rate_read")
     unpaid = stored.at_the_end("no bonus, blank", "tool_rate_read")
-    finding.show("zooms on `read` in the last ten steps, grey crops, bonus", paid)
+    finding.show("`tool_rate` on `read` in the last ten steps, grey crops, bonus", paid)
     finding.show("grey crops, no bonus", unpaid)
-    finding.effect = f"zooms at grey: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
+    finding.effect = f"`tool_rate` with grey crops: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
     finding.p = permutation_p(paid, unpaid)
-    many = most(paid, lambda share: share >= 0.9)
-    few = most(paid, lambda share: share <= 0.5)
+    many = most(paid, lambda rate: rate >= 0.9)
+    few = most(paid, lambda rate: rate <= 0.5)
     finding.word = REFUTED if many else SUPPORTED if few else UNDECIDED
 
 
 def aims_better(finding: Finding, stored: Stored) -> None:
     after = stored.scores("bonus", FORCED, "iou", "read")
-    grey = stored.shares("bonus, blank", FORCED, "iou", "read")
+    grey = stored.seed_means("bonus, blank", FORCED, "iou", "read")
     base = stored.runs("base")[0]
     control = [as_large(base, line) for line in stored.runs("bonus")]
-    values = stored.shares("base", FORCED, "iou", "read")
+    values = stored.seed_means("base", FORCED, "iou", "read")
     finding.show("IoU of forced crops on `read`, base", values)
     values = means(control)
     finding.show("base's boxes, as large as after", values)
@@ -259,12 +262,12 @@ def peak_minus_last(calls: list[float], window: int = 5) -> float:
 
 
 def text_is_not_enough(finding: Finding, stored: Stored) -> None:
-    base = stored.shares("base", f"{LETTERS} | on", "right")[0]
-    plain = stored.shares("base", f"{LETTERS} | off", "right")[0]
+    base = stored.seed_means("base", f"{LETTERS} | on", "right")[0]
+    plain = stored.seed_means("base", f"{LETTERS} | off", "right")[0]
     zoom = stored.scores("zoom", f"{LETTERS} | on", "right")
     text = stored.scores("text alone", f"{LETTERS} | off", "right")
     values = [base]
-    finding.show("right, base, zoom on offer", values)
+    finding.show("accuracy, base, zoom on offer", values)
     values = [plain]
     finding.show("base, text alone", values)
     values = means(zoom)
@@ -272,19 +275,19 @@ def text_is_not_enough(finding: Finding, stored: Stored) -> None:
     values = means(text)
     finding.show("after, text alone", values)
     if stored.runs("zoom, no bonus"):
-        values = stored.shares("zoom, no bonus", f"{LETTERS} | on", "right")
+        values = stored.seed_means("zoom, no bonus", f"{LETTERS} | on", "right")
         finding.show("after, zoom without a bonus", values)
-        values = stored.shares("zoom, no bonus", f"{LETTERS} | on", "zooms")
-        finding.show("share that zooms then", values)
-    low, _ = compare(finding, zoom, text, "zoom - text")
+        values = stored.seed_means("zoom, no bonus", f"{LETTERS} | on", "zooms")
+        finding.show("`tool_rate` then", values)
+    low, _ = compare_seeds(finding, zoom, text, "zoom - text")
     gained = fmean(means(zoom)) - base
     by_text = fmean(means(text)) - plain
-    share = by_text / gained
-    finding.effect += f"; text gains {share:.2f} of what the zoom gains"
-    if share > 0.8:
+    fraction = by_text / gained
+    finding.effect += f"; text gains {fraction:.2f} of what the zoom gains"
+    if fraction > 0.8:
         finding.word = REFUTED
     else:
-        finding.word = SUPPORTED if share < 0.5 and low > 0 else UNDECIDED
+        finding.word = SUPPORTED if fraction < 0.5 and low > 0 else UNDECIDED
 
 
 def selection_helps(finding: Finding, stored: Stored) -> None:
@@ -294,9 +297,9 @@ def selection_helps(finding: Finding, stored: Stored) -> None:
         "selected, 60 steps": one,
         "unfiltered, 115 steps": other,
     }
-    low, _ = contrast(finding, "right on `read`", tables)
+    low, _ = contrast(finding, "accuracy on `read`", tables)
     if stored.runs("by difficulty"):
-        values = stored.shares("by difficulty", ON, "right", "read")
+        values = stored.seed_means("by difficulty", ON, "right", "read")
         finding.show("by difficulty alone, 60 steps", values)
     finding.word = SUPPORTED if low > 0 else REFUTED
 
@@ -308,10 +311,10 @@ def cold_start(finding: Finding, stored: Stored) -> None:
     finding.show("middle of the crop in the tile, base with boxes anywhere", values)
     values = means(after)
     finding.show("after", values)
-    values = stored.shares("cold", ON, "zooms", "read")
-    finding.show("zooms on `read`", values)
-    values = stored.shares("cold", ON, "right", "read")
-    finding.show("right on `read`", values)
+    values = stored.seed_means("cold", ON, "zooms", "read")
+    finding.show("`tool_rate` on `read`", values)
+    values = stored.seed_means("cold", ON, "right", "read")
+    finding.show("accuracy on `read`", values)
     gains = gain(after, before)
     finding.effect = f"middle in the tile: {mean_text(gains)}"
     finding.word = SUPPORTED if two_way_interval(gains)[0] > 0 else REFUTED
@@ -359,7 +362,7 @@ def generalises(finding: Finding, stored: Stored) -> None:
         after = stored.scores("bonus", f"{data} | on", "right", "read")
         before = stored.scores("base", f"{data} | forced", "right", "read")
         values = means(before)
-        finding.show(f"right on `read`, {label}, base forced", values)
+        finding.show(f"accuracy on `read`, {label}, base forced", values)
         values = means(after)
         finding.show(f"{label}, after", values)
         gains = gain(after, before)
@@ -379,53 +382,53 @@ def generalises(finding: Finding, stored: Stored) -> None:
 def price_teaches_restraint(finding: Finding, stored: Stored) -> None:
     held = [zooms_where_it_pays(finding, stored, "priced")]
     for kind in ("read", "compare"):
-        paid = stored.shares("paid", MIXED, "right", kind)
-        finding.show(f"the paper's bonus: right on `{kind}`", paid)
+        paid = stored.seed_means("paid", MIXED, "right", kind)
+        finding.show(f"the paper's bonus: accuracy on `{kind}`", paid)
         least = fmean(paid) - 0.03
-        right = stored.shares("priced", MIXED, "right", kind)
-        held += [share >= least for share in right]
-    small = stored.shares("priced", f"{of_size(SIZES[0])} | on", "zooms")
-    large = stored.shares("priced", f"{of_size(SIZES[-1])} | on", "zooms")
+        priced = stored.seed_means("priced", MIXED, "right", kind)
+        held += [accuracy >= least for accuracy in priced]
+    small = stored.seed_means("priced", f"{of_size(SIZES[0])} | on", "zooms")
+    large = stored.seed_means("priced", f"{of_size(SIZES[-1])} | on", "zooms")
     held += [one - other >= 0.5 for one, other in zip(small, large)]
     one = stored.scores("priced", MIXED, "right")
-    compare(finding, one, stored.scores("paid", MIXED, "right"), "right on all, priced - paper's")
+    compare_seeds(finding, one, stored.scores("paid", MIXED, "right"), "accuracy on all, priced - paper's")
     finding.word = SUPPORTED if all(held) else REFUTED
 
 
 def price_is_needed(finding: Finding, stored: Stored) -> None:
     rates = stored.metric("priced", GLANCES)
     before = [mean_known(row[30:40]) for row in rates]
-    finding.show("zooms on `glance`, priced, steps 31 to 40, before the price", before)
+    finding.show("`tool_rate` on `glance`, priced, steps 31 to 40, before the price", before)
     for kind in ("glance", "legible"):
-        zooms = stored.shares("priced", MIXED, "zooms", kind)
-        finding.show(f"zooms on `{kind}`, priced", zooms)
-        zooms = stored.shares("unpriced", MIXED, "zooms", kind)
-        finding.show(f"zooms on `{kind}`, no bonus and no price", zooms)
+        zooms = stored.seed_means("priced", MIXED, "zooms", kind)
+        finding.show(f"`tool_rate` on `{kind}`, priced", zooms)
+        zooms = stored.seed_means("unpriced", MIXED, "zooms", kind)
+        finding.show(f"`tool_rate` on `{kind}`, no bonus and no price", zooms)
     for label, arm in (("priced", "priced"), ("no bonus and no price", "unpriced")):
         values = stored.at_the_end(arm, GLANCES)
-        finding.show(f"zooms on `glance`, sampled, last ten steps, {label}", values)
+        finding.show(f"`tool_rate` on `glance`, sampled, last ten steps, {label}", values)
     priced = stored.scores("priced", MIXED, "zooms", "glance")
     unpriced = stored.scores("unpriced", MIXED, "zooms", "glance")
-    compare(finding, priced, unpriced, "zooms on `glance`, priced - unpriced")
-    few = most(means(unpriced), lambda share: share <= 0.1)
+    compare_seeds(finding, priced, unpriced, "`tool_rate` on `glance`, priced - unpriced")
+    few = most(means(unpriced), lambda rate: rate <= 0.1)
     finding.word = REFUTED if few else SUPPORTED
 
 
 def division_spoils_prices(finding: Finding, stored: Stored) -> None:
-    divided = stored.shares("priced by deviation", MIXED, "zooms", "compare")
-    plain = stored.shares("priced", MIXED, "zooms", "compare")
-    finding.show("zooms on `compare`, divided", divided)
+    divided = stored.seed_means("priced by deviation", MIXED, "zooms", "compare")
+    plain = stored.seed_means("priced", MIXED, "zooms", "compare")
+    finding.show("`tool_rate` on `compare`, divided", divided)
     finding.show("not divided", plain)
     for label, arm in (("divided", "priced by deviation"), ("not divided", "priced")):
-        values = stored.shares(arm, MIXED, "twice", "compare")
+        values = stored.seed_means(arm, MIXED, "twice", "compare")
         finding.show(f"two crops on `compare`, {label}", values)
     finding.p = permutation_p(plain, divided)
-    finding.effect = f"zooms on `compare`: {fmean(plain):.2f} against {fmean(divided):.2f}"
-    kept = all(share >= 0.95 for share in divided)
+    finding.effect = f"`tool_rate` on `compare`: {fmean(plain):.2f} against {fmean(divided):.2f}"
+    kept = all(rate >= 0.95 for rate in divided)
     if kept:
         finding.word = REFUTED
     else:
-        finding.word = SUPPORTED if most(plain, lambda share: share >= 0.95) else UNDECIDED
+        finding.word = SUPPORTED if most(plain, lambda rate: rate >= 0.95) else UNDECIDED
 
 
 def price_has_room(finding: Finding, stored: Stored) -> None:
@@ -439,39 +442,39 @@ def zooms_where_it_pays(finding: Finding, stored: Stored, arm: str) -> bool:
     """Show an arm's zooms by kind. In every seed few on what is seen at first sight, most on the others?"""
     held = []
     for kind in ("glance", "legible"):
-        zooms = stored.shares(arm, MIXED, "zooms", kind)
-        finding.show(f"{arm}: zooms on `{kind}`", zooms)
-        held += [share <= 0.1 for share in zooms]
+        zooms = stored.seed_means(arm, MIXED, "zooms", kind)
+        finding.show(f"{arm}: `tool_rate` on `{kind}`", zooms)
+        held += [rate <= 0.1 for rate in zooms]
     for kind in ("read", "compare"):
-        zooms = stored.shares(arm, MIXED, "zooms", kind)
-        finding.show(f"{arm}: zooms on `{kind}`", zooms)
-        held += [share >= 0.95 for share in zooms]
-        right = stored.shares(arm, MIXED, "right", kind)
-        finding.show(f"{arm}: right on `{kind}`", right)
-    values = stored.shares(arm, MIXED, "twice", "compare")
+        zooms = stored.seed_means(arm, MIXED, "zooms", kind)
+        finding.show(f"{arm}: `tool_rate` on `{kind}`", zooms)
+        held += [rate >= 0.95 for rate in zooms]
+        accuracy = stored.seed_means(arm, MIXED, "right", kind)
+        finding.show(f"{arm}: accuracy on `{kind}`", accuracy)
+    values = stored.seed_means(arm, MIXED, "twice", "compare")
     finding.show(f"{arm}: two crops on `compare`", values)
     return bool(held) and all(held)  # without answers nothing holds
 
 
 def bonus_brings_calls(finding: Finding, stored: Stored) -> None:
     show_habit(finding, stored)
-    paid = stored.shares("shy", ON, "zooms", "read")
-    finding.show("zooms on `read`, shy, after, bonus", paid)
-    unpaid = stored.shares("shy, no bonus", ON, "zooms", "read")
+    paid = stored.seed_means("shy", ON, "zooms", "read")
+    finding.show("`tool_rate` on `read`, shy, after, bonus", paid)
+    unpaid = stored.seed_means("shy, no bonus", ON, "zooms", "read")
     finding.show("shy, after, no bonus", unpaid)
     for arm in ("bonus", "no bonus", "shy", "shy, no bonus"):
         steps = [first_step(rates) for rates in stored.metric(arm, "tool_rate_read")]
         finding.show(f"first step that zooms on 0.9 of `read`, {arm}", steps)
     for arm in ("shy", "shy, no bonus"):
-        values = stored.shares(arm, ON, "right", "read")
-        finding.show(f"right on `read`, {arm}, after", values)
+        values = stored.seed_means(arm, ON, "right", "read")
+        finding.show(f"accuracy on `read`, {arm}, after", values)
     finding.p = permutation_p(paid, unpaid)
-    finding.effect = f"zooms on `read`: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
-    many = most(unpaid, lambda share: share >= 0.9)
-    if many or not most(paid, lambda share: share >= 0.9):
+    finding.effect = f"`tool_rate` on `read`: {fmean(paid):.2f} paid, {fmean(unpaid):.2f} unpaid"
+    many = most(unpaid, lambda rate: rate >= 0.9)
+    if many or not most(paid, lambda rate: rate >= 0.9):
         finding.word = REFUTED
     else:
-        finding.word = SUPPORTED if most(unpaid, lambda share: share <= 0.1) else UNDECIDED
+        finding.word = SUPPORTED if most(unpaid, lambda rate: rate <= 0.1) else UNDECIDED
 
 
 def first_step(rates: list[float | None]) -> int:
@@ -489,8 +492,8 @@ def first_step(rates: list[float | None]) -> int:
 def show_habit(finding: Finding, stored: Stored) -> None:
     """How often the two bases call, when sampling."""
     for base in ("base", "shy base"):
-        values = stored.shares(base, SAMPLED, "zooms", "read")
-        finding.show(f"zooms on `read`, {base}, sampled", values)
+        values = stored.seed_means(base, SAMPLED, "zooms", "read")
+        finding.show(f"`tool_rate` on `read`, {base}, sampled", values)
 
 
 def price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
@@ -502,6 +505,6 @@ def price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
 def later_price_suits_a_shy_base(finding: Finding, stored: Stored) -> None:
     rates = stored.metric("shy, priced later", GLANCES)
     before = [mean_known(row[70:80]) for row in rates]
-    finding.show("zooms on `glance`, steps 71 to 80, before the price", before)
+    finding.show("`tool_rate` on `glance`, steps 71 to 80, before the price", before)
     held = zooms_where_it_pays(finding, stored, "shy, priced later")
     finding.word = SUPPORTED if held else REFUTED

@@ -97,8 +97,8 @@ def test_gigabytes_to_fetch_are_the_published_ones(name, size):
     assert doctor.weights_gb(config("--model", f"qwen2.5-vl-{name}")) == pytest.approx(size, rel=0.02)
 
 
-# As the Hub's config.json has them: width, MLP width, layers, heads, key heads, vocabulary, tied embeddings; of
-# the vision tower layers, width, MLP width, and the layers with full attention or with deeper levels.
+# As in the Hub's config.json: width, MLP width, layers, heads, key heads, vocabulary, tied embeddings; of the
+# vision tower layers, width, MLP width, and the layers with full attention or with deeper levels.
 WINDOWS = [7, 15, 23, 31]
 SHAPES = {
     "qwen2.5-vl-3b": [2048, 11008, 36, 16, 2, 151936, True, 32, 1280, 3420, WINDOWS],
@@ -123,12 +123,10 @@ def test_a_preset_has_the_published_shape(name):
     shape.append(vision.deepstack_visual_indexes if qwen3 else vision.fullatt_block_indexes)
     assert shape == SHAPES[name]
     rope = text.rope_parameters
-    assert (rope["rope_theta"], rope["mrope_section"]) == (
-        (5e6, [24, 20, 20]) if qwen3 else (1e6, [16, 24, 24])
-    )
-    assert (
-        text.tie_word_embeddings == config.tie_word_embeddings and vision.out_hidden_size == text.hidden_size
-    )
+    assert rope["rope_theta"] == (5e6 if qwen3 else 1e6)
+    assert rope["mrope_section"] == ([24, 20, 20] if qwen3 else [16, 24, 24])
+    assert text.tie_word_embeddings == config.tie_word_embeddings
+    assert vision.out_hidden_size == text.hidden_size
     assert head_size(text) == 128 and text.rms_norm_eps == 1e-6
     assert vision.patch_size == family_of_preset(name).patch and vision.num_heads == 16
 

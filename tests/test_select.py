@@ -197,6 +197,8 @@ def test_bad_use_is_one_clear_line(tmp_path, here):
         (["--k", "0"], "at least 1"),
         (["--data", "toyz", "--out", tmp_path / "x"], "unknown data set"),
         (["--data", "vstar", "--out", tmp_path / "x"], "eval.py --data vstar"),
+        (["--data", "seal", "--out", tmp_path / "x"], "needs --root"),
     ):
         result = here("select_data.py", *arguments)
         assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr
+    assert not (tmp_path / "x" / "args.json").exists()  # the right command would be refused in this folder

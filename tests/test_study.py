@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import study.bases
 import study.runs
+from config import TrainConfig, as_now, parse
 from evaluation.stats import holm, permutation_p
 from model import load_model
 from safe.files import read_rows
@@ -29,9 +30,9 @@ from toy import make_base
 
 
 def answers(seed: int) -> list[dict]:
-    """A run: of four `read` questions one is right before, two when forced, `seed + 2` after."""
+    """A run: of four `read` questions one is answered correctly before, two when forced, `seed + 2` after."""
     rows = []
-    for when, arm, right in (
+    for when, arm, correct in (
         ("before", "on", 1),
         ("before", "forced", 2),
         ("after", "on", seed + 2),
@@ -39,7 +40,7 @@ def answers(seed: int) -> list[dict]:
         ("after", "forced", seed + 2),
     ):
         for i in range(4):
-            row = {"when": when, "arm": arm, "kind": "read", "id": str(i), "right": i < right}
+            row = {"when": when, "arm": arm, "kind": "read", "id": str(i), "right": i < correct}
             row |= {"boxes": [[0, 0, 9, 9]] if when == "after" else [], "iou": None}
             row |= {"holds": True, "says_shown": i > 0 if arm == "swap" else None}
             if arm == "forced":
@@ -55,18 +56,18 @@ def cells(text: str, label: str) -> list[str]:
 
 def test_the_table_is_the_mean_by_hand():
     text = table([answers(0), answers(1)])
-    before, forced, first, second, mean = cells(text, "right on `read`")
+    before, forced, first, second, mean = cells(text, "accuracy on `read`")
     assert (before, forced, first, second) == ("0.25", "0.50", "0.50", "0.75")
     low, high = map(float, re.fullmatch(r"0\.62 \((.*) to (.*)\)", mean).groups())
     assert low < 0.5 and high > 0.75  # runs and questions both are few
-    assert cells(text, "zooms on `read`")[0] == "0.00"
-    assert cells(text, "zooms on `read`")[2:4] == ["1.00", "1.00"]
+    assert cells(text, "`tool_rate` on `read`")[0] == "0.00"
+    assert cells(text, "`tool_rate` on `read`")[2:4] == ["1.00", "1.00"]
     assert cells(text, "forced zooms on `read`: IoU with the tile")[2:4] == ["0.25", "0.50"]
     shown = cells(text, "another tile's crop instead: says that tile's letter")
     assert shown[2:] == ["0.75", "0.75", "0.75 (0.25 to 1.00)"]
-    assert cells(text, "right on `glance`") == ["-"] * 5  # not asked
+    assert cells(text, "accuracy on `glance`") == ["-"] * 5  # not asked
     other = [row | {"id": f"other {row['id']}"} for row in answers(1)]
-    assert cells(table([answers(0), other]), "right on `read`")[-1] == "-"  # other questions
+    assert cells(table([answers(0), other]), "accuracy on `read`")[-1] == "-"  # other questions
 
 
 def test_the_command(tmp_path):
@@ -74,7 +75,7 @@ def test_the_command(tmp_path):
         (tmp_path / f"{seed}").mkdir()
         lines = [json.dumps(row) + "\n" for row in answers(seed)]
         (tmp_path / f"{seed}" / "answers.jsonl").write_text("".join(lines))
-    command = [sys.executable, "study.py"]
+    command = [sys.executable, "-m", "study"]
     runs = [str(tmp_path / "0"), str(tmp_path / "1")]
     done = subprocess.run([*command, *runs], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == table([answers(0), answers(1)])
@@ -82,7 +83,7 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("argv", [["/nowhere"], ["--nonsense"]])
 def test_a_folder_that_is_no_run_is_one_line(argv, here):
-    done = here("study.py", *argv)
+    done = here("study/__main__.py", *argv)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
@@ -93,7 +94,7 @@ KINDS = "rrrrccgl" * 10
 
 
 def line(arm: str, seed: int = 0, asked=(), right=1.0, zooms=1.0, box=(0, 0, 90, 90), **more) -> dict:
-    """A stored run in which the first share of the questions is right, and zoomed on, with one box."""
+    """A stored run in which these fractions of the questions are correct, and zoomed on, with one box."""
     number = len(KINDS)
     answers = {
         "kinds": KINDS,
@@ -225,6 +226,23 @@ def test_a_claim_without_answers_is_not_supported():
     assert word([line("base", 0, [SAMPLED]), *lines], "price_suits_a_shy_base") == "refuted"
 
 
+def test_a_misspelt_claim_is_no_claim_that_was_not_tested(tmp_path, monkeypatch):
+    claims = tmp_path / "claims.toml"
+    claims.write_text(verdicts.CLAIMS.read_text().replace("[without_bonus]", "[without_bonuss]"))
+    monkeypatch.setattr(verdicts, "CLAIMS", claims)
+    with pytest.raises(ValueError, match="without_bonus, without_bonuss"):
+        verdicts.findings(Stored([]))
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if "priced" in arm.name.replace("unpriced", "")])
+def test_a_priced_arm_has_the_flags_of_its_stored_runs(arm):
+    """These were made with --bonus priced, and --call_price where it was not 0.05."""
+    config, _ = parse(TrainConfig, arm.flags.format(folder="runs").split(), "")
+    price = float(arm.name.partition(", ")[2]) if arm.name[-1].isdigit() else 0.05
+    for name, value in as_now({"bonus": "priced", "call_price": price}).items():
+        assert getattr(config, name) == value
+
+
 def test_an_unknown_arm_is_named_before_any_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
         study.runs.do_all(tmp_path / "runs", tmp_path / "study.jsonl", 1, ["shy", "prised"])
@@ -245,7 +263,7 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
         lines += [line(arm, seed, [ON, FORCED], metrics=metrics) for seed in range(3)]
     stored = tmp_path / "study.jsonl"
     stored.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    command = [sys.executable, "study.py", "--stored", str(stored)]
+    command = [sys.executable, "-m", "study", "--stored", str(stored)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "study.md").read_text()

@@ -1,15 +1,15 @@
-"""Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills its big sisters have before any
-RL.
+"""Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills that the large models have before
+any RL.
 
     python -m toy.make_base --out runs/base            # 6,500 steps of about a second on 2 cores; resumes
 
 It learns, supervised and from scratch, to
-    read      name the letter in a close-up, also when it is the second image of a conversation
-    ground    give the box of a named tile in a first look, as JSON
-    answer    questions of every kind at first sight (the letters are illegible there: it must guess those)
-    zoom      on a named tile when told to, with a good box, and that is the end of it
+    read      name the letter in a close-up, also when the close-up is the second image of a conversation
+    ground    give the box of a named tile in a first look (the whole image shrunk to 112 px), as JSON
+    answer    questions of every kind at first sight; letters are illegible there, and have to be guessed
+    zoom      on a named tile when told to, with a good box; no crop comes back
     call      for a question: one time in three, and with boxes that are too wide, off centre, or anywhere
-It never sees an episode in which its own good box led to the answer: after a call it is shown a close-up
+It never sees a trajectory in which its own good box led to the answer: after a call it is shown a close-up
 that has nothing to do with the box. Putting box and reading together is left to RL.
 """
 
@@ -63,7 +63,7 @@ STEPS = 6500
 LAST = 4400  # where a stage begins at a lower rate
 FINAL = 4900  # where the next does
 SIZES = 5900  # and where letters of all sizes come in
-# Lessons of each kind in a batch (read, ground, name, pair), stage by stage; answers and calls fill it up
+# Lessons in a batch of the kinds read, ground, name and pair, by stage; all others are answers or calls.
 MIXTURES = (
     (56, 4, 4, 0),
     (8, 28, 28, 0),
@@ -216,7 +216,7 @@ def make_model(tokenizer) -> Qwen2_5_VLForConditionalGeneration:
 # Weight 0: context, not learned; the tokens that carry the information weigh most.
 
 END = "<|im_end|>"
-# How often a question is shown with a call
+# How often a question is shown with a call.
 HABIT = {"read": 0.7, "compare": 0.6, "glance": 0.2, "legible": 0.0}
 LAST_HABIT = {"read": 0.5, "compare": 0.7, "glance": 0.5, "legible": 0.0}
 FINAL_KINDS = (0.22, 0.33, 0.15, 0.3)
@@ -232,8 +232,8 @@ def look(scene: Scene):
 
 
 def close_up(rng: random.Random, scene: Scene, tile: Tile, widest: int, letter_px: int):
-    """An image of the surroundings of one tile, its whole letter inside, framed anyhow, as a crop is
-    shown."""
+    """An image of the surroundings of one tile, its whole letter inside, in any framing, at the size at which
+    a crop is shown."""
     scene = Scene(tuple(with_letter(t, letter_px) for t in scene.tiles), scene.seed)
     side = rng.uniform(max(90, letter_px + 10), max(widest, 1.5 * letter_px))
     stretch = rng.uniform(-0.25, 0.25)
@@ -270,7 +270,7 @@ def framing(rng: random.Random, ease: float, sizes: bool = False) -> tuple[int, 
 
 
 def box_parts(box, weight: float = 1.0):
-    """`{"bbox_2d": [..]}`. The first digit decides which tile it is, and weighs most; others follow."""
+    """`{"bbox_2d": [..]}`. The first digit decides which tile it is, and weighs most."""
     parts = [('{"bbox_2d": [', weight)]
     for i, value in enumerate(box):
         digits = str(round(value))
@@ -363,10 +363,10 @@ def lesson_ground(
     where: bool = False,
     sizes: bool = False,
 ):
-    """Where is a tile of a first look, on which side; zoom in on it! Then, perhaps, an unrelated close-up.
+    """Where is a tile of a first look, on which side? Or: zoom in on it. Then perhaps an unrelated close-up.
 
-    Tiles are asked for with repetition: where each comes once, the last is known without looking. Told to
-    zoom, it does so with a good box, and that is the end of it: no crop comes back, no answer is asked for.
+    A tile may be asked for twice: where each comes once, the last is known without looking. A zoom that is
+    asked for has a good box, and ends the conversation: no crop comes back, no answer is asked for.
     """
     scene = random_scene(rng, tiles=rng.randint(2 if where else 1, tiles))
     if sizes and rng.random() < 0.4:
@@ -533,7 +533,7 @@ def answer_or_call(rng: random.Random, stage: int, ease: float):
     habit = LAST_HABIT if stage >= 7 else HABIT if stage in (4, 6) else dict.fromkeys(HABIT, 0.3)
     if sizes and kind == "legible":
         kind = "sized"
-    # As often for a letter of any size: which of them need a call is left to RL
+    # As often for a letter of any size: RL has to find out which of them need a call.
     called = 0.35 if kind == "sized" else habit[kind]
     if kind != "legible" and rng.random() < called:
         return f"call_{kind}", *lesson_call(rng, kind, ease, stage >= 7, final, sizes)
@@ -607,8 +607,8 @@ class Lessons(Dataset):
 
 
 def loss_and_hits(model, batch: dict, heavy: float = 2.5):
-    """Weighted cross-entropy (a sum, and the sum of weights), and per skill whether its heavy tokens are
-    right."""
+    """Weighted cross-entropy (a sum, and the sum of weights), and for each lesson its skill and the fraction
+    of its heavy tokens that are correct."""
     skills = batch.pop("skills")
     weights = batch.pop("weights")[:, 1:]
     # About twice as fast as float32 where the CPU has bf16.
@@ -658,7 +658,7 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
     torch.set_num_threads(threads)
     processor = make_processor()
     model = make_model(processor.tokenizer).train()
-    # Sdpa's backward is twice as slow on a CPU.
+    # The backward pass of sdpa is twice as slow on a CPU.
     model.model.language_model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step * STEPS / steps))
@@ -684,14 +684,14 @@ def train(out: Path, steps: int, seed: int, threads: int, peak_lr: float) -> Non
             rates = {skill: round(sum(v) / len(v), 3) for skill, v in seen.items() if v}
             save(out, stateful, {"step": step, "seconds": round(time.time() - began), **rates})
             hits = {}
-    # bfloat16 is half the size; loaded as float32 it is exact again
+    # bfloat16 is half the size, and nothing is lost when it is loaded as float32.
     model.eval().to(torch.bfloat16).save_pretrained(out / "base")
     processor.save_pretrained(out / "base")
     shutil.copy(out / "log.jsonl", out / "base" / "training_log.jsonl")
 
 
 # --------------------------------------------------------------------------------------------------
-# What it can do in the end, measured by free greedy writing on images of their own.
+# What it can do in the end, measured by greedy decoding on images that no lesson had.
 
 
 @torch.no_grad()

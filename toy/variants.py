@@ -1,10 +1,10 @@
-"""Other toys than the default one, by the name of the data set; to be skipped at first reading.
+"""Variants of the toy, by the name of the data set.
 
     toy:kinds=read+glance           only these kinds of questions
     toy:tiles=5-6                   so many tiles in an image
     toy:letters=28-36               letters of this height in pixels, and tiles that hold them
 
-Several are separated by commas, and `toy-mixture:...` takes the same.
+Several settings are separated by commas. `toy-mixture:...` takes the same.
 """
 
 MOST_TILES = 6  # as many as there are colours
@@ -14,7 +14,7 @@ LARGEST = 210  # px; a letter on a tile that still fits its grid cell
 def read_variant(text: str, weights: dict[str, float]) -> tuple[dict, dict]:
     """The weights of the kinds, and the arguments of `random_scene`, that a variant asks for.
 
-    weights: of the toy it is a variant of. Raises ValueError for what it can't be.
+    weights: of the toy that is varied. Raises ValueError for a setting that is not possible.
 
     >>> read_variant("kinds=read,tiles=5-6", {"read": 0.5, "glance": 0.5})
     ({'read': 0.5}, {'tiles': (5, 6)})

@@ -1,8 +1,8 @@
 """The toy world: large images in which a few small coloured tiles each carry one letter.
 
-    image   1,008 x 1,008 px, redder to the right, bluer to the bottom: every place has a colour of its own
+    image     1,008 x 1,008 px, redder to the right, bluer to the bottom: each position has its own colour
     tiles     two to four, about 100 px, jittered on a 4 x 4 grid, each of another colour, among grey clutter
-    letter    about 38 px: plain to see in a close-up, gone in a first look of 112 px, where it is 4 px high
+    letter    about 38 px: plain to see in a close-up, illegible in a first look of 112 px, where it has 4 px
 
 Kinds of questions, named in `meta["kind"]`: `read` needs one zoom, `compare` two (or one that holds both
 tiles), `glance` none. `toy-mixture` adds `legible` (a letter so large that the first look shows it),
@@ -165,7 +165,7 @@ def draw_question(rng: random.Random, kind: str, tiles=None, **look) -> Question
 
 
 def compare_question(rng: random.Random, scene: Scene, first: Tile, second: Tile) -> Question:
-    """Do two tiles show the same letter? In half of the questions they are made to."""
+    """Do two tiles show the same letter? In half of the questions they do."""
     same = rng.random() < 0.5
     others = LETTERS.replace(first.letter, "")
     letter = first.letter if same else rng.choice(others)

@@ -1,6 +1,7 @@
 """What a step leaves: its line on the screen and in metrics.jsonl, and a group for the page."""
 
 import time
+from dataclasses import asdict
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -109,8 +110,9 @@ class LoggedTrainer(PatientTrainer):
         if time.time() - self.page_made > PAGE_EVERY:
             make_page(self.run, draw=self.page_made > 0)  # the first one at once
             self.page_made = time.time()
-        is_new = self.config.guard != "off" and print_new_troubles(self.rows, self.known_troubles)
-        return asked or (is_new and self.config.guard == "stop")
+        guard = self.config.guard
+        is_new = guard != "off" and print_new_troubles(self.rows, self.known_troubles, asdict(self.config))
+        return asked or (is_new and guard == "stop")
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         """A checkpoint holds the adapter alone: it names its base, whose processor serves."""
