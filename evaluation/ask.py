@@ -110,7 +110,7 @@ def answer_text(trajectory: Trajectory) -> str:
     answer = visible(trajectory.answer or "none")
     lines.append(f"\nanswer: {answer} (images looked at: {trajectory.delivered})")
     if trajectory.stop not in ("answer", "no_call"):
-        lines.append(f"it ended for want of {ENDS[trajectory.stop]}")
+        lines.append(f"stopped: it ran out of {ENDS[trajectory.stop]}")
     return "\n".join(lines)
 
 
@@ -124,9 +124,9 @@ def visible(text: str) -> str:
 
 
 ENDS = {
-    "turns": "turns: --max_turns",
-    "length": "tokens in a turn: --max_turn_tokens",
-    "budget": "tokens: --max_tokens",
+    "turns": "turns (--max_turns)",
+    "length": "tokens for a turn (--max_turn_tokens)",
+    "budget": "tokens (--max_tokens)",
 }
 
 

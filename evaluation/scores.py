@@ -17,8 +17,8 @@ from rollout import Trajectory, rollout
 from runlog.tables import table
 from tools import TOOL
 
-OVERLONG = ("turns", "length", "budget")  # stops for want of turns or tokens
-CUT = ("length", "budget")  # stops for want of tokens
+OVERLONG = ("turns", "length", "budget")  # a trajectory that ran out of turns or tokens
+CUT = ("length", "budget")  # a trajectory that ran out of tokens
 MOST_CUT = 0.05  # a larger fraction of cut answers says more of the budget than of the model
 REPEATED = 8  # the same token this many times in a row is garbage
 
@@ -133,14 +133,19 @@ def question_group(record: dict):
 
 
 def summarise(records: list[dict]) -> dict:
-    """The scores of some records, in fractions of the answers where nothing else is said:
+    """The scores of some records. Means and fractions are over answers where nothing else is said.
 
-    accuracy    `interval` is its 95 % interval, where groups and repeats of a question count as one question
-    pass        fraction of the questions with a correct answer among the repeats
-    tool_rate   with at least one crop; `crops` and `errors` are means per answer
-    iou         mean of `best_iou`; holds: answers of `shows_all`; says_shown: of the swap arm
-    cut         ran out of tokens; unanswered: had tokens left and gave no answer
-    favourite   chose the option that is chosen most (near 1: the model always says the same)
+    n                number of questions
+    accuracy         fraction correct; interval: 95 %, a group of questions with all its repeats counts once
+    pass             with repeats: fraction of questions with at least one correct answer
+    tool_rate        fraction with at least one crop; crops: their mean number
+    iou              mean of `best_iou`
+    holds            fraction for which `shows_all` is true
+    says_shown       in the swap arm: fraction that names what the wrong crop shows
+    cut              fraction that ran out of tokens
+    unanswered       fraction without an answer, though not cut
+    favourite        fraction that chose the most frequent option: near 1, the model always says the same
+    tokens, errors   mean number of sampled tokens, and of refused calls
     """
     right_by_question = defaultdict(list)
     for record in records:
