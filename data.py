@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from config import DATASETS
 from grading.boxes import Box
+from grading.golds import read_gold
 from toy.world import draw_questions
 
 # Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
@@ -163,7 +164,7 @@ def load(
         rows = folder_rows(Path(name), allow_outside)
     else:
         raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
-    kept = collect(rows, name)
+    kept = list(map(with_options, collect(rows, name)))
     if split:
         held_out = [zlib.crc32(sample.id.encode()) % TEST_EVERY == 0 for sample in kept]
         kept = [sample for sample, held in zip(kept, held_out) if held == (split == "test")]
@@ -173,6 +174,17 @@ def load(
     if limit is not None:
         kept = random.Random(seed).sample(kept, min(limit, len(kept)))
     return kept
+
+
+def with_options(sample: Sample) -> Sample:
+    """The sample with the choices of its question's text as options, and its gold as one of them.
+
+    >>> sample = with_options(Sample("1", b"", "Which country?\\n(A) Malta\\n(B) Cyprus", "B"))
+    >>> sample.question, sample.answer, sample.options
+    ('Which country?', 'Cyprus', ('Malta', 'Cyprus'))
+    """
+    question, answer, options = read_gold(sample.question, sample.answer, sample.options)
+    return replace(sample, question=question, answer=answer, options=options)
 
 
 # What a bad row raises, among others for a file name of 300 characters (OSError), a number of 400 digits

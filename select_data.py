@@ -135,8 +135,7 @@ def outcome_of(row: dict, config: SelectConfig) -> str:
 def score_chunk(model, processor, samples, config: SelectConfig, seed: int, judge=None) -> list[dict]:
     """The rows of some samples: all answers in both stages, and the fraction that is correct. seed: of this
     chunk, the same on whatever process."""
-    from grading.answers import verifiable
-    from grading.correct import is_correct
+    from grading.correct import is_correct, verifiable
     from rollout import rollout
 
     settings = rollout_limits(config)

@@ -8,9 +8,9 @@ import torch
 
 from data import Sample
 from evaluation.stats import mcnemar, wilson
-from grading.answers import chosen_by, unwrap, verifiable
+from grading.answers import chosen_by, unwrap
 from grading.boxes import contains, iou
-from grading.correct import is_correct
+from grading.correct import is_correct, verifiable
 from options import controls
 from reward import WEIGHTS
 from rollout import Trajectory, rollout
@@ -262,8 +262,8 @@ def cut_warning(arms: dict[str, dict]) -> str:
 def tell_unverifiable(samples: list[Sample], judge: str) -> None:
     """Print how many gold answers no rule can check, unless there is a judge.
 
-    >>> samples = [Sample("1", b"", "?", "red"), Sample("2", b"", "?", "It stands on the table.")]
-    >>> tell_unverifiable(samples, "")
+    >>> long = "An old man in a green coat feeds some pigeons near the fountain."
+    >>> tell_unverifiable([Sample("1", b"", "?", "red"), Sample("2", b"", "What happens?", long)], "")
     1 of 2 answers are sentences, which rules can't check and so can't pay: --judge, or select_data.py
     """
     count = sum(not verifiable(sample) for sample in samples)

@@ -433,14 +433,3 @@ def chosen_by(answer: str, gold: str, options: tuple[str, ...]) -> str | None:
     if re.fullmatch(r"\W*[A-I]\W*", gold):
         return letters(answer) or None
     return None
-
-
-def verifiable(sample) -> bool:
-    """Can rules grade the answers to a question? Yes for options, numbers, yes or no, and short texts. A
-    sentence needs a judge.
-
-    >>> from data import Sample
-    >>> [verifiable(Sample("1", b"", "?", a)) for a in ("12 cm", "a red cup", "It stands on the table.")]
-    [True, True, False]
-    """
-    return bool(sample.options) or not sample.tool or len(sample.answer.split()) <= 4

@@ -3,7 +3,9 @@
 import re
 
 from grading import answers
+from grading.sentences import begins_yes_or_no, gold_key, is_sentence, says_same
 
+MOST_WORDS = 4  # that a sentence may say beyond its question, if rules are to check it
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
 LABEL = re.compile(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?")  # "x = 12" is fine, "5 = 12" is not
 
@@ -68,7 +70,29 @@ def same_value(said: str, sample) -> bool | None:
     return True if equal else None
 
 
-RULES = (same_option, same_text, same_yes_or_no, same_value)
+def same_statement(said: str, sample) -> bool | None:
+    """A gold that is a sentence, in other words. Where they differ a judge may know better."""
+    if sample.options or not sample.tool or not is_sentence(sample.answer):
+        return None
+    return True if says_same(said, sample.answer, sample.question) else None
+
+
+RULES = (same_option, same_text, same_yes_or_no, same_value, same_statement)
+
+
+def verifiable(sample) -> bool:
+    """Can rules check an answer? Options, numbers, yes and no, short texts, and sentences that say up to four
+    words beyond their question; what says more needs a judge.
+
+    >>> from data import Sample
+    >>> rows = [("?", "12 cm"), ("?", "a red cup"), ("What color is it?", "The color of the cup is red.")]
+    >>> rows.append(("What is it?", "A quiet street with old houses, some cars and a church at its end."))
+    >>> [verifiable(Sample("1", b"", question, answer)) for question, answer in rows]
+    [True, True, True, False]
+    """
+    if sample.options or not sample.tool or not is_sentence(sample.answer):
+        return True
+    return begins_yes_or_no(sample.answer) or 0 < len(gold_key(sample.answer, sample.question)) <= MOST_WORDS
 
 
 def gold_option(sample) -> str | None:

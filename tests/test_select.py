@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 from data import Sample, load
-from grading.answers import verifiable
+from grading.correct import verifiable
 from select_data import SelectConfig, open_ended, outcome_of
 
 SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
