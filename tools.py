@@ -170,7 +170,7 @@ def in_frame(text: str, frame: tuple[int, int]) -> str:
     """A prompt that asks for boxes in this frame.
 
     >>> in_frame(f"Where? As {BOX}.", RELATIVE)
-    "Where? As [x1, y1, x2, y2], each from 0 to 1000 relative to the image's width or height."
+    "Where? As [x1, y1, x2, y2], each from 0 to 1000 relative to the picture's width or height."
     """
     return text.replace(BOX, RELATIVE_BOX) if frame == RELATIVE else text
 

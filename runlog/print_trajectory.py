@@ -65,7 +65,7 @@ def print_trajectory(trajectory, processor) -> None:
         text = processor.tokenizer.decode(ids)
         if call.picture:
             what = f"region {call.region} of the original" if call.region else call.name
-            crop = f"[the crop: {what}, shown as {call.image.size}]"
+            crop = f"[the crop: {what}, shown as {call.picture.size}]"
             text = re.sub(r"(<\|image_pad\|>)+", crop, text)
         print(f"WAS GIVEN {len(ids)} tokens, not trained on:\n{text}")
 
