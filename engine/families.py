@@ -37,7 +37,6 @@ class Family:
     image_processor_kwargs: dict  # as the public preprocessor_config.json has them
     cut: Callable  # (configuration, layers): what goes with fewer layers in each tower, in place
 
-    images = property(lambda self: self.image_processor_kwargs)  # until tests/conftest.py has the new name
 
     @property
     def token_side(self) -> int:

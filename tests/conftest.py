@@ -52,7 +52,7 @@ def make_tiny_processor(family: str) -> ZoomProcessor:
         prompt = tools.in_frame(tools.TOOL_SYSTEM, tools.RELATIVE)
         processor.tokenizer.add_tokens([AddedToken(prompt, special=False, normalized=False)])
         sizes = {"min_pixels": 64 * 64, "max_pixels": 1280 * 32 * 32}
-        images = Qwen2VLImageProcessorPil(**QWEN3_VL.images | sizes)
+        images = Qwen2VLImageProcessorPil(**QWEN3_VL.image_processor_kwargs | sizes)
         processor = ZoomProcessor(images, processor.tokenizer, model_type=family)
     return processor
 
