@@ -37,7 +37,6 @@ class Family:
     image_processor_kwargs: dict  # as the public preprocessor_config.json has them
     cut: Callable  # (configuration, layers): what goes with fewer layers in each tower, in place
 
-
     @property
     def token_side(self) -> int:
         """Side in pixels of the square that a visual token covers."""
