@@ -318,7 +318,7 @@ import torch
 import tools
 from machine import memory_estimate
 from engine.inputs import expand_image_tokens
-from engine.families import QWEN3_VL
+from engine.families import FAMILIES
 from engine.lora import master_lora
 from engine.shared_prefix import shared_prefix_logprobs, use_shared_prefix
 from model import add_lora, config_of, find_model, load_processor, make_random
@@ -326,24 +326,26 @@ from PIL import Image
 from rollout import Trajectory
 
 torch.set_num_threads(2)
-processor = load_processor(find_model("tiny"), QWEN3_VL)
 config = config_of({name!r}, 1)
+family = FAMILIES[config.model_type]
+processor = load_processor(find_model("tiny"), family)
 config.text_config.vocab_size = len(processor.tokenizer)
-lora = add_lora(make_random(config, torch.bfloat16, "cpu", None, processor), 8)
+lora = add_lora(make_random(config, torch.float32, "cpu", None, processor), 8)
 master_lora(lora)
 base = lora.get_base_model()
 use_shared_prefix(base)
 base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={{"use_reentrant": False}})
 base.enable_input_require_grads()
 base.train()
-look = Image.new("RGB", (256, 256))
+look = Image.new("RGB", (8 * family.token_side, 8 * family.token_side))
 prompt = expand_image_tokens(processor, tools.user_turn("What is it?"), [look])
-features = [torch.randn(64, 2 * config.text_config.hidden_size, dtype=torch.bfloat16)]
+width = family.count_levels(config) * config.text_config.hidden_size
+features = [torch.randn(64, width)]
 
 def memory(name):
     return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) * 1024
 
-def peak(length):  # as it trains: LoRA in float32, under autocast
+def peak(length):  # in float32: bfloat16 takes minutes on a CPU that has no products for it
     given = dict(sampled=[1] * length, images=[look], features=features)
     ids = [300 + i % 50 for i in range(length)]
     group = [Trajectory(None, prompt, ids, **given) for _ in range(4)]
@@ -351,10 +353,8 @@ def peak(length):  # as it trains: LoRA in float32, under autocast
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = memory("VmRSS:")
     Path("/proc/self/clear_refs").write_text("5")
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = shared_prefix_logprobs(base, [group], 1.0)[0].sum()
-    loss.backward()
-    planned = memory_estimate.activations(config, len(prompt) + 4 * length, 4 * length, 2, True)
+    shared_prefix_logprobs(base, [group], 1.0)[0].sum().backward()
+    planned = memory_estimate.activations(config, len(prompt) + 4 * length, 4 * length, 4, True)
     return planned, memory("VmHWM:") - before
 
 peak(5)
@@ -363,7 +363,7 @@ print("ratio", (more[0] - less[0]) / (more[1] - less[1]))
 """
 
 
-@pytest.mark.parametrize("name", WIDTHS)
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", *WIDTHS])
 def test_the_plan_is_the_measured_peak(name):
     """What 160 tokens more add to an update's peak in a layer of the preset's widths: planned within 15 %."""
     command = [sys.executable, "-c", MEASURE.format(root=str(ROOT), name=name)]

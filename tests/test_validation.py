@@ -141,7 +141,7 @@ def test_what_a_judge_that_was_away_should_have_graded_is_asked_again(
 ):
     held_out.judge = Away()
     held_out.samples = [replace(s, answer="It stands on the table.") for s in held_out.samples]
-    policy(lambda s: None, lambda s: "On the table, it stands.")
+    policy(lambda s: None, lambda s: "on a desk")
     scores = held_out.score(model, processor, "before", ("off",))
     assert scores["off"]["all"]["accuracy"] == 0.0
     assert held_out.stored()["unjudged"] == {"before: off": 6}
