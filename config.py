@@ -31,10 +31,11 @@ from transformers import HfArgumentParser
 MOST_USED = "most used"
 RUN = "the run"
 GROUPS = {
-    "the method": "prompts group tool tools bonus crop_price crop_price_on price_from temperature lr "
-    "lr_schedule lora iterations clip_high advantage loss_type beta judge arms repeats protocol "
+    "the method": "protocol prompts group tool tools bonus crop_price crop_price_on price_from temperature "
+    "lr lr_schedule lora iterations clip_high advantage loss_type beta judge arms repeats "
     "official_order prompt zoom k easiest solvable gain skip_crop only_difficulty",
-    "the model and its budgets": "look_pixels crop_pixels max_turns max_turn_tokens max_tokens",
+    "the model and its budgets": "look_pixels crop_pixels max_turns max_turn_tokens max_tokens "
+    "max_plain_tokens look_share",
     "the machine": "batch micro_batch engine threads quantize optim chunk",
 }
 URL_OF_A_JUDGE = "URL of an OpenAI-compatible endpoint for answers that rules can't tell"
@@ -57,6 +58,8 @@ class Limits:
     max_turns: int = flag(4, "model turns in a trajectory, so one zoom less than that")
     max_turn_tokens: int = flag(48, "tokens the model may write in one turn")
     max_tokens: int = flag(320, "tokens of a whole completion, observations included")
+    max_plain_tokens: int = flag(0, "tokens of an answer without the tool, one turn (0: max_turn_tokens)")
+    look_share: float = flag(1.0, "the first look has at most this fraction of the image's own pixels")
     batch: int = flag(256, "trajectories sampled at once; lower it where memory is short")
     engine: Literal["slots", "generate"] = flag(
         "slots", "slots: continuous batching, prompts shared (fast); generate: plain"
@@ -120,6 +123,9 @@ class TrainConfig(Limits):
     advantage: Literal["std", "mean"] = flag("std", "std: over the group's standard deviation")
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = flag("dapo", "how token losses are averaged")
     beta: float = flag(0.0, "weight of the KL term to the base; 0 needs no reference")
+    protocol: Literal["ours", "paper"] = flag(
+        "ours", "paper: the release's pixels, tokens, turns, prompts, group and mean over tokens"
+    )
     guard: Literal["warn", "stop", "off"] = flag("warn", "when a health check fails")
     judge: str = flag("", URL_OF_A_JUDGE)
     micro_batch: int = flag(64, "trajectories per pass, rounded down to a divisor of a step's")
@@ -140,6 +146,16 @@ class TrainConfig(Limits):
 BIG = {
     "data": "deepeyes", "steps": 80, "lr": 2e-5, "lr_schedule": "constant", "lora": 32, "micro_batch": 8,
     "save_every": 5, "eval_size": 200,
+}  # fmt: skip
+# The release's script, final_merged_v1v8_thinklite.sh: 16,384 visual tokens an image.
+PAPER_LIMITS = {
+    "look_pixels": 16384 * 28 * 28, "look_share": 1.0, "crop_pixels": 16384 * 28 * 28, "max_turns": 5,
+    "max_turn_tokens": 10240, "max_tokens": 20480, "max_plain_tokens": 0,
+}  # fmt: skip
+# Its mean over tokens is taken in each micro-batch of four.
+PAPER_TRAINING = PAPER_LIMITS | {
+    "prompts": 256, "group": 16, "steps": 80, "lr_schedule": "constant", "loss_type": "bnpo",
+    "micro_batch": 4,
 }  # fmt: skip
 DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
 # Of eval.py, by their kind; benchmarks/ says what is in them.
@@ -222,15 +238,21 @@ class Preset:
 def big_limits(quantize: str = "", batch: int = 64) -> Limits:
     """Limits of a real model on one card: for Qwen2.5-VL a look of 1,000 visual tokens, crops of 400.
 
+    A look of a quarter of an image's own pixels leaves something to find on small images, too: those of the
+    V* rows have some 640 x 480 pixels, and would be shown whole. The authors trained such variants.
+    A completion holds four crops, five turns of the usual length, and what their observations say.
+
     For Qwen3-VL they are the same pixels, so 765 and 306 of its larger tokens: what a first look shows, and
     what only a crop shows, is the same for both.
     """
     return Limits(
         look_pixels=1000 * 28 * 28,
+        look_share=0.25,
         crop_pixels=400 * 28 * 28,
         max_turns=5,
         max_turn_tokens=384,
-        max_tokens=2048,
+        max_tokens=3072,
+        max_plain_tokens=2048,
         batch=batch,
         threads=8,
         quantize=quantize,
@@ -278,6 +300,8 @@ def fill_limits(config, given: set[str]):
     usual = asdict(usual_limits(config.model))
     usual["threads"] = min(usual["threads"], os.cpu_count() or 1)
     run = {} if config.model in PRESETS else run_flags(Path(config.model))
+    if run:  # of before these flags
+        usual |= {"look_share": 1.0, "max_plain_tokens": 0}
     values = {name: run.get(name, usual[name]) for name in LIMITS if name not in given}
     return replace(config, **values)
 
@@ -396,6 +420,13 @@ def check_at_least(least: float, config, names: str) -> None:
     for name in names.split():
         if not least <= getattr(config, name) < 2**32:  # false for NaN, too
             fail(f"--{name} must be at least {least}")
+
+
+def check_share(config: Limits) -> None:
+    """End the script for a --look_share that is no fraction."""
+    if not 0 < config.look_share <= 1:
+        fail(f"--look_share {config.look_share} must be above 0, and 1 at most")
+    check_at_least(0, config, "max_plain_tokens")
 
 
 def check_data_name(name: str, benchmarks=()) -> None:

@@ -99,6 +99,14 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
+def header_size(sample: Sample) -> tuple[int, int]:
+    """Width and height of a sample's image, from its header: nothing is decoded. Raises what reading does."""
+    source = sample.image
+    if callable(source):
+        source = source()
+    return (source if isinstance(source, Image.Image) else open_image(source)).size
+
+
 def check_size(image: Image.Image) -> None:
     """Raise ValueError for an image too large to decode. Its size is known without decoding."""
     width, height = image.size
@@ -371,6 +379,7 @@ def deepeyes_sample(texts, number: int, image, name: str) -> Sample:
         answer=row["reward_model"]["ground_truth"],
         source=row["data_source"],
         tool=tool,
+        meta={"kind": row["data_source"]},  # tables and metrics by source
     )
 
 

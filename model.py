@@ -27,6 +27,7 @@ from config import PRESETS, run_command
 from engine.families import CONFIGS, FAMILIES, QWEN2_5_VL, Family, family_in, family_of_preset
 from engine.inputs import linear_patch_embed
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
+from tools import TURN_ENDS
 
 # On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape, in half a second;
 # nearly every call here has a new shape.
@@ -295,8 +296,12 @@ def merge(checkpoint: str, out: Path) -> None:
     adapter = find_model(checkpoint)
     if not (adapter / "adapter_config.json").exists():
         raise ValueError(f"{adapter} is no LoRA checkpoint: it is whole already")
-    model, _ = load_model(str(adapter), device="cpu", dtype="auto")
-    model.merge_and_unload().save_pretrained(out)
+    model, processor = load_model(str(adapter), device="cpu", dtype="auto")
+    merged = model.merge_and_unload()
+    # Its turns end at </tool_call>, as they did in training: after a call it was never taught to stop.
+    known = processor.tokenizer.get_vocab()
+    merged.generation_config.eos_token_id = [known[end] for end in TURN_ENDS if end in known]
+    merged.save_pretrained(out)
     # Tokenizer and processor as they came: other programs know these.
     wanted = [file for file in find_model(base_of(adapter)).iterdir() if file.suffix in MERGED_FILES]
     for file in (adapter.parent / "args.json", *wanted):

@@ -146,7 +146,8 @@ class ZoomEnv:
         opening: ids that the completions start with, written for the model.
         """
         original = sample.open()
-        shown = self.shown_size(original, self.limits.look_pixels)
+        own = int(self.limits.look_share * original.width * original.height)
+        shown = self.shown_size(original, min(self.limits.look_pixels, own))
         view = tools.View(original, shown, self.processor.family.frame)
         look = view.look()
         offered = sample.tool and self.tool != "off"
@@ -188,8 +189,11 @@ class ZoomEnv:
 
     def tokens_left(self, i: int) -> int:
         """Tokens that trajectory i may write in its next turn."""
-        left = self.limits.max_tokens - len(self.trajectories[i].completion_ids)
-        return max(0, min(left, self.limits.max_turn_tokens))
+        trajectory = self.trajectories[i]
+        written = len(trajectory.completion_ids)
+        if self.limits.max_plain_tokens and not trajectory.sample.tool:  # its only turn
+            return max(0, self.limits.max_plain_tokens - written)
+        return max(0, min(self.limits.max_tokens - written, self.limits.max_turn_tokens))
 
     def step(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
         """Note the turn that trajectory i has just written, and carry out its call; None: it is over.
@@ -459,6 +463,8 @@ def rollout(
     engine: str = "generate",
     look_pixels: int | None = None,
     crop_pixels: int | None = None,
+    look_share: float = 1.0,
+    max_plain_tokens: int = 0,
     batch: int = 256,
     threads: int = 1,
     tools: str = "zoom",
@@ -474,15 +480,17 @@ def rollout(
     target). tools: what is on offer, by the names in toolbox.py. max_turns: model turns, so at most one
     zoom less. max_tokens: completion tokens, the model's and the observations'. temperature: 0 is greedy.
     engine: "generate" or "slots". look_pixels, crop_pixels: pixel budgets of the first look and of each
-    crop (None: the processor's own). batch: trajectories at once. threads: a tiny model's samples are
-    shared among this many CPU processes. force_call: after its first (greedy) thought open a call for the
-    model; the box is its own. begin_with_targets: begin with calls on the sample's targets and their crops,
-    as if the model had made them. keep_features: trajectories keep what the vision tower made of their
-    images. Raises ValueError for a bad flag, and for a sample whose image can't be read.
+    crop (None: the processor's own). look_share: the first look has at most this fraction of the image's own
+    pixels. max_plain_tokens: of a sample without the tool (0: max_turn_tokens). batch: trajectories at once.
+    threads: a tiny model's samples are shared among this many CPU processes. force_call: after its first
+    (greedy) thought open a call for the model; the box is its own. begin_with_targets: begin with calls on
+    the sample's targets and their crops, as if the model had made them. keep_features: trajectories keep what
+    the vision tower made of their images. Raises ValueError for a bad flag, and for a sample whose image
+    can't be read.
     """
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
-    limits = Limits(look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens)
-    limits = replace(limits, batch=batch, engine=engine, threads=threads, tools=tools)
+    limits = Limits(look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens, max_plain_tokens)
+    limits = replace(limits, look_share=look_share, batch=batch, engine=engine, threads=threads, tools=tools)
     controls.check_arguments(tool, group, limits)
     settings = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
     openings = [[] for _ in samples]

@@ -26,6 +26,7 @@ from config import (
     Limits,
     check_at_least,
     check_data_name,
+    check_share,
     fill_limits,
     flag,
     is_name,
@@ -65,7 +66,7 @@ class SelectConfig(Limits):
 
 # What the scores depend on: another value of one of these needs another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "judge", "chunk"]
-SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision", "tools"]
+SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision", "tools", "look_share"]
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
@@ -76,8 +77,9 @@ def read_config(argv: list[str]) -> SelectConfig:
     check_data_name(config.data)
     config = fill_limits(config, given)
     check_at_least(1, config, "limit k chunk batch threads max_turns")
+    check_share(config)
     check_at_least(1, config, "look_pixels crop_pixels max_turn_tokens max_tokens")
-    before = read_json(Path(config.out) / "args.json")
+    before = {"look_share": 1.0} | read_json(Path(config.out) / "args.json")  # a folder of before may lack it
     if config.rescore and not before:
         fail(f"nothing to rescore: {config.out} holds no args.json")
     return as_scored_before(config, given, before) if before else config

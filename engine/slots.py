@@ -129,7 +129,7 @@ class SlotEngine:
         config = model.config.get_text_config()
         self.cache = SlotCache(config, self.size, self.device, model.dtype)
         # One more for the surplus token of a slot that waits.
-        turn = env.limits.max_turn_tokens + 1
+        turn = max(env.limits.max_turn_tokens, env.limits.max_plain_tokens) + 1
         # The logits of each slot's next token; what its turn has written so far.
         self.logits = torch.zeros(self.size, config.vocab_size, device=self.device)
         self.ids = torch.zeros(self.size, turn, dtype=torch.long, device=self.device)

@@ -264,11 +264,11 @@ def tell_unverifiable(samples: list[Sample], judge: str) -> None:
 
     >>> long = "An old man in a green coat feeds some pigeons near the fountain."
     >>> tell_unverifiable([Sample("1", b"", "?", "red"), Sample("2", b"", "What happens?", long)], "")
-    1 of 2 answers are sentences, which rules can't check and so can't pay: --judge, or select_data.py
+    1 of 2 answers are sentences, which rules can't check and so can't pay without --judge
     """
     count = sum(not verifiable(sample) for sample in samples)
     if count and not judge:
-        remedy = "which rules can't check and so can't pay: --judge, or select_data.py"
+        remedy = "which rules can't check and so can't pay without --judge"
         print(f"{count} of {len(samples)} answers are sentences, {remedy}", flush=True)
 
 

@@ -8,26 +8,21 @@ from pathlib import Path
 from config import (
     ARMS,
     BENCHMARK_KINDS,
+    PAPER_LIMITS,
     EvalConfig,
     big_limits,
     check_at_least,
     check_data_name,
+    check_share,
     fill_limits,
     parse,
 )
 from safe.files import fail
 
 THOUGHT_TOKENS = 4096  # at least, on benchmarks of reasoning; others give 16,384 and more
-# The paper's script for V*: 16,384 visual tokens for the first look and each crop, 10,240 tokens a turn, 11
-# turns. It does not limit a whole completion; 20,480 tokens is what training gave.
-PAPER = {
-    "look_pixels": 16384 * 28 * 28,
-    "crop_pixels": 16384 * 28 * 28,
-    "max_turns": 11,
-    "max_turn_tokens": 10240,
-    "max_tokens": 20480,
-    "official_order": True,
-}
+# The paper's script for V* has 11 turns. It does not limit a whole completion; 20,480 tokens is what training
+# gave.
+PAPER = PAPER_LIMITS | {"max_turns": 11, "official_order": True}
 
 
 def read_config(argv: list[str], doc: str = "") -> EvalConfig:
@@ -71,6 +66,7 @@ def settle(config: EvalConfig, given: set[str]) -> EvalConfig:
     if BENCHMARK_KINDS.get(config.data) == "reasoning":
         # An answer whose thought is cut counts as wrong.
         config = with_usual(config, max_turn_tokens=max(config.max_turn_tokens, THOUGHT_TOKENS))
+        config = with_usual(config, max_plain_tokens=config.max_turn_tokens)
         config = with_usual(config, max_tokens=max(config.max_tokens, config.max_turn_tokens))
         config = with_usual(config, arms="on,off" if config.zoom else "off")
     if config.repeats > 1:
@@ -83,6 +79,7 @@ def settle(config: EvalConfig, given: set[str]) -> EvalConfig:
 
 def check_numbers(config: EvalConfig) -> None:
     """End the script for a number that makes no sense."""
+    check_share(config)
     check_at_least(1, config, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
     check_at_least(1, config, "threads repeats")
     if not 0 <= config.temperature < math.inf:

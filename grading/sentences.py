@@ -173,7 +173,9 @@ def content(text: str, question: str) -> set[str]:
     """The words of a text that say something, less those of the question that are no alternative."""
     question = plain(question)
     asked = set(words(question)) - alternatives(question)
-    return {word for word in words(text) if word not in FILLER and word not in asked}
+    found = {word for word in words(text) if word not in FILLER and word not in asked}
+    # No article ends a sentence: "The letter on the tile is A." says the letter.
+    return found | ({"a"} if re.search(r"(?:^|\W)a\W*$", text.lower()) else set())
 
 
 def alternatives(question: str) -> set[str]:

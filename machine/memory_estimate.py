@@ -55,7 +55,8 @@ def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float
 
     look = config.look_pixels // family.token_area
     prompt = look + PROMPT
-    longest = prompt + config.max_tokens
+    most = max(config.max_tokens, config.max_plain_tokens)  # of a completion
+    longest = prompt + most
     slots = max(config.group, min(config.batch, config.prompts * config.group // world))
     prefill = min(slots // config.group * prompt, PREFILL_TOKENS)
     mask = min(MASK, PREFILL_TOKENS * longest)
@@ -66,7 +67,7 @@ def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float
 
     # A micro-batch of the update: each prompt once, then all completions.
     prompts = -(-config.micro_batch // config.group)
-    completions = config.micro_batch * config.max_tokens
+    completions = config.micro_batch * most
     tokens = prompts * prompt + completions
     crops = config.micro_batch * crop_tokens(config, family.token_area)
     checkpointed = torch.cuda.is_available() or config.model != "tiny"

@@ -16,7 +16,7 @@ from data import DEEPEYES, USED, readable
 from evaluation.scores import score_table
 from evaluation.validation import Validation, comparison_text, load_questions
 from grading.judge import Judge
-from machine import memory_estimate, time_estimate
+from machine import memory_estimate, row_estimate, time_estimate
 from model import find_model, load_model, prepare_libraries
 from runlog import runs
 from runlog.render import make_page
@@ -36,10 +36,13 @@ def run(config: TrainConfig, build_trainer) -> None:
             print(flags_text(config))
             print(memory_estimate.table(config))
             print(time_estimate.time_here(config, WORLD))
+            print(row_estimate.of_config(config))
             return
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
         transformers.set_seed(config.seed)
         samples, held_out = load_questions(config)
+        if state.is_main_process and not config.data.startswith("toy"):
+            print(row_estimate.table(samples, config), flush=True)
         find_model(config.model)  # fetched here, where the Hub's progress bars are on
         prepare_libraries(config.threads)
         # A resume takes the same commit of the data, whatever is the newest then

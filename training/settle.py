@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from config import (
+    PAPER_TRAINING,
     TrainConfig,
     as_now,
     check_at_least,
     check_data_name,
+    check_share,
     fill_big,
     fill_limits,
     is_name,
@@ -59,6 +61,9 @@ def settle(config: TrainConfig, given: set[str], world: int) -> TrainConfig:
     if has_run(config.out):
         fail(f"{config.out} holds a run already; go on with --resume, or give another --out")
     config = fill_big(fill_limits(config, given), given)
+    if config.protocol == "paper":
+        usual = {name: value for name, value in PAPER_TRAINING.items() if name not in given}
+        config = replace(config, **usual)
     if "micro_batch" not in given:  # the largest up to the default that divides a step
         trajectories = config.prompts * config.group // world
         sizes = range(1, config.micro_batch + 1)
@@ -133,6 +138,7 @@ def check_training(config: TrainConfig, world: int) -> None:
     check_at_least(1, config, "steps prompts micro_batch iterations lora save_every show_every threads")
     check_at_least(1, config, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
     check_at_least(0, config, "lr beta seed eval_size clip_high crop_price price_from limit")
+    check_share(config)
     check_data_name(config.data)
     if config.resume and not config.out and not config.seeds:
         fail("--resume goes on with the run in --out: give one")
@@ -159,10 +165,12 @@ def check_choices(config: TrainConfig) -> None:
     small files, before large ones are fetched. The plan of a preset needs no file."""
     from engine.families import family_of_preset
     from engine.inputs import pixel_budgets
+    from machine.row_estimate import check_crops
     from model import find_model, load_processor
     from options.toolbox import named
 
     named(config.tools)
+    check_crops(config)
     if config.plan and family_of_preset(config.model):
         return
     processor = load_processor(find_model(config.model, weights=False))

@@ -1,0 +1,100 @@
+"""What the rows of a data set can teach with these flags, said before any weight is fetched."""
+
+import random
+from collections import defaultdict
+from statistics import fmean
+
+from config import TrainConfig
+from data import DEEPEYES, Sample, header_size, is_cached, load
+from engine.families import QWEN2_5_VL, Family, family_of_preset
+from grading.correct import verifiable
+from machine.memory_estimate import PROMPT
+from machine.time_estimate import OBSERVATION
+from tools import fit
+
+LOOKED_AT = 500  # rows of a source, at most: a header of each image is read
+DRAWN = 20  # of the toy, which draws an image to know its size
+TOOL_PROMPT = 330  # tokens
+LETTERS_A_TOKEN = 3.5  # of a question
+
+
+def of_config(config: TrainConfig) -> str:
+    """`table` for the training rows of a config, if they are on this machine."""
+    if config.data == "deepeyes" and not config.root and not is_cached(DEEPEYES, "dataset", "README.md"):
+        return f"rows: {DEEPEYES} is not on this machine yet, so what they can teach is not known"
+    limit = config.limit or (LOOKED_AT if config.data.startswith("toy") else None)
+    where = {"root": config.root or None, "allow_outside": config.allow_outside}
+    return table(load(config.data, split="train", limit=limit, seed=config.seed, **where), config)
+
+
+def table(samples: list[Sample], config: TrainConfig) -> str:
+    """By source: rows, the fraction of them that rules can pay, whose first look hides something, and whose
+    prompt is no longer than the memory estimate has it; and how many crops a completion holds."""
+    by_source = defaultdict(list)
+    for sample in samples:
+        by_source[sample.source].append(sample)
+    family = family_of_preset(config.model) or QWEN2_5_VL
+    lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
+    for source, rows in by_source.items():
+        most = DRAWN if rows[0].drawn else LOOKED_AT
+        some = rows if len(rows) <= most else random.Random(0).sample(rows, most)
+        payable = fmean(map(verifiable, some))
+        hiding = look_hides(some, config, family)
+        fitting = fmean(prompt_fits(sample) for sample in some)
+        lines.append(f"{source:<24}{len(rows):>8,}{payable:>16.3f}{hiding:>13.3f}{fitting:>14.3f}")
+        if len(some) < len(rows):
+            lines[-1] += f"  (of {most} rows)"
+    lines.append(crops_text(config, family.token_area))
+    return "\n".join(lines)
+
+
+def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> float:
+    """Fraction of the readable images of which the first look shows less than nine tenths of the pixels."""
+    hidden = []
+    for sample in samples:
+        try:
+            width, height = header_size(sample)
+        except (ValueError, OSError):  # training leaves it out, and says so
+            continue
+        budget = min(config.look_pixels, int(config.look_share * width * height))
+        shown = fit((width, height), budget, 4 * family.token_area, family.token_side)
+        hidden.append(shown[0] * shown[1] < 0.9 * width * height)
+    return fmean(hidden) if hidden else 0.0
+
+
+def prompt_fits(sample: Sample) -> bool:
+    """Is the prompt's text within the tokens that the memory estimate counts? By its letters."""
+    question = len(sample.text()) / LETTERS_A_TOKEN
+    return question + (TOOL_PROMPT if sample.tool else 0) <= PROMPT
+
+
+def crops_that_fit(config: TrainConfig, token_area: int) -> int:
+    """Crops of full size in a completion whose turns are a third of the longest.
+
+    token_area: pixels of a visual token.
+
+    >>> big = TrainConfig(crop_pixels=400 * 784, max_turns=5, max_turn_tokens=384, max_tokens=2048)
+    >>> crops_that_fit(big, 784)
+    3
+    """
+    turn = config.max_turn_tokens // 3
+    crop = config.crop_pixels // token_area + OBSERVATION + turn
+    return min(config.max_turns - 1, max(0, config.max_tokens - turn) // crop)
+
+
+def crops_text(config: TrainConfig, token_area: int) -> str:
+    """How many crops a completion holds, and the flags if it is fewer than turns allow."""
+    holds = crops_that_fit(config, token_area)
+    wanted = config.max_turns - 1
+    text = f"a completion holds {holds} crops of full size, of the {wanted} that --max_turns allows"
+    return text if holds == wanted else text + ": raise --max_tokens, or lower --crop_pixels"
+
+
+def check_crops(config: TrainConfig) -> None:
+    """Raise ValueError for budgets that hold not one crop."""
+    family = family_of_preset(config.model) or QWEN2_5_VL
+    if config.tool == "on" and config.max_turns > 1 and not crops_that_fit(config, family.token_area):
+        raise ValueError(
+            f"not one crop of --crop_pixels {config.crop_pixels} fits into --max_tokens {config.max_tokens}:"
+            " raise the one, or lower the other (--tool off trains without the zoom)"
+        )

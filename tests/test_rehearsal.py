@@ -1,0 +1,125 @@
+"""The paper's own files, small: what is written, what rows can teach, and the limits that fit them."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from config import BIG, PAPER_TRAINING, TrainConfig, rollout_limits
+from data import Sample, load
+from engine.families import QWEN2_5_VL
+from grading.correct import is_correct
+from machine import row_estimate
+from model import load_model
+from rollout import ZoomEnv, rollout
+from toy.rehearsal import FILES, write
+from toy.world import LETTERS
+from training.settle import read_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rehearsal")
+    for name, (source, _) in FILES.items():
+        write(folder / name, source, 30, seed=5)
+    return folder
+
+
+def test_rows_are_read_as_the_papers_are(folder):
+    samples = load("deepeyes", root=str(folder))
+    assert Counter(sample.source for sample in samples) == {"vstar": 30, "chart": 30, "thinklite_eureka": 30}
+    for sample in samples:
+        assert sample.tool == (sample.source != "thinklite_eureka")
+        assert bool(sample.options) == (sample.source != "vstar")
+        assert not sample.options or sample.answer in sample.options
+        assert sample.meta["kind"] == sample.source
+
+
+def test_short_answers_to_sentences_are_paid_and_wrong_ones_never(folder):
+    for sample in load("deepeyes", root=str(folder)):
+        if sample.source == "vstar":
+            gold = sample.answer[-2]
+            paid = [letter for letter in LETTERS if is_correct(letter, sample)]
+            assert paid == [gold]
+            assert is_correct(f"The letter is {gold}.", sample)
+        else:
+            paid = [option for option in sample.options if is_correct(option, sample)]
+            assert paid == [sample.answer]
+
+
+def test_the_plan_says_what_rows_can_teach(folder):
+    samples = load("deepeyes", root=str(folder))
+    small = Image.new("RGB", (560, 420))
+    long = "An old man in a green coat feeds some pigeons near the fountain."
+    samples += [
+        Sample("a", small, "?" * 2000, long, source="own"),
+        Sample("b", small, "?", "red", source="own"),
+    ]
+    config = TrainConfig(model="qwen2.5-vl-3b", look_share=1.0)
+    lines = row_estimate.table(samples, config).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert rows["vstar"] == ["30", "1.000", "1.000", "1.000"]
+    assert rows["own"] == ["2", "0.500", "0.000", "0.500"]
+    shrunk = row_estimate.table(samples, replace(config, look_share=0.25)).splitlines()
+    assert shrunk[-2].split() == ["own", "2", "0.500", "1.000", "0.500"]
+
+
+def test_budgets_without_room_for_a_crop_are_refused():
+    area = QWEN2_5_VL.token_area
+    big = read_config(["--model", "qwen2.5-vl-3b"])
+    assert row_estimate.crops_that_fit(big, area) == big.max_turns - 1
+    assert "raise --max_tokens" in row_estimate.crops_text(replace(big, max_tokens=2048), area)
+    with pytest.raises(ValueError, match="not one crop"):
+        row_estimate.check_crops(replace(big, max_tokens=400))
+    row_estimate.check_crops(replace(big, max_tokens=400, tool="off"))
+
+
+def test_the_plan_of_a_command(folder):
+    command = [sys.executable, "train.py", "--data", "deepeyes", "--root", str(folder), "--plan"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "vstar" in done.stdout and "a completion holds 3 crops" in done.stdout
+
+
+def test_the_first_look_has_a_fraction_of_the_images_own_pixels():
+    _, processor = load_model("tiny")
+    sample = Sample("a", Image.new("RGB", (640, 480)), "What is it?", "A")
+    limits = replace(read_config(["--model", "qwen2.5-vl-3b"]), engine="generate")
+    env = ZoomEnv(processor, limits)
+    env.reset(sample, [])
+    width, height = env.trajectories[0].images[0].size
+    assert 0.8 * 640 * 480 / 4 < width * height <= 640 * 480 / 4
+    assert env.views[0].original.size == (640, 480)
+
+
+@pytest.mark.parametrize("engine", ["generate", "slots"])
+def test_rows_without_the_tool_have_a_limit_of_their_own(engine):
+    model, processor = load_model("tiny")
+    plain = Sample("a", Image.new("RGB", (64, 64)), "What letter is on the red tile?", "A", tool=False)
+    zooms = replace(plain, id="b", tool=True)
+    limits = rollout_limits(TrainConfig(max_turn_tokens=3, max_plain_tokens=7, engine=engine, threads=1))
+    first, second = rollout(model, processor, [plain, zooms], temperature=1.0, seed=0, **limits)
+    assert (first.stop, len(first.completion_ids)) == ("length", 7)
+    assert (second.stop, len(second.completion_ids)) == ("length", 3)
+
+
+def test_the_papers_protocol_sets_what_was_not_given():
+    paper = read_config(["--model", "qwen2.5-vl-3b", "--protocol", "paper", "--group", "4"])
+    for name, value in PAPER_TRAINING.items():
+        assert getattr(paper, name) == (4 if name == "group" else value)
+    assert paper.lr == BIG["lr"]
+
+
+def test_a_run_of_before_keeps_its_first_look(tmp_path):
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (tmp_path / "args.json").write_text(json.dumps({"model": "qwen2.5-vl-3b", "look_pixels": 784000}))
+    from evaluation.settle import read_config as read_eval_config
+
+    config = read_eval_config(["--model", str(checkpoint)])
+    assert (config.look_share, config.max_plain_tokens) == (1.0, 0)
