@@ -72,6 +72,18 @@ class Limits:
 LIMITS = tuple(each.name for each in fields(Limits))
 
 
+def look_budget(limits: Limits, size: tuple[int, int]) -> int:
+    """Pixels that the first look at an image of this (width, height) may have.
+
+    >>> look_budget(Limits(look_pixels=10**6, look_share=0.25), (640, 480))
+    76800
+    """
+    if limits.look_share == 1:
+        return limits.look_pixels
+    width, height = size
+    return min(limits.look_pixels, int(limits.look_share * width * height))
+
+
 def rollout_limits(config: Limits) -> dict:
     """The limits as keyword arguments of `rollout`, which takes a model that is loaded already."""
     return {name: getattr(config, name) for name in LIMITS if name != "quantize"}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 import tools
-from config import Limits, rollout_limits, run_command
+from config import Limits, look_budget, rollout_limits, run_command
 from data import LARGE_PIXELS, Sample, load
 from engine.inputs import encode_images, expand_image_tokens, image_inputs, pixel_budgets
 from engine.lora import sampling_mode
@@ -146,8 +146,7 @@ class ZoomEnv:
         opening: ids that the completions start with, written for the model.
         """
         original = sample.open()
-        own = int(self.limits.look_share * original.width * original.height)
-        shown = self.shown_size(original, min(self.limits.look_pixels, own))
+        shown = self.shown_size(original, look_budget(self.limits, original.size))
         view = tools.View(original, shown, self.processor.family.frame)
         look = view.look()
         offered = sample.tool and self.tool != "off"

@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 from statistics import fmean
 
-from config import TrainConfig
+from config import TrainConfig, look_budget
 from data import DEEPEYES, Sample, header_size, is_cached, load
 from engine.families import QWEN2_5_VL, Family, family_of_preset
 from grading.correct import verifiable
@@ -56,7 +56,7 @@ def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> fl
             width, height = header_size(sample)
         except (ValueError, OSError):  # training leaves it out, and says so
             continue
-        budget = min(config.look_pixels, int(config.look_share * width * height))
+        budget = look_budget(config, (width, height))
         shown = fit((width, height), budget, 4 * family.token_area, family.token_side)
         hidden.append(shown[0] * shown[1] < 0.9 * width * height)
     return fmean(hidden) if hidden else 0.0

@@ -60,7 +60,7 @@ def test_the_plan_says_what_rows_can_teach(folder):
         Sample("a", small, "?" * 2000, long, source="own"),
         Sample("b", small, "?", "red", source="own"),
     ]
-    config = TrainConfig(model="qwen2.5-vl-3b", look_share=1.0)
+    config = read_config(["--model", "qwen2.5-vl-3b", "--look_share", "1"])
     lines = row_estimate.table(samples, config).splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert rows["vstar"] == ["30", "1.000", "1.000", "1.000"]
