@@ -232,7 +232,7 @@ from engine.slots import SlotCache
 from model import add_lora, load_model
 
 torch.set_num_threads(2)
-model, _ = load_model("qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.bfloat16)
+model, _ = load_model("qwen2.5-vl-3b", random_weights=True, layers=1, dtype=torch.float32)
 model = add_lora(model, 16).eval()
 master_lora(model)
 base = model.get_base_model()
@@ -242,9 +242,9 @@ def memory(name):
 
 def peak(tokens):
     length = tokens // 2
-    cache = SlotCache(base.config.text_config, 2, "cpu", torch.bfloat16)
+    cache = SlotCache(base.config.text_config, 2, "cpu", torch.float32)
     cache.reserve(length)
-    embeds = torch.randn(2, length, 2048, dtype=torch.bfloat16)
+    embeds = torch.randn(2, length, 2048)
     places = torch.arange(length).expand(2, -1)
     cache.aim(torch.arange(2), places, length)
     gc.collect()
@@ -265,12 +265,13 @@ def peak(tokens):
 with torch.no_grad(), cast_lora(model):
     peak(1000)
     measured = peak(6000) - peak(2000)
-print("ratio", memory_estimate.prefill_bytes(base.config, 4000, 2) / measured)
+print("ratio", memory_estimate.prefill_bytes(base.config, 4000, 4) / measured)
 """
 
 
 def test_the_plans_prefill_is_the_measured_peak():
-    """At the 3B's widths, with the LoRA as it is while sampling: within 20 %."""
+    """At the 3B's widths, with the LoRA as it is while sampling: within 20 %. In float32: a CPU that has no
+    bfloat16 products takes minutes."""
     exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command = [sys.executable, "-c", PREFILL.format(root=str(ROOT))]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | exact)

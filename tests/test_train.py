@@ -85,6 +85,14 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def check_explained(rows: list[dict]) -> None:
+    """docs/metrics.md has every key by its own name; those of one kind of question by KIND."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    names = {re.sub("_(read|compare|glance)$", "_KIND", name) for row in rows for name in row}
+    assert "accuracy_KIND" in names
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
 class StockLoss(train.ZoomGRPOTrainer):
     """The oracle: TRL's own loss on our trajectories, over padded batches, from pixels."""
 
@@ -540,6 +548,7 @@ def test_the_main_job_in_small(tmp_path):
     result = run("--out", out, "--steps", 3, *SMALL)
     assert result.returncode == 0, result.stderr
     rows = metrics(out)
+    check_explained(rows)
     keys = {
         "step",
         "reward",
