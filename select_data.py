@@ -79,7 +79,7 @@ def read_config(argv: list[str]) -> SelectConfig:
     check_at_least(1, config, "limit k chunk batch threads max_turns")
     check_share(config)
     check_at_least(1, config, "look_pixels crop_pixels max_turn_tokens max_tokens")
-    before = {"look_share": 1.0} | read_json(Path(config.out) / "args.json")  # a folder of before may lack it
+    before = read_json(Path(config.out) / "args.json")
     if config.rescore and not before:
         fail(f"nothing to rescore: {config.out} holds no args.json")
     return as_scored_before(config, given, before) if before else config
@@ -88,7 +88,7 @@ def read_config(argv: list[str]) -> SelectConfig:
 def as_scored_before(config: SelectConfig, given: set[str], before: dict) -> SelectConfig:
     """The config that the stored scores of its folder depend on. Ends the script if the flags ask for another
     one. before: the folder's args.json."""
-    before = {"revision": "", "tools": "zoom"} | before  # older folders may lack these
+    before = {"revision": "", "tools": "zoom", "look_share": 1.0} | before  # older folders may lack these
     taken = {}
     for name in SCORED_BY:
         is_free = config.rescore and name not in given
