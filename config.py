@@ -277,7 +277,7 @@ PRESETS = {
     "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit", batch=32)),
     "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit")),
     # Eight heads of keys where the 3B has two: a slot takes three and four times as much.
-    "qwen3-vl-2b": Preset("Qwen/Qwen3-VL-2B-Instruct", big_limits(batch=32)),
+    "qwen3-vl-2b": Preset("Qwen/Qwen3-VL-2B-Instruct", big_limits(batch=24)),
     "qwen3-vl-4b": Preset("Qwen/Qwen3-VL-4B-Instruct", big_limits(batch=16)),
     "qwen3-vl-8b": Preset("Qwen/Qwen3-VL-8B-Instruct", big_limits("4bit", batch=16)),
 }
