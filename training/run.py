@@ -34,9 +34,9 @@ def run(config: TrainConfig, build_trainer) -> None:
         check_choices(config)  # before the data and the weights are fetched
         if config.plan:
             print(flags_text(config))
+            print(row_estimate.of_config(config))
             print(memory_estimate.table(config))
             print(time_estimate.time_here(config, WORLD))
-            print(row_estimate.of_config(config))
             return
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=4))
         transformers.set_seed(config.seed)
