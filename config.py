@@ -312,7 +312,7 @@ def fill_limits(config, given: set[str]):
     usual = asdict(usual_limits(config.model))
     usual["threads"] = min(usual["threads"], os.cpu_count() or 1)
     run = {} if config.model in PRESETS else run_flags(Path(config.model))
-    if run:  # of before these flags
+    if run:  # it may be older than these flags
         usual |= {"look_share": 1.0, "max_plain_tokens": 0}
     values = {name: run.get(name, usual[name]) for name in LIMITS if name not in given}
     return replace(config, **values)
@@ -434,11 +434,12 @@ def check_at_least(least: float, config, names: str) -> None:
             fail(f"--{name} must be at least {least}")
 
 
-def check_share(config: Limits) -> None:
-    """End the script for a --look_share that is no fraction."""
+def check_limits(config: Limits) -> None:
+    """End the script for a limit that makes no sense."""
+    check_at_least(1, config, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch threads")
+    check_at_least(0, config, "max_plain_tokens")
     if not 0 < config.look_share <= 1:
         fail(f"--look_share {config.look_share} must be above 0, and 1 at most")
-    check_at_least(0, config, "max_plain_tokens")
 
 
 def check_data_name(name: str, benchmarks=()) -> None:

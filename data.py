@@ -59,12 +59,7 @@ class Sample:
     def open(self) -> Image.Image:
         """The image: RGB, upright (EXIF orientation applied). Raises ValueError that names the sample."""
         try:
-            if callable(self.image):
-                image = self.image()
-            elif isinstance(self.image, Image.Image):
-                image = self.image
-            else:
-                image = open_image(self.image)
+            image = self.stored()
             check_size(image)
             # 16 bits a pixel: a plain conversion would clip the values to white.
             if image.mode.startswith("I"):
@@ -77,6 +72,11 @@ class Sample:
             raise ValueError(
                 f"sample {self.id}: its image can't be read ({type(error).__name__}: {error})"
             ) from error
+
+    def stored(self) -> Image.Image:
+        """The image as it is stored: not decoded yet, but its size is known."""
+        image = self.image() if callable(self.image) else self.image
+        return image if isinstance(image, Image.Image) else open_image(image)
 
     def text(self) -> str:
         """The question as the model gets it: options, if any, on lettered lines.
@@ -97,14 +97,6 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
         raise ValueError(f"{source} is no regular file")
     return Image.open(source, formats=FORMATS)
-
-
-def header_size(sample: Sample) -> tuple[int, int]:
-    """Width and height of a sample's image, from its header: nothing is decoded. Raises what reading does."""
-    source = sample.image
-    if callable(source):
-        source = source()
-    return (source if isinstance(source, Image.Image) else open_image(source)).size
 
 
 def check_size(image: Image.Image) -> None:

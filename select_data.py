@@ -26,7 +26,7 @@ from config import (
     Limits,
     check_at_least,
     check_data_name,
-    check_share,
+    check_limits,
     fill_limits,
     flag,
     is_name,
@@ -66,7 +66,10 @@ class SelectConfig(Limits):
 
 # What the scores depend on: another value of one of these needs another folder.
 SCORED_BY = ["data", "model", "quantize", "root", "limit", "seed", "k", "judge", "chunk"]
-SCORED_BY += ["look_pixels", "crop_pixels", "max_turn_tokens", "revision", "tools", "look_share"]
+SCORED_BY += ["look_pixels", "look_share", "crop_pixels", "max_turn_tokens", "max_plain_tokens"]
+SCORED_BY += ["revision", "tools"]
+# What older folders lack.
+OLDER = {"revision": "", "tools": "zoom", "look_share": 1.0, "max_plain_tokens": 0}
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
@@ -76,9 +79,8 @@ def read_config(argv: list[str]) -> SelectConfig:
     config, given = parse(SelectConfig, argv, __doc__)
     check_data_name(config.data)
     config = fill_limits(config, given)
-    check_at_least(1, config, "limit k chunk batch threads max_turns")
-    check_share(config)
-    check_at_least(1, config, "look_pixels crop_pixels max_turn_tokens max_tokens")
+    check_limits(config)
+    check_at_least(1, config, "limit k chunk")
     before = read_json(Path(config.out) / "args.json")
     if config.rescore and not before:
         fail(f"nothing to rescore: {config.out} holds no args.json")
@@ -88,7 +90,7 @@ def read_config(argv: list[str]) -> SelectConfig:
 def as_scored_before(config: SelectConfig, given: set[str], before: dict) -> SelectConfig:
     """The config that the stored scores of its folder depend on. Ends the script if the flags ask for another
     one. before: the folder's args.json."""
-    before = {"revision": "", "tools": "zoom", "look_share": 1.0} | before  # older folders may lack these
+    before = OLDER | before
     taken = {}
     for name in SCORED_BY:
         is_free = config.rescore and name not in given

@@ -13,15 +13,14 @@ from config import (
     big_limits,
     check_at_least,
     check_data_name,
-    check_share,
+    check_limits,
     fill_limits,
     parse,
 )
 from safe.files import fail
 
 THOUGHT_TOKENS = 4096  # at least, on benchmarks of reasoning; others give 16,384 and more
-# The paper's script for V* has 11 turns. It does not limit a whole completion; 20,480 tokens is what training
-# gave.
+# The paper's script for V* has 11 turns, and no limit for a whole completion: 20,480 tokens are training's.
 PAPER = PAPER_LIMITS | {"max_turns": 11, "official_order": True}
 
 
@@ -66,7 +65,7 @@ def settle(config: EvalConfig, given: set[str]) -> EvalConfig:
     if BENCHMARK_KINDS.get(config.data) == "reasoning":
         # An answer whose thought is cut counts as wrong.
         config = with_usual(config, max_turn_tokens=max(config.max_turn_tokens, THOUGHT_TOKENS))
-        config = with_usual(config, max_plain_tokens=config.max_turn_tokens)
+        config = with_usual(config, max_plain_tokens=0)
         config = with_usual(config, max_tokens=max(config.max_tokens, config.max_turn_tokens))
         config = with_usual(config, arms="on,off" if config.zoom else "off")
     if config.repeats > 1:
@@ -79,9 +78,8 @@ def settle(config: EvalConfig, given: set[str]) -> EvalConfig:
 
 def check_numbers(config: EvalConfig) -> None:
     """End the script for a number that makes no sense."""
-    check_share(config)
-    check_at_least(1, config, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
-    check_at_least(1, config, "threads repeats")
+    check_limits(config)
+    check_at_least(1, config, "repeats")
     if not 0 <= config.temperature < math.inf:
         fail("--temperature must be a number from 0 (greedy) on")
     is_benchmark = config.data in BENCHMARK_KINDS

@@ -2,29 +2,30 @@
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 from statistics import fmean
 
 from config import TrainConfig, look_budget
-from data import DEEPEYES, Sample, header_size, is_cached, load
-from engine.families import QWEN2_5_VL, Family, family_of_preset
+from data import BAD_ROW, DEEPEYES, Sample, is_cached
+from engine.families import FAMILIES, Family
+from evaluation.validation import load_questions
 from grading.correct import verifiable
 from machine.memory_estimate import PROMPT
 from machine.time_estimate import OBSERVATION
-from tools import fit
+from model import config_of
+from tools import fit, prompt
 
 LOOKED_AT = 500  # rows of a source, at most: a header of each image is read
 DRAWN = 20  # of the toy, which draws an image to know its size
-TOOL_PROMPT = 330  # tokens
-LETTERS_A_TOKEN = 3.5  # of a question
+LETTERS_A_TOKEN = 4  # of a prompt, in English; no tokenizer is fetched for it
 
 
 def of_config(config: TrainConfig) -> str:
     """`table` for the training rows of a config, if they are on this machine."""
     if config.data == "deepeyes" and not config.root and not is_cached(DEEPEYES, "dataset", "README.md"):
         return f"rows: {DEEPEYES} is not on this machine yet, so what they can teach is not known"
-    limit = config.limit or (LOOKED_AT if config.data.startswith("toy") else None)
-    where = {"root": config.root or None, "allow_outside": config.allow_outside}
-    return table(load(config.data, split="train", limit=limit, seed=config.seed, **where), config)
+    samples, _ = load_questions(replace(config, eval_size=0))
+    return table(samples, config)
 
 
 def table(samples: list[Sample], config: TrainConfig) -> str:
@@ -33,7 +34,7 @@ def table(samples: list[Sample], config: TrainConfig) -> str:
     by_source = defaultdict(list)
     for sample in samples:
         by_source[sample.source].append(sample)
-    family = family_of_preset(config.model) or QWEN2_5_VL
+    family = FAMILIES[config_of(config.model).model_type]
     lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
     for source, rows in by_source.items():
         most = DRAWN if rows[0].drawn else LOOKED_AT
@@ -53,8 +54,8 @@ def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> fl
     hidden = []
     for sample in samples:
         try:
-            width, height = header_size(sample)
-        except (ValueError, OSError):  # training leaves it out, and says so
+            width, height = sample.stored().size
+        except BAD_ROW:  # training leaves it out, and says so
             continue
         budget = look_budget(config, (width, height))
         shown = fit((width, height), budget, 4 * family.token_area, family.token_side)
@@ -64,8 +65,8 @@ def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> fl
 
 def prompt_fits(sample: Sample) -> bool:
     """Is the prompt's text within the tokens that the memory estimate counts? By its letters."""
-    question = len(sample.text()) / LETTERS_A_TOKEN
-    return question + (TOOL_PROMPT if sample.tool else 0) <= PROMPT
+    text = prompt(sample.text(), tool=sample.tool, boxed=not sample.tool)
+    return len(text) / LETTERS_A_TOKEN <= PROMPT
 
 
 def crops_that_fit(config: TrainConfig, token_area: int) -> int:
@@ -92,7 +93,7 @@ def crops_text(config: TrainConfig, token_area: int) -> str:
 
 def check_crops(config: TrainConfig) -> None:
     """Raise ValueError for budgets that hold not one crop."""
-    family = family_of_preset(config.model) or QWEN2_5_VL
+    family = FAMILIES[config_of(config.model).model_type]
     if config.tool == "on" and config.max_turns > 1 and not crops_that_fit(config, family.token_area):
         raise ValueError(
             f"not one crop of --crop_pixels {config.crop_pixels} fits into --max_tokens {config.max_tokens}:"

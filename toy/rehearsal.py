@@ -15,7 +15,7 @@ from pathlib import Path
 
 import datasets
 
-from config import fail_with_remedy
+from safe.files import fail
 from toy.world import draw_questions
 
 # File name -> its source, and its part of the rows (the paper's: 0.47, 0.30, 0.23).
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.error = fail_with_remedy
+    parser.error = fail
     parser.add_argument("--out", type=Path, required=True, help="folder of the three files")
     parser.add_argument("--rows", type=int, default=3000, help="of all files together")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,9 +52,9 @@ def write(file: Path, source: str, count: int, seed: int) -> None:
     """Write one parquet file of so many rows."""
     rng = random.Random(f"{source}-{seed}")
     drawn = draw_questions(count, seed=seed, variant=f"kinds={KINDS[source]}")
-    rows = (hub_row(row, source, number, rng) for number, row in enumerate(drawn))
+    rows = [hub_row(row, source, number, rng) for number, row in enumerate(drawn)]
     datasets.disable_progress_bars()
-    datasets.Dataset.from_list(list(rows)).to_parquet(str(file))
+    datasets.Dataset.from_list(rows).to_parquet(str(file))
 
 
 def hub_row(row: dict, source: str, number: int, rng: random.Random) -> dict:
@@ -87,11 +87,10 @@ def hub_question(row: dict, source: str, rng: random.Random) -> tuple[str, str]:
     pairs = (("yes", "no"), ("left", "right"), ("top", "bottom"))
     choices = list(next(pair for pair in pairs if answer in pair))
     rng.shuffle(choices)
+    first, second = choices
     if source == "chart":
-        lines = [f"{letter}. {choice}" for letter, choice in zip("AB", choices)]
-        return "\n".join([text, *lines]), "AB"[choices.index(answer)]
-    lines = [f"({letter}) {choice}" for letter, choice in zip("AB", choices)]
-    return "\n".join([text, "Choices:", *lines]), answer
+        return f"{text}\nA. {first}\nB. {second}", "AB"[choices.index(answer)]
+    return f"{text}\nChoices:\n(A) {first}\n(B) {second}", answer
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from config import (
     as_now,
     check_at_least,
     check_data_name,
-    check_share,
+    check_limits,
     fill_big,
     fill_limits,
     is_name,
@@ -135,10 +135,9 @@ def check_seeds(config: TrainConfig, given: set[str], world: int) -> None:
 
 def check_training(config: TrainConfig, world: int) -> None:
     """End the script if train.py's config don't fit one another. world: processes."""
-    check_at_least(1, config, "steps prompts micro_batch iterations lora save_every show_every threads")
-    check_at_least(1, config, "look_pixels crop_pixels max_turns max_turn_tokens max_tokens batch")
+    check_at_least(1, config, "steps prompts micro_batch iterations lora save_every show_every")
+    check_limits(config)
     check_at_least(0, config, "lr beta seed eval_size clip_high crop_price price_from limit")
-    check_share(config)
     check_data_name(config.data)
     if config.resume and not config.out and not config.seeds:
         fail("--resume goes on with the run in --out: give one")
