@@ -247,7 +247,7 @@ class Preset:
     limits: Limits
 
 
-def big_limits(quantize: str = "", batch: int = 64) -> Limits:
+def big_limits(quantize: str = "", batch: int = 48) -> Limits:
     """Limits of a real model on one card: for Qwen2.5-VL a look of 1,000 visual tokens, crops of 400.
 
     A look of a quarter of an image's own pixels leaves something to find on small images, too: those of the
