@@ -31,8 +31,8 @@ from transformers import HfArgumentParser
 MOST_USED = "most used"
 RUN = "the run"
 GROUPS = {
-    "the method": "protocol prompts group tool tools bonus crop_price crop_price_on price_from temperature "
-    "lr lr_schedule lora iterations clip_high advantage loss_type beta judge arms repeats "
+    "the method": "protocol prompts group tool tools bonus crop_price crop_price_on price_from curiosity "
+    "temperature lr lr_schedule lora iterations clip_high advantage loss_type beta judge arms repeats "
     "official_order prompt zoom k easiest solvable gain skip_crop only_difficulty",
     "the model and its budgets": "look_pixels crop_pixels max_turns max_turn_tokens max_tokens "
     "max_plain_tokens look_share",
@@ -125,6 +125,7 @@ class TrainConfig(Limits):
     )
     crop_price_on: Literal["right", "all"] = flag("right", "all: crops of any answer cost")
     price_from: int = flag(0, "first steps in which crops cost nothing")
+    curiosity: float = flag(0.0, "pays for a crop while under 30 %% of a step's trajectories zoom")
     temperature: float = flag(1.0, "of sampling; the trainer's logprobs use the same")
     lr: float = flag(1.5e-3, "learning rate of the LoRA weights")
     lr_schedule: Literal["linear", "constant"] = flag("linear", "constant: as in the paper")
@@ -339,7 +340,7 @@ def run_flags(model: Path) -> dict:
 
 
 # Flags of before, at the value that changed nothing. A run that used another one can't go on.
-GONE = {"curiosity": 0.0, "mask_overlong": False, "refill": False, "merge": False}
+GONE = {"mask_overlong": False, "refill": False, "merge": False}
 
 
 def as_now(stored: dict) -> dict:
@@ -347,8 +348,8 @@ def as_now(stored: dict) -> dict:
 
     >>> as_now({"bonus": "priced_all", "call_price": 0.1, "merge": False})
     {'bonus': 'none', 'crop_price': 0.1, 'crop_price_on': 'all'}
-    >>> as_now({"bonus": "none", "call_price": 0.05, "curiosity": 0.5})
-    {'bonus': 'none', 'curiosity': 0.5, 'crop_price': 0.0}
+    >>> as_now({"bonus": "none", "call_price": 0.05, "refill": True})
+    {'bonus': 'none', 'refill': True, 'crop_price': 0.0}
     """
     flags = {name: value for name, value in stored.items() if GONE.get(name, ...) != value}
     if "call_price" in flags:

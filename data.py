@@ -54,6 +54,7 @@ class Sample:
     tool: bool = True  # False: a single turn without the zoom prompt (ThinkLite rows)
     meta: dict = field(default_factory=dict)
     wording: tuple[str, str] | None = None  # of tools.prompt; None: ours
+    accepted: tuple[str, ...] = ()  # further answers that are as good as the gold
     drawn: bool = False  # by the toy, when it is opened, so the image can always be read
 
     def open(self) -> Image.Image:
@@ -120,7 +121,7 @@ DEEPEYES_GB = 4.84  # three parquet files
 SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
 TEST_EVERY = 20  # one row in this many is held out of training
-FIELDS = ("id", "question", "answer", "source", "tool", "meta")  # of a row in a user's folder
+FIELDS = ("id", "question", "source", "tool", "meta")  # of a row in a user's folder
 
 
 def load(
@@ -184,7 +185,9 @@ def with_options(sample: Sample) -> Sample:
     ('Which country?', 'Cyprus', ('Malta', 'Cyprus'))
     """
     question, answer, options = read_gold(sample.question, sample.answer, sample.options)
-    return replace(sample, question=question, answer=answer, options=options)
+    others = (read_gold(question, other, options)[1] for other in sample.accepted)
+    accepted = tuple(dict.fromkeys(other for other in others if other != answer))
+    return replace(sample, question=question, answer=answer, options=options, accepted=accepted)
 
 
 # What a bad row raises, among others for a file name of 300 characters (OSError), a number of 400 digits
@@ -242,8 +245,9 @@ def readable(samples: list[Sample]) -> list[Sample]:
 
 def check(sample: Sample) -> None:
     """Raise ValueError for a sample that can't be asked or scored."""
-    for name in ("question", "answer"):
-        value = getattr(sample, name)
+    texts = [("question", sample.question), ("answer", sample.answer)]
+    texts += [("answer", other) for other in sample.accepted]
+    for name, value in texts:
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"no {name}, or one that is no text")
     for name in ("id", "source"):
@@ -261,7 +265,7 @@ def check(sample: Sample) -> None:
     if len(sample.options) > MOST_OPTIONS:
         raise ValueError(f"{len(sample.options)} options; at most {MOST_OPTIONS} have letters")
     question = sample.text()
-    for text in (question, sample.answer, sample.id, sample.source):
+    for text in (question, sample.answer, *sample.accepted, sample.id, sample.source):
         text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
     if len(question) > MOST_LETTERS:
         raise ValueError(f"the question has {len(question)} characters, of {MOST_LETTERS} at most")
@@ -362,13 +366,15 @@ def deepeyes_sample(texts, number: int, image, name: str) -> Sample:
     row = texts[number]
     question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
     tool = row["data_source"] != "thinklite_eureka"
+    golds = golds_of(row["reward_model"]["ground_truth"])
     question = question.replace("<image>", "")
     question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
     return Sample(
         id=name,
         image=image,
         question=question.strip().removeprefix("Question:").strip(),
-        answer=row["reward_model"]["ground_truth"],
+        answer=golds[0],
+        accepted=golds[1:],
         source=row["data_source"],
         tool=tool,
         meta={"kind": row["data_source"]},  # tables and metrics by source
@@ -421,8 +427,9 @@ def folder_rows(folder: Path, allow_outside: bool = False):
     """Rows of a user's folder: .jsonl lines, or the parquet files that select_data.py writes.
 
     A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
-    (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta".
-    Images lie inside the folder, unless allow_outside.
+    (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta". An
+    answer may be a list: the gold, then others that are as good. Images lie inside the folder, unless
+    allow_outside.
     """
     lines = sorted(folder.glob("*.jsonl"))
     tables = sorted(folder.glob("selected*.parquet"))
@@ -453,15 +460,29 @@ def line_sample(folder: Path, line: str, name: str, allow_outside: bool) -> Samp
 def folder_sample(row: dict, image, name: str) -> Sample:
     """A row of a user's folder as a sample. name: its id, if the row has none."""
     values = {key: row[key] for key in FIELDS if row.get(key) is not None}
-    if missing := [key for key in ("question", "answer") if key not in values]:
+    if missing := [key for key in ("question", "answer") if row.get(key) is None]:
         raise ValueError(f"lacks {', '.join(missing)}")
+    golds = golds_of(row["answer"])
     if type(values.get("id")) is int:
         values["id"] = str(values["id"])
     if isinstance(values.get("meta"), str):
         values["meta"] = json.loads(values["meta"])
     options = tuple(map(str, row.get("options") or ()))
     boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
+    values |= {"answer": golds[0], "accepted": golds[1:] + tuple(row.get("accepted") or ())}
     return Sample(**{"id": name} | values, image=image, options=options, boxes=boxes)
+
+
+def golds_of(answer) -> tuple:
+    """A row's answer, or its list of accepted answers, the gold first.
+
+    >>> golds_of("red"), golds_of(["nokia", "Nokia 3310"])
+    (('red',), ('nokia', 'Nokia 3310'))
+    """
+    golds = tuple(answer) if isinstance(answer, list) else (answer,)
+    if not golds:
+        raise ValueError("the list of answers is empty")
+    return golds
 
 
 def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:

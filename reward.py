@@ -1,10 +1,10 @@
 """Trajectory + sample -> reward: accuracy, format, and a tool bonus. The weights are those of the paper's
 release.
 
-    with the tool     total = 0.8 * accuracy + 0.2 * format + 1.2 * tool - price
+    with the tool     total = 0.8 * accuracy + 0.2 * format + 1.2 * tool - price + curiosity
     without           total = 1.2 * accuracy + 0.4 * format       (the ThinkLite rows: one turn, \\boxed{})
 
-accuracy is 0 or 1, format 0 or -1, tool 0 or 1; the price of crops is ours, and 0 unless it is asked for. The
+accuracy is 0 or 1, format 0 or -1, tool 0 or 1; price and curiosity are ours, and 0 unless asked for. The
 reward reads fields of the trajectory, never a decoded string: in the released code a crop's wrapper text
 could be graded as the answer, and a failed call could look like a delivered one.
 """
@@ -28,16 +28,20 @@ class Reward:
     tool: float
     total: float
     price: float = 0.0  # of the crops; taken off the total
+    curiosity: float = 0.0  # for a crop; added to the total
 
 
-def score(trajectory, *, bonus="conditional", judge=None, crop_price=0.0, crop_price_on="right") -> Reward:
+def score(
+    trajectory, *, bonus="conditional", judge=None, crop_price=0.0, crop_price_on="right", curiosity=0.0
+) -> Reward:
     """Reward of one finished trajectory.
 
     bonus: "conditional" pays the tool term if the answer is correct and at least one crop was delivered,
     "unconditional" if a crop was delivered, "none" never. judge: optional callable (question, gold,
     prediction) -> bool for what rules can't tell. crop_price: taken off for each delivered crop of a correct
     answer, or of any answer if crop_price_on is "all" (ours, not the paper's: an answer at first sight is
-    then worth a little more than the same answer after a zoom).
+    then worth a little more than the same answer after a zoom). curiosity: added where a crop was delivered,
+    for whatever answer (ours; train.py pays it while few zoom).
     """
     if bonus not in BONUSES:
         raise ValueError(f"bonus must be one of {', '.join(BONUSES)}, not {bonus!r}")
@@ -51,9 +55,10 @@ def score(trajectory, *, bonus="conditional", judge=None, crop_price=0.0, crop_p
     format = 0.0 if well_formed(trajectory) else -1.0
     tool = float(sample.tool and crops > 0 and earned)
     price = crop_price * crops if correct or crop_price_on == "all" else 0.0
+    curiosity = curiosity if crops > 0 else 0.0
     weights = WEIGHTS[sample.tool]
-    total = weights[0] * accuracy + weights[1] * format + weights[2] * tool - price
-    return Reward(accuracy, format, tool, total, price)
+    total = weights[0] * accuracy + weights[1] * format + weights[2] * tool - price + curiosity
+    return Reward(accuracy, format, tool, total, price, curiosity)
 
 
 def group_advantages(totals: list[float], scale: str = "std") -> list[float]:

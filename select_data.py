@@ -228,6 +228,7 @@ def write_selected(samples, file: Path) -> None:
         return
     names = ("id", "question", "answer", "source", "tool")
     columns = {name: [getattr(sample, name) for sample in samples] for name in names}
+    columns["accepted"] = [list(sample.accepted) for sample in samples]
     columns["options"] = [list(sample.options) for sample in samples]
     columns["boxes"] = [list(map(list, sample.boxes)) for sample in samples]
     columns["meta"] = [json.dumps(sample.meta) for sample in samples]

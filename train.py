@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from config import TrainConfig, rollout_limits
 from training.settle import WORLD, command_config
@@ -44,6 +45,8 @@ from model import lora_config
 from reward import Reward, group_advantages, score
 from rollout import Trajectory, rollout
 from training.log import LoggedTrainer
+
+CURIOUS_BELOW = 0.3  # of a step's trajectories zoom: then --curiosity pays for a crop
 
 
 def policy_logprobs(model, processor, trajectories: list[Trajectory], temperature: float):
@@ -172,20 +175,22 @@ class ZoomGRPOTrainer(LoggedTrainer):
 
     def score_all(self, trajectories: list[Trajectory]) -> None:
         """Give each trajectory its reward: by the rules, then, if there is a judge, with its help."""
+        few_zoom = fmean(t.delivered > 0 for t in trajectories) < CURIOUS_BELOW
+        pay = partial(self.pay, curiosity=self.config.curiosity if few_zoom else 0.0)
         for trajectory in trajectories:
-            trajectory.reward = self.pay(trajectory)
+            trajectory.reward = pay(trajectory)
         if self.judge:  # many requests at once
             with ThreadPoolExecutor(16) as pool:
-                rewards = pool.map(partial(self.pay, judge=self.judge), trajectories)
+                rewards = pool.map(partial(pay, judge=self.judge), trajectories)
             for trajectory, reward in zip(trajectories, rewards):
                 trajectory.reward = reward
 
-    def pay(self, trajectory: Trajectory, judge=None) -> Reward:
+    def pay(self, trajectory: Trajectory, judge=None, curiosity: float = 0.0) -> Reward:
         """The reward of a trajectory at this step."""
         config = self.config
         price = config.crop_price if self.state.global_step >= config.price_from else 0.0
-        prices = {"crop_price": price, "crop_price_on": config.crop_price_on}
-        return score(trajectory, bonus=config.bonus, judge=judge, **prices)
+        ours = {"crop_price": price, "crop_price_on": config.crop_price_on, "curiosity": curiosity}
+        return score(trajectory, bonus=config.bonus, judge=judge, **ours)
 
     # ---- the loss
 

@@ -355,6 +355,7 @@ def step_stats(groups: list[list[Trajectory]]) -> dict:
         "garbage": mean(map(is_garbage, trajectories)),
         "overlong": mean(t.stop in OVERLONG for t in trajectories),
         "reward_price": mean(-t.reward.price for t in trajectories),
+        "reward_curiosity": mean(t.reward.curiosity for t in trajectories),
     }
     for index, term in enumerate(("accuracy", "format", "tool")):
         paid = (WEIGHTS[t.sample.tool][index] * getattr(t.reward, term) for t in trajectories)

@@ -1,6 +1,7 @@
 """Is an answer correct? Rules decide where they can; a judge, if there is one, only where they can't."""
 
 import re
+from dataclasses import replace
 
 from grading import answers
 from grading.sentences import begins_yes_or_no, gold_key, is_sentence, says_same
@@ -11,7 +12,7 @@ LABEL = re.compile(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?")  # "x = 12" is fine, "5 =
 
 
 def is_correct(prediction: str | None, sample, judge=None) -> bool:
-    """Does a prediction agree with the gold answer of a `Sample`?
+    """Does a prediction agree with the gold answer of a `Sample`, or with another one that is accepted?
 
     judge: optional callable (question, gold, prediction) -> bool, asked where no rule can tell.
 
@@ -24,13 +25,23 @@ def is_correct(prediction: str | None, sample, judge=None) -> bool:
     if prediction is None or not prediction.strip() or len(prediction) >= MAX_ANSWER_CHARS:
         return False
     said = answers.unwrap(prediction)
+    outcomes = [by_rules(said, replace(sample, answer=gold)) for gold in (sample.answer, *sample.accepted)]
+    if True in outcomes:
+        return True
+    if None in outcomes and judge:
+        return bool(judge(sample.text(), " / ".join((sample.answer, *sample.accepted)), said))
+    return False
+
+
+def by_rules(said: str, sample) -> bool | None:
+    """What the first rule that can tell says of an unwrapped answer; None where none can."""
     if "=" not in sample.answer:
         said = LABEL.sub("", said)
     for rule in RULES:
         decided = rule(said, sample)
         if decided is not None:
             return decided
-    return bool(judge and judge(sample.text(), sample.answer, said))
+    return None
 
 
 # Each rule answers True, False, or None where it can't tell. They are asked in this order.

@@ -14,90 +14,15 @@ import re
 from grading.answers import DENIES, NUMBER_WORDS, unwrap, without_lead, yes_or_no
 
 # Words that say nothing by themselves.
-FILLER = {
-    *(
-        "a",
-        "an",
-        "the",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "here",
-        "it",
-        "its",
-        "he",
-        "she",
-        "his",
-        "her",
-    ),
-    *(
-        "they",
-        "their",
-        "them",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "with",
-        "from",
-        "and",
-        "or",
-        "as",
-        "also",
-    ),
-    *(
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "do",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "both",
-        "very",
-    ),
-    *(
-        "which",
-        "what",
-        "who",
-        "whom",
-        "whose",
-        "where",
-        "when",
-        "how",
-        "likely",
-        "probably",
-        "mostly",
-        "mainly",
-    ),
-    *(
-        "appear",
-        "appears",
-        "seem",
-        "seems",
-        "look",
-        "looks",
-        "made",
-        "shown",
-        "seen",
-        "visible",
-        "wear",
-        "wearing",
-    ),
-    *("located", "placed", "positioned", "situated", "side", "part", "area", "color", "colored", "material"),
-    *("image", "picture", "photo", "scene", "background", "foreground"),
-}
+FILLER = """
+    a an the this that these those there here it its he she his her they their them
+    of to in on at by for with from and or as also is are was were be been being do does did has have had
+    both very which what who whom whose where when how likely probably mostly mainly
+    appear appears seem seems look looks made shown seen visible wear wearing
+    located placed positioned situated side part area color colored material
+    image picture photo scene background foreground
+"""
+FILLER = frozenset(FILLER.split())
 ANYONE = {"person", "people", "someone", "individual", "object", "item", "thing", "one"}
 VERB = re.compile(r"\b(?:is|are|was|were|appears?|seems?|looks?|has|have|had)\b")
 # What a sentence adds to its claim.

@@ -46,7 +46,7 @@ PANELS = (
         "Flat: boxes of any size are paid alike. A lower --crop_pixels.",
     ),
     Panel(
-        ("reward", "reward_accuracy", "reward_format", "reward_tool", "reward_price"),
+        ("reward", "reward_accuracy", "reward_format", "reward_tool", "reward_price", "reward_curiosity"),
         "mean over trajectories", "All rise together.",
         "reward_tool without reward_accuracy: an unearned bonus.",
     ),

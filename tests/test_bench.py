@@ -2,11 +2,9 @@
 
 import json
 import shlex
-import subprocess
-import sys
 
 import torch
-from conftest import ROOT
+from scripts import run_script
 
 from bench import twin
 from model import add_lora, load_model
@@ -15,12 +13,7 @@ from model import add_lora, load_model
 def test_arms_do_the_same_work(tmp_path):
     out = tmp_path / "bench.json"
     arguments = shlex.split("--prompts 2 --group 4 --micro_batch 4 --repeats 1 --threads 1")
-    result = subprocess.run(
-        [sys.executable, "bench.py", *arguments, "--json", str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    result = run_script("bench.py", *arguments, "--json", out)
     assert result.returncode == 0, result.stderr
     figures = json.loads(out.read_text())
     assert set(figures["rollout_vs_trl"]) == {"generate", "slots"} and figures["update_vs_trl"] > 0

@@ -9,17 +9,11 @@ import pytest
 import torch
 from conftest import ROOT, check_planned_cache
 from safetensors.torch import load_file, save_file
+from scripts import run_script
 
 import train
 from machine import memory_estimate
 from model import load_model
-
-
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
-
 
 # The files of Qwen/Qwen2.5-VL-3B-Instruct as the Hub has them, but for two layers and the ids of the tiny
 # vocabulary.
@@ -159,19 +153,19 @@ def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     flags = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
     flags += " --look_pixels 12544 --crop_pixels 12544 --max_turns 2 --max_tokens 200 --max_turn_tokens 6"
     flags = (flags + " --save_every 1 --eval_size 0").split()
-    planned = run("train.py", *flags, "--plan")
+    planned = run_script("train.py", *flags, "--plan")
     assert planned.returncode == 0 and "expected peak" in planned.stdout
-    first = run("train.py", *flags, "--steps", 1, "--out", out)
+    first = run_script("train.py", *flags, "--steps", 1, "--out", out)
     assert first.returncode == 0, first.stderr[-2000:]
-    second = run("train.py", "--out", out, "--resume", "--steps", 2)
+    second = run_script("train.py", "--out", out, "--resume", "--steps", 2)
     assert second.returncode == 0, second.stderr[-2000:]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2] and max(row["logp_gap"] for row in rows) < 1e-3
-    merged = run("model.py", out / "checkpoint-2", "--out", tmp_path / "merged")
+    merged = run_script("model.py", out / "checkpoint-2", "--out", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr[-2000:]
     model, processor = load_model(str(tmp_path / "merged"))
     assert model.lm_head.weight.shape == (151936, 2048) and processor.image_token_id
-    scored = run(
+    scored = run_script(
         "eval.py",
         "--model",
         out / "checkpoint-2",

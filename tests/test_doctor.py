@@ -4,12 +4,10 @@ import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 
 import pytest
-from conftest import ROOT
+from scripts import run_script
 
 import doctor
 import train
@@ -22,9 +20,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def run(*arguments, **environment):
-    command = [sys.executable, "doctor.py", *map(str, arguments)]
-    environment = os.environ | environment
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return run_script("doctor.py", *arguments, env=os.environ | environment)
 
 
 def config(*arguments):
@@ -171,6 +167,5 @@ def test_time_grows_with_the_work():
 
 
 def test_the_plan_prints_the_time():
-    command = [sys.executable, "train.py", "--plan"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_script("train.py", "--plan")
     assert done.returncode == 0 and "s a step" in done.stdout.splitlines()[-1]

@@ -4,18 +4,18 @@ import base64
 import io
 import json
 import math
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import weakref
 
 import datasets
 import pytest
-from conftest import ROOT, both_families, call
+from conftest import both_families, call
 from datasets import Dataset, Features, Sequence, Value
 from PIL import Image
+from scripts import Script, run_script
 
 import eval
 import tools
@@ -1013,9 +1013,7 @@ def test_shuffling_keeps_the_gold_and_the_set():
 
 
 def command(*argv, **more):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "eval.py"), *argv], capture_output=True, text=True, **more
-    )
+    return run_script("eval.py", *argv, **more)
 
 
 def test_the_command_scores_resumes_and_shows(tmp_path):
@@ -1033,12 +1031,11 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
         "page:",
     ):
         assert said in whole.stdout
-    process = subprocess.Popen([sys.executable, str(ROOT / "eval.py"), *argv, "--out", "cut"], cwd=tmp_path,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = Script("eval.py", *argv, "--out", "cut", cwd=tmp_path)
     records = tmp_path / "cut" / "records.jsonl"
     while process.poll() is None and not (records.exists() and records.read_text().count("\n") >= 8):
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     with records.open("a") as file:
         file.write('{"arm": "on", "half a li')

@@ -19,6 +19,7 @@ from conftest import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from scripts import run_script
 
 import eval
 import rollout as rollout_module
@@ -406,11 +407,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 def test_four_bits(folder):
     """The language model is quantised; vision tower, its mergers and the head are not. An update reaches
     every adapter, and its logprobs are the sampler's."""
@@ -443,10 +439,10 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     limits = f"{limits} --threads 1 --batch 8".split()
     flags = "--data toy --prompts 1 --group 2 --micro_batch 2 --save_every 1 --eval_size 2"
     flags = shlex.split(flags)
-    first = run("train.py", "--model", folder, "--out", out, "--steps", 1, *flags, *limits)
+    first = run_script("train.py", "--model", folder, "--out", out, "--steps", 1, *flags, *limits)
     assert first.returncode == 0, first.stderr[-2000:]
     assert "after: oracle" in first.stdout and (out / "report.html").exists()
-    second = run("train.py", "--out", out, "--resume", "--steps", 2)
+    second = run_script("train.py", "--out", out, "--resume", "--steps", 2)
     assert second.returncode == 0, second.stderr[-2000:]
     merge(str(out / "checkpoint-2"), out / "merged")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,11 +1,17 @@
 """Golds as the paper's rows have them: sentences, letters and choices in the question, leads of their own."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from data import load
+from grading.correct import is_correct
 from grading.golds import read_gold, split_choices
 from grading.sentences import says_same
+from select_data import write_selected
 
 # question, gold sentence, answers that say the same, answers that do not
 SENTENCES = [
@@ -164,6 +170,33 @@ def test_choices_in_the_text_become_options(layout, gold):
 def test_what_is_no_list_of_choices_stays(text):
     assert split_choices(text) is None
     assert read_gold(text, "B") == (text, "B", ())
+
+
+def test_a_list_of_answers(tmp_path):
+    """Each is as good as the first, by any rule; with options all of them name one."""
+    rows = [
+        {"question": "Which brand?", "answer": ["nokia", "Nokia 3310", "nokia"]},
+        {"question": "How far?", "answer": ["3 km", "about three kilometres"]},
+        {"question": "Which?\nA. red\nB. blue", "answer": ["B", "blue"]},
+        {"question": "What?", "answer": []},
+        {"question": "What?", "answer": ["red", None]},
+    ]
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
+    lines = (json.dumps(row | {"image": "a.png"}) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    samples = load(str(tmp_path))
+    golds = [(sample.answer, *sample.accepted) for sample in samples]
+    assert golds == [("nokia", "Nokia 3310"), ("3 km", "about three kilometres"), ("blue",)]
+    brand, distance, colour = samples
+    assert is_correct("Nokia 3310.", brand) and is_correct("**nokia**", brand)
+    assert not is_correct("3310", brand) and not is_correct("Nokia 3210", brand)
+    assert is_correct("3", distance) and is_correct("About three kilometres.", distance)
+    assert is_correct("B", colour) and not is_correct("A", colour)
+    asked = []
+    assert not is_correct("a phone", brand, lambda *said: asked.append(said))
+    assert asked == [("Which brand?", "nokia / Nokia 3310", "a phone")]
+    write_selected(samples, tmp_path / "selected.parquet")
+    assert [(s.answer, *s.accepted) for s in load(str(tmp_path))] == golds
 
 
 def test_a_gold_that_no_option_says_changes_nothing():

@@ -1,14 +1,12 @@
 """The paper's own files, small: what is written, what rows can teach, and the limits that fit them."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
 from PIL import Image
+from scripts import run_script
 
 from config import BIG, PAPER_TRAINING, TrainConfig, rollout_limits
 from data import Sample, load
@@ -80,8 +78,7 @@ def test_budgets_without_room_for_a_crop_are_refused():
 
 
 def test_the_plan_of_a_command(folder):
-    command = [sys.executable, "train.py", "--data", "deepeyes", "--root", str(folder), "--plan"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = run_script("train.py", "--data", "deepeyes", "--root", folder, "--plan")
     assert done.returncode == 0, done.stderr
     assert "vstar" in done.stdout and "a completion holds 3 crops" in done.stdout
 

@@ -6,14 +6,12 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from functools import partial
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 from playwright.sync_api import sync_playwright
+from scripts import run_script
 
 from config import TrainConfig
 from rollout import rollout
@@ -343,9 +341,9 @@ def test_the_page_of_scores_in_a_browser(browser, make_run):
 
 def test_the_command(make_run):
     run = make_run([trajectory(1, m) for m in range(4)])
-    good = subprocess.run([sys.executable, "report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    good = run_script("report.py", run)
     assert good.returncode == 0 and (run / "report.html").exists() and (run / "curves.png").exists()
-    bad = subprocess.run([sys.executable, "report.py", "/nowhere"], cwd=ROOT, capture_output=True, text=True)
+    bad = run_script("report.py", "/nowhere")
     assert bad.returncode == 2 and "no metrics.jsonl" in bad.stderr
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, both_families, call, made_calls
 from PIL import Image, ImageChops
+from scripts import run_script
 
 import tools
 from config import Limits
@@ -611,7 +612,7 @@ def test_merged_lora_leaves_no_trace(model, processor, samples):
 
 def test_the_command_prints_a_trajectory():
     """Turns with logprobs, the crop, the reward's terms, and the advantages, which are those of the group."""
-    done = subprocess.run([sys.executable, "rollout.py"], cwd=ROOT, capture_output=True, text=True)
+    done = run_script("rollout.py")
     assert done.returncode == 0, done.stderr
     assert "trained on" in done.stdout and "not trained on" in done.stdout and "[the crop:" in done.stdout
     assert "accuracy 1" in done.stdout and "tool 1 = 2.00" in done.stdout

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from scripts import Told, run_script
 from test_train import build, metrics, random_turn  # noqa: F401
 
 import safe.checkpoints
@@ -36,11 +36,6 @@ from training.settle import read_config
 SMALL = shlex.split("--prompts 2 --group 4 --micro_batch 8 --eval_size 0 --threads 1 --show_every 100")
 
 
-def run(script, *arguments, **more):
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **more)
-
-
 def strict_rows(file) -> list[dict]:
     """Rows of strict JSON: NaN is none."""
 
@@ -54,7 +49,7 @@ def strict_rows(file) -> list[dict]:
 def trained(tmp_path_factory):
     """A run of three steps, to be copied."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    done = run("train.py", *SMALL, "--steps", 3, "--out", out)
+    done = run_script("train.py", *SMALL, "--steps", 3, "--out", out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -72,7 +67,7 @@ def copy(trained, tmp_path):
 
 def test_a_run_that_loses_its_numbers_ends_and_keeps_what_was_good(tmp_path):
     out = tmp_path / "run"
-    done = run("train.py", *SMALL, "--steps", 12, "--lr", "4e9", "--out", out)
+    done = run_script("train.py", *SMALL, "--steps", 12, "--lr", "4e9", "--out", out)
     assert done.returncode == 1, done.stdout + done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "3 steps in a row" in last and "lower --lr" in last and "Traceback" not in done.stderr
@@ -164,14 +159,14 @@ def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_from_before(tmp_path):
     out = tmp_path / "run"
     argv = ["train.py", *SMALL, "--steps", "3", "--out", str(out)]
     code = FULL.format(root=str(ROOT), argv=argv, number=errno.ENOSPC)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_script("-c", code)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "can't be written" in last and "No space left" in last
     assert "Traceback" not in done.stderr
     assert [p.name for p in out.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not (out / safe.checkpoints.ASIDE).exists()
-    again = run("train.py", "--out", out, "--resume")
+    again = run_script("train.py", "--out", out, "--resume")
     assert again.returncode == 0, again.stderr
     assert [row["step"] for row in metrics(out)] == [1, 2, 3]
 
@@ -193,7 +188,7 @@ def cut(file) -> None:
 
 def test_a_broken_checkpoint_is_passed_over_and_said(copy):
     cut(copy / "checkpoint-3" / "adapter_model.safetensors")
-    done = run("train.py", "--out", copy, "--resume", "--steps", 4)
+    done = run_script("train.py", "--out", copy, "--resume", "--steps", 4)
     assert done.returncode == 0, done.stderr
     assert "checkpoint-3 is passed over: adapter_model.safetensors is cut short" in done.stdout
     assert "going on from checkpoint-2" in done.stdout
@@ -203,10 +198,10 @@ def test_a_broken_checkpoint_is_passed_over_and_said(copy):
 def test_eval_names_the_whole_checkpoint_and_takes_a_runs_newest(copy):
     cut(copy / "checkpoint-3" / "adapter_model.safetensors")
     asked = ["--limit", "2", "--arms", "on", "--out", copy / "scores"]
-    done = run("eval.py", "--model", copy / "checkpoint-3", *asked)
+    done = run_script("eval.py", "--model", copy / "checkpoint-3", *asked)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"whole is {copy / 'checkpoint-2'}" in done.stderr
-    done = run("eval.py", "--model", copy, *asked)
+    done = run_script("eval.py", "--model", copy, *asked)
     assert done.returncode == 0, done.stderr
     assert "checkpoint-3 is passed over" in done.stdout
 
@@ -257,14 +252,7 @@ def test_files_are_replaced_and_links_not_followed(tmp_path):
 
 def started(*arguments, until: str):
     """A process of ours, once it has printed this."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = Told(*arguments)
     for line in process.stdout:
         if until in line:
             return process
@@ -275,7 +263,7 @@ def test_the_second_on_one_folder_is_told_who_holds_it(tmp_path):
     out = tmp_path / "run"
     first = started("train.py", *SMALL, "--steps", 5000, "--out", out, until="step    1/5000")
     try:
-        second = run("train.py", "--out", out, "--resume")
+        second = run_script("train.py", "--out", out, "--resume")
         assert second.returncode == 2, second.stdout
         assert f"in use by process {first.pid}" in second.stderr.strip().splitlines()[-1]
     finally:
@@ -288,7 +276,7 @@ def test_a_resume_without_its_checkpoints_refuses(copy):
     before = (copy / "metrics.jsonl").read_bytes()
     for checkpoint in copy.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    done = run("train.py", "--out", copy, "--resume", "--steps", 5)
+    done = run_script("train.py", "--out", copy, "--resume", "--steps", 5)
     assert done.returncode == 2 and "has done 3 steps, but holds no whole checkpoint" in done.stderr
     assert (copy / "metrics.jsonl").read_bytes() == before
 
@@ -308,23 +296,23 @@ def test_a_command_can_be_run_again_as_it_is(copy, tmp_path, capsys):
 def as_before(flags: dict) -> dict:
     """The args.json of a run with a price on crops, as it was when the price was a bonus."""
     old = {name: value for name, value in flags.items() if not name.startswith("crop_price")}
-    gone = {"curiosity": 0.0, "mask_overlong": False, "refill": False, "merge": False}
+    gone = {"mask_overlong": False, "refill": False, "merge": False}
     return old | gone | {"bonus": "priced", "call_price": 0.05}
 
 
 def test_a_run_of_before_goes_on(copy, capsys):
     """Its flags by their names of now; one that is gone, and did something, is named."""
     flags = json.loads((copy / "args.json").read_text())
-    write_json(copy / "args.json", as_before(flags) | {"curiosity": 0.5})
+    write_json(copy / "args.json", as_before(flags) | {"refill": True})
     again = ["--resume", "--out", str(copy)]
     with pytest.raises(SystemExit):
         read_config(again)
-    assert "has the flag 'curiosity'" in capsys.readouterr().err
+    assert "has the flag 'refill'" in capsys.readouterr().err
     write_json(copy / "args.json", as_before(flags))
     with pytest.raises(SystemExit):
         read_config([*again, "--crop_price", "0.1"])
     assert "has --crop_price 0.05 (not 0.1)" in capsys.readouterr().err
-    done = run("train.py", *again, "--steps", 5, "--crop_price", "0.05", "--bonus", "none")
+    done = run_script("train.py", *again, "--steps", 5, "--crop_price", "0.05", "--bonus", "none")
     assert done.returncode == 0, done.stderr
     rows = metrics(copy)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
@@ -381,7 +369,7 @@ def test_asked_to_stop_it_finishes_its_step_and_saves(tmp_path, number, code):
     assert rest.strip().endswith(f"go on with: python train.py --out {out} --resume"), rest
     done = metrics(out)[-1]["step"]
     assert done < 60 and newest_whole(out).name == f"checkpoint-{done}"
-    again = run("train.py", "--out", out, "--resume", "--steps", done + 1)
+    again = run_script("train.py", "--out", out, "--resume", "--steps", done + 1)
     assert again.returncode == 0, again.stderr
     assert [row["step"] for row in metrics(out)] == list(range(1, done + 2))
 
@@ -410,9 +398,9 @@ def test_asked_twice_it_stops_at_once(tmp_path):
     flags = shlex.split("--group 64 --prompts 8 --eval_size 0 --steps 9 --threads 2")
     process = started("train.py", *flags, "--out", out, until="questions, run")
     time.sleep(4)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     rest = process.stdout.read()
     assert process.wait() == 130 and "--resume" in rest and "Traceback" not in rest, rest
 
@@ -436,7 +424,7 @@ try:
 except Stopped as stopped:
     print(stopped.code)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_script("-c", code)
     assert done.stdout == "143\n" and not done.stderr, done
 
 
@@ -444,7 +432,7 @@ def test_asked_while_nothing_can_be_finished_it_stops_at_once(tmp_path):
     flags = shlex.split("--steps 2 --eval_size 500 --threads 2")
     out = tmp_path / "run"
     process = started("train.py", *flags, "--out", out, until="questions ...")
-    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     began = time.time()
     rest = process.stdout.read()
     assert process.wait() == 143 and time.time() - began < 20 and "Traceback" not in rest, rest
@@ -548,14 +536,14 @@ def test_eval_asks_again_what_a_judge_that_was_away_should_have_graded(server, t
     state["status"] = 500
     command = ["--model", "tiny", "--data", tmp_path / "mine", "--split", "all", "--arms", "off"]
     command += ["--judge", url, "--out", tmp_path / "scores"]
-    first = run("eval.py", *command)
+    first = run_script("eval.py", *command)
     assert first.returncode == 0, first.stderr
     (record,) = strict_rows(tmp_path / "scores" / "records.jsonl")
     if record["answer"] is None:
         pytest.fail("the tiny model gave no answer to be judged")
     assert record["unjudged"] and not record["right"] and "asks for them again" in first.stdout
     state["status"] = 200
-    second = run("eval.py", *command)
+    second = run_script("eval.py", *command)
     assert second.returncode == 0, second.stderr
     (record,) = strict_rows(tmp_path / "scores" / "records.jsonl")
     assert record["right"] and "unjudged" not in record

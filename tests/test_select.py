@@ -5,14 +5,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import datasets
 import pytest
-from conftest import ROOT
+from scripts import Script, run_script
 
 from data import Sample, load
 from grading.correct import verifiable
@@ -22,8 +20,7 @@ SMALL = ["--k", "2", "--chunk", "4", "--limit", "24", "--threads", "1"]
 
 
 def run(*arguments, launcher=(), **kwargs):
-    command = [sys.executable, *launcher, "select_data.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+    return run_script(*launcher, "select_data.py", *arguments, **kwargs)
 
 
 def row(look, crop, source="toy", checked=True):
@@ -120,9 +117,8 @@ def test_what_it_keeps_needs_the_zoom(tmp_path):
     assert sum(kept[kind] for kind in need) >= 0.7 * sum(everything[kind] for kind in need), kept
     broken = ("mislabelled", "blank")
     assert sum(kept[kind] for kind in broken) <= 0.05 * sum(everything[kind] for kind in broken), kept
-    command = [sys.executable, "train.py", "--data", str(out), "--steps", "1", "--prompts", "4"]
-    command += ["--eval_size", "0", "--out", str(tmp_path / "run")]
-    trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    flags = ["--data", out, "--steps", 1, "--prompts", 4, "--eval_size", 0, "--out", tmp_path / "run"]
+    trained = run_script("train.py", *flags)
     assert trained.returncode == 0, trained.stderr[-2000:]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
@@ -130,15 +126,8 @@ def test_what_it_keeps_needs_the_zoom(tmp_path):
 def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
     """Five kills; the scores equal those of the undisturbed run."""
     out, rng = tmp_path / "run", random.Random(time.time())
-    command = [sys.executable, "select_data.py", "--out", str(out), *SMALL]
     for kill in range(5):
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = Script("select_data.py", "--out", out, *SMALL)
         began = time.time()
         while not len(list((out / "parts").glob("*.json"))) > kill and process.poll() is None:
             time.sleep(0.05)

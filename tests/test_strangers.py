@@ -328,7 +328,10 @@ def test_redirects_are_not_followed(tmp_path, server):
         ({"steps": None}, "steps is None"),
         ({"plan": "yes"}, "plan is 'yes'"),
         ({"refill": "yes"}, "has the flag 'refill'"),
-        ({"curiosity": 0.5}, "has the flag 'curiosity'"),  # a run of before that can't go on as it was
+        (
+            {"mask_overlong": True},
+            "has the flag 'mask_overlong'",
+        ),  # a run of before
     ],
 )
 def test_flags_of_a_strangers_run(tmp_path, change, message, here):

@@ -4,14 +4,13 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from itertools import permutations
 
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import run_script
 
 import study.bases
 import study.runs
@@ -75,9 +74,7 @@ def test_the_command(tmp_path):
         (tmp_path / f"{seed}").mkdir()
         lines = [json.dumps(row) + "\n" for row in answers(seed)]
         (tmp_path / f"{seed}" / "answers.jsonl").write_text("".join(lines))
-    command = [sys.executable, "-m", "study"]
-    runs = [str(tmp_path / "0"), str(tmp_path / "1")]
-    done = subprocess.run([*command, *runs], cwd=ROOT, capture_output=True, text=True)
+    done = run_script("-m", "study", tmp_path / "0", tmp_path / "1")
     assert done.returncode == 0 and done.stdout.strip() == table([answers(0), answers(1)])
 
 
@@ -263,8 +260,7 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
         lines += [line(arm, seed, [ON, FORCED], metrics=metrics) for seed in range(3)]
     stored = tmp_path / "study.jsonl"
     stored.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    command = [sys.executable, "-m", "study", "--stored", str(stored)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_script("-m", "study", "--stored", stored)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "study.md").read_text()
     assert done.stdout.strip() == str(tmp_path / "study.md")
@@ -274,7 +270,7 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     for name in re.findall(r"!\[.*\]\(([^)]+)\)", text):
         assert (tmp_path / name).stat().st_size > 0
     written = (tmp_path / "study.md").read_bytes()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    run_script("-m", "study", "--stored", stored)
     assert (tmp_path / "study.md").read_bytes() == written
 
 

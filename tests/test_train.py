@@ -6,8 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import fields, replace
@@ -18,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, both_families, call, make_tiny_model
 from PIL import Image
+from scripts import Told, run_script
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 from trl import GRPOTrainer
@@ -437,7 +436,7 @@ def test_the_bonus_is_the_flags(build, script, tmp_path):
     assert row["reward_tool"] == pytest.approx(1.2 * row["tool_rate"])
 
 
-TERMS = ("reward_accuracy", "reward_format", "reward_tool", "reward_price")
+TERMS = ("reward_accuracy", "reward_format", "reward_tool", "reward_price", "reward_curiosity")
 
 
 @pytest.mark.parametrize("bonus", ["none", "conditional"])
@@ -463,6 +462,17 @@ def test_the_terms_of_the_reward_add_up(build, script, tmp_path, bonus, crop_pri
     zoomed = [t for t in correct if t.delivered] if bonus == "conditional" else []
     assert row["reward_tool"] == pytest.approx(1.2 * len(zoomed) / len(members), abs=1e-4)
     assert (row["reward_tool"] > 0) == (bonus == "conditional")
+
+
+@pytest.mark.parametrize("often", [0.15, 0.9])
+def test_curiosity_pays_while_few_zoom(build, script, tmp_path, often):
+    """For each trajectory with a crop, right or wrong; and nothing once 30 % of a step zoom."""
+    script(lambda rng: call(10, 10, 60, 60) if rng.random() < often else "<answer>A</answer>")
+    build(steps=1, prompts=6, bonus="none", max_turns=2, curiosity=0.5).train()
+    (row,) = metrics(tmp_path)
+    assert row["tool_rate"] > 0 and (row["tool_rate"] < 0.3) == (often < 0.3)
+    assert row["reward_curiosity"] == pytest.approx(0.5 * row["tool_rate"] if often < 0.3 else 0.0, abs=1e-4)
+    assert row["reward"] == pytest.approx(sum(row[term] for term in TERMS), abs=1e-4)
 
 
 def test_the_price_may_come_later(build, script, monkeypatch):
@@ -534,13 +544,7 @@ SMALL = [
 
 
 def run(*arguments, **kwargs):
-    return subprocess.run(
-        [sys.executable, "train.py", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+    return run_script("train.py", *arguments, **kwargs)
 
 
 def test_the_main_job_in_small(tmp_path):
@@ -604,14 +608,7 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
         random.Random(time.time()),
     )
     for kill_at in (2, 5):
-        process = subprocess.Popen(
-            [sys.executable, "train.py", *map(str, arguments)],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = Told("train.py", *arguments)
         for line in process.stdout:
             if line.startswith(f"step    {kill_at}/"):
                 time.sleep(rng.uniform(0, 0.8))
@@ -678,22 +675,8 @@ def test_eval_scores_a_model_and_a_checkpoint(tmp_path, here):
     flags = [*SMALL[:6], "--eval_size", 0, "--threads", 1, "--max_turns", 2]
     run("--out", tmp_path / "run", "--steps", 1, *flags)
     for name, model in (("one", "tiny"), ("two", str(tmp_path / "run" / "checkpoint-1"))):
-        command = [
-            sys.executable,
-            "eval.py",
-            "--limit",
-            "5",
-            "--threads",
-            "1",
-            "--out",
-            str(tmp_path / name),
-        ]
-        done = subprocess.run(
-            [*command, "--model", model, "--arms", "on,forced"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+        flags = ["--limit", 5, "--threads", 1, "--arms", "on,forced", "--out", tmp_path / name]
+        done = run_script("eval.py", "--model", model, *flags)
         assert done.returncode == 0 and "forced" in done.stdout, done.stderr
         stored = json.loads((tmp_path / name / "eval.json").read_text())
         assert stored["protocol"]["max_turns"] == {"one": 4, "two": 2}[name]
@@ -853,7 +836,7 @@ def full(*arguments):
 engine.slots.SlotCache.__init__ = full
 runpy.run_path("train.py", run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_script("-c", code)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "out of memory" in last and "lower --" in last and "--resume" in last

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from scripts import Script
 from test_safe import SMALL, as_before
 from test_train import build, metrics, random_turn  # noqa: F401
 from transformers import TrainerCallback
@@ -39,17 +40,16 @@ def run(script, *arguments, cwd=ROOT, **more):
 
 def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
     """Killed in the second run; the same command ends with both and one page."""
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, NIGHT), "--out", "night"]
-    with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
-        second_run = tmp_path / "night-seed1" / "args.json"
-        for _ in range(6000):  # a busy machine takes minutes
-            if second_run.exists() or first.poll() is not None:
-                break
-            time.sleep(0.1)
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    assert second_run.exists(), (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    first = Script("train.py", *NIGHT, "--out", "night", cwd=tmp_path, out=log, err=log)
+    second_run = tmp_path / "night-seed1" / "args.json"
+    for _ in range(6000):  # a busy machine takes minutes
+        if second_run.exists() or first.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert second_run.exists(), log.read_text()
     done = run("train.py", *NIGHT, "--out", "night", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for seed in range(2):

@@ -67,7 +67,7 @@ class LoggedTrainer(PatientTrainer):
                 trajectory.reward = self.pay(trajectory)
             runs.store_group(self.run, step, answers, processor.tokenizer, probe=True)
 
-    def pay(self, trajectory: Trajectory, judge=None) -> Reward:
+    def pay(self, trajectory: Trajectory, judge=None, curiosity: float = 0.0) -> Reward:
         """The reward of a trajectory at this step: train.py says it."""
         raise NotImplementedError
 

@@ -137,7 +137,7 @@ def check_training(config: TrainConfig, world: int) -> None:
     """End the script if train.py's config don't fit one another. world: processes."""
     check_at_least(1, config, "steps prompts micro_batch iterations lora save_every show_every")
     check_limits(config)
-    check_at_least(0, config, "lr beta seed eval_size clip_high crop_price price_from limit")
+    check_at_least(0, config, "lr beta seed eval_size clip_high crop_price price_from curiosity limit")
     check_data_name(config.data)
     if config.resume and not config.out and not config.seeds:
         fail("--resume goes on with the run in --out: give one")

@@ -83,7 +83,8 @@ function imageName(row, index) {
   return tool === "image_zoom_in_tool" ? `crop ${index}` : `${plain(tool)}, image ${index}`;
 }
 function rewardText({ reward, advantage }) {
-  const names = ["accuracy", "format", "tool", "price"].filter((name) => name !== "price" || reward.price);
+  const asked = ["price", "curiosity"].filter((name) => reward[name]);
+  const names = ["accuracy", "format", "tool", ...asked];
   const terms = names.map((name) => `${name} ${number(reward[name])}`).join(", ");
   const end = advantage == null ? "" : `; advantage ${number(advantage)}`;
   return node("p", { class: "terms" }, `reward ${number(reward.total)}: ${terms}${end}`);
