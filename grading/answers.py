@@ -24,12 +24,16 @@ LEAD = re.compile(
     re.I,
 )
 DENIES = re.compile(r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than)\b|n't\b", re.I)
-CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween\b")
+CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween [A-I\d]")
 REASON = re.compile(r"(?:because|since|as|which|who|that)\b", re.I)
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 WHOLE = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
 NUMBER_WORDS = {word: number for number, word in enumerate(WORDS.split())}
+TEENS = "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+TEENS_AND_TENS = {word: number for number, word in enumerate(TEENS.split(), 13)}
+TEENS_AND_TENS |= {word: 10 * number for number, word in enumerate(TENS.split(), 2)}
 
 
 def unwrap(text: str) -> str:
@@ -39,7 +43,7 @@ def unwrap(text: str) -> str:
     ['B', '12', 'the car', 'B', '(B)']
     """
     text = unicodedata.normalize("NFKC", text).replace("。", ".")
-    text = re.sub(r"\*\*|__|`", "", text)
+    text = re.sub(r"\*\*|__|`|</?(?:b|i|u|em|strong)>", "", text)
     text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text).replace("\\%", "%")
     for _ in range(4):  # wrappings nest
         inner = BOXED.sub(r"\1", text).strip().strip("*$").strip()
@@ -146,6 +150,10 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
             return ord(letter[1].upper()) - 65
         if texts.count(normalise(claim)) == 1:
             return texts.index(normalise(claim))
+        value = as_number(claim)
+        equal = [index for index, text in enumerate(texts) if value and as_number(text) == value]
+        if len(equal) == 1:
+            return equal[0]
     index = letter_first(without_lead(text), texts, last)
     if index is not None:
         return index
@@ -182,9 +190,12 @@ def stated_letter(text: str, last: str) -> int | None:
 def named(text: str, texts: list[str]) -> int | None:
     """The index of the only option whose text is in the answer, or whose text has the answer in it."""
     said = normalise(without_lead(text))
+    said = re.sub(r"^(?:it|they) (?=\w)", "", said)
     holds = [i for i, option in enumerate(texts) if option and has_words(said, option)]
     if len(holds) == 1:
-        return holds[0]
+        rest = said.replace(texts[holds[0]], " ").split()  # "toward and away from it" says two options
+        others = (set(option.split()) - set(texts[holds[0]].split()) for option in texts)
+        return None if any(words and words <= set(rest) for words in others) else holds[0]
     if holds or len(said) < 3:
         return None
     inside = [i for i, option in enumerate(texts) if has_words(option, said)]
@@ -239,8 +250,10 @@ def yes_or_no(text: str) -> str | None:
         other = "no" if first[1] == "yes" else "yes"
         taken_back = re.search(rf"^\W*(?:and|or) {other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)", rest)
         return None if taken_back else first[1]
-    there = re.match(r"there (?:is|are)(?: (no|not)\b|n't\b)?", said)
+    there = re.match(r"there (?:is|are)(?: (no|not|nobody|nothing)\b|n't\b)?", said)
     if not there:
+        return None
+    if re.search(r"\b(?:enough|information|way)\b", said):  # "There is not enough information"
         return None
     denied = there[1] or there[0].endswith("n't")
     if denied:
@@ -266,21 +279,39 @@ POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a uni
 MORE_NUMBER_WORDS = re.compile(
     r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
 )
-UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°"}
+UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°", "kilograms": "kg", "grams": "g"}
+UNITS |= {
+    "meters": "m",
+    "metres": "m",
+    "centimeters": "cm",
+    "centimetres": "cm",
+    "feet": "ft",
+    "inches": "in",
+}
+UNITS |= {"seconds": "s", "minutes": "min", "hours": "h"}
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
 
 
 def as_number(text: str) -> tuple[float, str] | None:
     """A lone number and its unit. It may have thousands separators, a currency, percent, or be a fraction.
 
-    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5", "two")]
-    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, ''), (2.0, '')]
+    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5")]
+    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, '')]
+    >>> as_number("two"), as_number("twenty-four")
+    ((2.0, ''), (24.0, ''))
     >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "", "2 or 3 dogs")]
     [None, None, None, None, None]
     """
     text = ABOUT.sub("", text.strip(), count=1)
-    if text.lower().rstrip(".") in NUMBER_WORDS:
-        return float(NUMBER_WORDS[text.lower().rstrip(".")]), ""
+    if signed := re.match(r"(?:minus|negative) ", text, re.I):
+        value = as_number(text[signed.end() :])
+        return value and (-value[0], value[1])
+    word = text.lower().rstrip(".")
+    tens, _, ones = word.partition("-")
+    if word in NUMBER_WORDS | TEENS_AND_TENS:
+        return float((NUMBER_WORDS | TEENS_AND_TENS)[word]), ""
+    if tens in TEENS_AND_TENS and 1 <= NUMBER_WORDS.get(ones, 0) <= 9:
+        return float(TEENS_AND_TENS[tens] + NUMBER_WORDS[ones]), ""
     match = NUMBER.fullmatch(text) if len(text) <= 40 else None  # longer text is no lone number
     if not match or (match[2] and float(match[2]) == 0):
         return None
@@ -368,6 +399,7 @@ def spelled_out(text: str) -> str:
     ('2\\\\sqrt{3}', '10^2', '3 1/2')
     """
     text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<=\d) ?(?:π|pi\b)", r"\\pi", text)
     return text.replace("²", "^2").replace("³", "^3").replace("½", " 1/2").strip()
 
 

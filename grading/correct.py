@@ -4,11 +4,21 @@ import re
 from dataclasses import replace
 
 from grading import answers
-from grading.sentences import begins_yes_or_no, gold_key, is_sentence, says_same
+from grading.sentences import begins_yes_or_no, gold_key, is_sentence, restated, says_same
 
 MOST_WORDS = 4  # that a sentence may say beyond its question, if rules are to check it
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
-LABEL = re.compile(r"^(?:\\angle ?)?[a-zA-Z]\w* ?= ?")  # "x = 12" is fine, "5 = 12" is not
+# "x = 12" and "sin A = 12" are fine, "5 = 12" is not.
+LABEL = re.compile(r"^(?:\\?[a-z]+ ?)?\\?[a-zA-Z]\w* ?= ?")
+# "The area of the circle is", "Angle 1 is", "The clock shows".
+STATED = re.compile(r"^(?:the|its?|angle|∠) ?[^=]{0,60}?(?:\b(?:is|equals|shows)\s+|= ?)", re.I)
+RATIO = re.compile(r"(?<=\d) ?(?::|to) ?(?=\d)")
+OPPOSITES = "greatest/smallest largest/smallest biggest/smallest highest/lowest higher/lower longest/shortest"
+OPPOSITES += " longer/shorter tallest/shortest most/least most/fewest more/less more/fewer stronger/weaker"
+OPPOSITES += (
+    " first/last heavier/lighter faster/slower fastest/slowest older/younger hottest/coldest warmer/colder"
+)
+OPPOSITES = [tuple(pair.split("/")) for pair in OPPOSITES.split()]
 
 
 def is_correct(prediction: str | None, sample, judge=None) -> bool:
@@ -35,6 +45,8 @@ def is_correct(prediction: str | None, sample, judge=None) -> bool:
 
 def by_rules(said: str, sample) -> bool | None:
     """What the first rule that can tell says of an unwrapped answer; None where none can."""
+    if said != sample.answer and turned_round(said, sample.text()):
+        return None
     if "=" not in sample.answer:
         said = LABEL.sub("", said)
     for rule in RULES:
@@ -58,6 +70,18 @@ def same_option(said: str, sample) -> bool | None:
     return sample.options[chosen] == wanted
 
 
+def turned_round(said: str, question: str) -> bool:
+    """Does an answer say the opposite of a word of the question that it does not have?
+
+    >>> turned_round("Rain was lowest in May", "When was rain highest?"), turned_round("May", "highest?")
+    (True, False)
+    """
+    said = set(answers.normalise(said).split())
+    asked = set(re.findall(r"\w+", question.lower()))
+    pairs = [*OPPOSITES, *((other, word) for word, other in OPPOSITES)]
+    return any(word in asked - said and other in said - asked for word, other in pairs)
+
+
 def same_text(said: str, sample) -> bool | None:
     if said == sample.answer:
         return True
@@ -70,20 +94,30 @@ def same_text(said: str, sample) -> bool | None:
 
 def same_yes_or_no(said: str, sample) -> bool | None:
     gold = answers.normalise(answers.unwrap(sample.answer))
-    claim = answers.yes_or_no(said) if gold in ("yes", "no") else None
+    if gold not in ("yes", "no"):
+        return None
+    claim = answers.yes_or_no(said) or restated(said, sample.question)
     return None if claim is None else claim == gold
 
 
 def same_value(said: str, sample) -> bool | None:
     """Numbers and formulas. Another value may be the same thing in another unit: then no rule can tell."""
     gold = answers.unwrap(sample.answer)
-    equal = answers.same_number(said, gold) or answers.same_formula(said, sample.answer)
-    return True if equal else None
+    if not re.search(r"[\d\\^=]", gold):
+        return None
+    tails = (answers.without_lead(said), STATED.sub("", answers.spelled_out(said)))
+    for claim in (said, *(answers.unwrap(tail.rstrip(" .")) for tail in tails)):
+        if answers.same_number(claim, gold) or answers.same_formula(claim, sample.answer):
+            return True
+        if RATIO.sub(":", answers.normalise(claim)) == RATIO.sub(":", answers.normalise(gold)):
+            return True
+    return None
 
 
 def same_statement(said: str, sample) -> bool | None:
-    """A gold that is a sentence, in other words. Where they differ a judge may know better."""
-    if sample.options or not sample.tool or not is_sentence(sample.answer):
+    """A gold or an answer that is a sentence. Where they differ a judge may know better."""
+    is_value = re.search(r"\d", sample.answer) and not is_sentence(sample.answer)
+    if sample.options or not sample.tool or is_value:
         return None
     return True if says_same(said, sample.answer, sample.question) else None
 

@@ -3,7 +3,8 @@
 `read_gold` goes through these stages: a gold's own lead is taken off ("#### 3", "Answer: B"); choices that
 stand in the question's text become options; a gold that names an option, by letter, text or both, becomes its
 text. Where a stage can't tell, the row stays as it is: choices whose letters are not A, B, C ... in
-order, an inline list without a label or brackets, a gold that none of the options says.
+order, an inline list that neither label, brackets nor a question mark announces, a gold that none of the
+options says.
 """
 
 import re
@@ -13,11 +14,12 @@ from grading.answers import find_answer, last_boxed, normalise, option_index, un
 LEAD = re.compile(r"^\s*(?:(?:the )?(?:correct |final )?answer(?: is)?\s*[:=]|answer is)\s*", re.I)
 LABEL = re.compile(r"\s*\b(?:the )?(?:answer )?(?:choices?|options?)(?: are)?\s*:\s*$", re.I)
 # A letter that opens a choice: at the start of a line, or, in brackets or after a label, within one.
-AT_LINE = re.compile(r"(?:^|\n)[ \t]*[(\[]?([A-Z])[)\].:](?:[ \t]+|(?=\S))")
-INLINE = re.compile(r"(?:^|[\s;,])[(\[]([A-Z])[)\]][.:]?\s*")
-AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[]?([A-Z])[)\].:]\s*")
+AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[]?([A-Za-z])[)\].:](?:[ \t]+|(?=\S))")
+INLINE = re.compile(r"(?:^|[\s;,])[(\[]([A-Za-z])[)\]][.:]?\s*")
+AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[]?([A-Za-z])[)\].:]\s*")
 INSTRUCTION = re.compile(
-    r"\n\s*(?=(?:please |answer |select |choose |think |directly |respond |give )).*", re.I | re.S
+    r"\n\s*(?=(?:please |answer |select |choose |think |directly |respond |give |context|hint)).*",
+    re.I | re.S,
 )
 
 
@@ -70,24 +72,24 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
     """A question's text without the choices at its end, and these; None where there are none to tell apart.
 
     >>> split_choices("Which? A. red B. blue"), split_choices("Is vitamin A. or B. in it?")
-    (None, None)
+    (('Which?', ('red', 'blue')), None)
     >>> split_choices("Which?\\nA. red\\nB. blue\\nAnswer with the letter.")
     ('Which?\\nAnswer with the letter.', ('red', 'blue'))
     >>> split_choices("How far? Choices: A:1 cm B: 2 cm"), split_choices("How far? (A) 1 cm (B) 2 cm")
     (('How far?', ('1 cm', '2 cm')), ('How far?', ('1 cm', '2 cm')))
     """
-    label = re.search(r"\b(?:choices?|options?)(?: are)?\s*:", text, re.I)
+    label = re.search(r"\b(?:choices?|options?)(?: are)?\s*:", text, re.I) or re.search(
+        r"\?\s+(?=[(\[]?A\W)", text
+    )
     patterns = [AT_LINE, INLINE] + [AFTER_LABEL] * bool(label)
     for pattern in patterns:
         marks = list(pattern.finditer(text, label.start() if label and pattern is AFTER_LABEL else 0))
         # The last A from which the letters run on in order, to the end of the text.
-        starts = [number for number, mark in enumerate(marks) if mark[1] == "A"]
-        if (
-            not starts
-            or "".join(mark[1] for mark in marks[starts[-1] :]) != LETTERS[: len(marks) - starts[-1]]
-        ):
+        starts = [number for number, mark in enumerate(marks) if mark[1] in "Aa"]
+        marks = marks[starts[-1] :] if starts else []
+        letters = "".join(mark[1] for mark in marks)
+        if not letters or letters not in (LETTERS[: len(letters)], LETTERS[: len(letters)].lower()):
             continue
-        marks = marks[starts[-1] :]
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         choices = [text[mark.end() : end].strip(" \n\t;,") for mark, end in zip(marks, ends)]
         instruction = INSTRUCTION.search(choices[-1])

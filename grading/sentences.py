@@ -5,13 +5,33 @@ taken off both sentences; what is left must be equal: "red", "It is red.", "The 
 {red}. Where the question offers alternatives ("left or right"), their words count. A gold that begins with
 yes or no is answered by the same word, or by the rest of it.
 
-What is ambiguous is wrong: a denial that the gold has not, a word that neither question nor gold has, both
-alternatives, another subject ("The dog is left" where the cat is). Synonyms are for a judge.
+A question of yes or no is also answered by repeating it, affirmed or denied. A denial of something that the
+gold does not say ("left, not right") adds nothing.
+
+What is ambiguous is wrong: a denial of what the gold says, a word that neither question nor gold has, both
+alternatives, a relation the other way round ("the tree is behind the car"), another subject ("The dog is
+left" where the cat is). Synonyms are for a judge.
 """
 
 import re
 
 from grading.answers import DENIES, NUMBER_WORDS, unwrap, without_lead, yes_or_no
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words; plurals and possessives without their s, numbers as digits.
+
+    >>> words("the boy's two shoes are glass")
+    ['the', 'boy', '2', 'shoe', 'are', 'glass']
+    """
+    found = []
+    for word in re.findall(r"[a-z0-9]+(?:'s)?", text.lower().replace("n't", " not")):
+        word = word.removesuffix("'s")
+        word = re.sub(r"(?<=[a-z]{2})ies$", "y", word)
+        word = re.sub(r"(?<=[a-z]{2}[^s])s$", "", word)
+        found.append(str(NUMBER_WORDS.get(word, word)))
+    return found
+
 
 # Words that say nothing by themselves.
 FILLER = """
@@ -22,9 +42,27 @@ FILLER = """
     located placed positioned situated side part area color colored material
     image picture photo scene background foreground
 """
-FILLER = frozenset(FILLER.split())
+FILLER = frozenset(words(FILLER))
+RELATIONS = "infront behind above below under ontop inside outside beside left right"
+RELATIONS = frozenset(RELATIONS.split())
 ANYONE = {"person", "people", "someone", "individual", "object", "item", "thing", "one"}
-VERB = re.compile(r"\b(?:is|are|was|were|appears?|seems?|looks?|has|have|had)\b")
+VERB = re.compile(
+    r"\b(?:is|are|was|were|appears?|seems?|looks?|has|have|had"
+    r"|says?|reads?|shows?|displays?|contains?|holds?)\b"
+)
+SEEN = re.compile(r"^i (?:can )?(?:see|count|think) (?:that )?")
+READS = re.compile(r"\b(?:says?|reads?|shows?|displays?|contains?|holds?)\b")
+STATES = re.compile(r"\b(?:is|are|was|were|has|have|does|do|did|can)\b")
+NOT = {"not", "no", "never", "cannot"}
+# "What pattern does the tablecloth have?": what is asked for, of which an answer may speak.
+ASKED_FOR = re.compile(
+    r"\b(?:what|which) (?:kind of |type of )?(\w+) (?:is|are|was|were|does|do|did|can|has|have)\b"
+)
+# What stands after a noun and belongs to it.
+AFTER_NOUN = re.compile(
+    r"\b(?:on|in|at|by|with|near|next|behind|under|above|below|between|beside|infront|of|from|to|that|who"
+    r"|which|wearing|holding|standing|sitting|parked)\b"
+)
 # What a sentence adds to its claim.
 ADDED = re.compile(r",? (?:because|since|based on|judging|which|given|as (?:it|seen|shown|i)|than)\b.*", re.S)
 ATTRIBUTE = re.compile(
@@ -54,18 +92,67 @@ def says_same(said: str, gold: str, question: str) -> bool:
     >>> [says_same(s, gold, question) for s in ("No", "on the right side", "Yes", "left")]
     [True, True, False, False]
     """
-    said = plain(said)
-    gold = plain(gold)
+    as_said = said
+    gold = without_reason(gold)
+    said = with_gerunds(without_reason(said), f"{gold} {question}")
     wanted = BEGINS.match(gold)
     if wanted:
-        claim = yes_or_no(said)
+        claim = yes_or_no(said) or restated(as_said, question)
         if claim is not None:
             return claim == wanted[1]
         gold = gold[wanted.end() :]
-    if bool(DENIES.search(said)) != bool(DENIES.search(gold)):
+    said = without_denials(said, gold_key(gold, question))
+    if bool(DENIES.search(said)) != bool(DENIES.search(gold)) or " or " in said and " or " not in gold:
         return False
+    if len(VERB.findall(gold)) > 1 and not in_order(words(said), words(gold)):
+        return False  # "Her hair is red and her dress is blue": which is which
     key = gold_key(gold, question)
+    if not in_order([word for word in words(gold) if word in key], words(said)) and not is_sentence(gold):
+        return False
     return bool(key) and says(said, gold, question) == key
+
+
+def restated(said: str, question: str) -> str | None:
+    """The yes or no of an answer that repeats a question, affirmed or denied; its words in their order.
+
+    >>> question = "Is the dog to the left of the cat?"
+    >>> [restated(s, question) for s in ("The dog is left of the cat.", "It isn't to the left of the cat.")]
+    ['yes', 'no']
+    >>> [restated(s, question) for s in ("The cat is left of the dog.", "The dog is.", "The cat is gray.")]
+    [None, None, None]
+    """
+    states = STATES.search(said.lower().replace("n't", " not"))
+    said = plain(said)
+    question = plain(question)
+    asked = [word for word in words(question) if word not in FILLER]
+    spoken = [word for word in words(said) if word not in FILLER | NOT]
+    if not states or " or " in f"{question} {said}" or DENIES.search(question):
+        return None
+    to_its_end = asked[-1:] == spoken[-1:] or re.search(r"\b(?:them|it|there)$", said)
+    if not (to_its_end and set(spoken) - set(asked[:1]) and in_order(spoken, asked)):
+        return None
+    return "no" if DENIES.search(said) else "yes"
+
+
+def in_order(some: list[str], all_words: list[str]) -> bool:
+    """Are these, but for words that say nothing, among all, in the same order?
+
+    >>> in_order(["dog", "is", "left"], ["dog", "left", "cat"]), in_order(["cat", "dog"], ["dog", "cat"])
+    (True, False)
+    """
+    rest = iter(all_words)
+    return all(word in rest for word in some if word not in FILLER)
+
+
+def without_denials(said: str, key: set[str]) -> str:
+    """An answer without the parts that deny what is not in the gold's key.
+
+    >>> without_denials("it is left, not right", {"left"}), without_denials("not left", {"left"})
+    ('it is left', 'not left')
+    """
+    parts = re.split(r"[,;.]\s", said)
+    kept = [part for part in parts if not DENIES.search(part) or key & set(words(part))]
+    return ", ".join(kept) if kept else said
 
 
 def gold_key(gold: str, question: str) -> set[str]:
@@ -80,18 +167,79 @@ def gold_key(gold: str, question: str) -> set[str]:
 def says(said: str, gold: str, question: str) -> set[str]:
     """What an answer says beyond the question. {"?"} where it speaks of something else than the gold does."""
     subject, predicate = split_at_verb(said)
-    gold_subject, _ = split_at_verb(gold)
     if not predicate:
         return content(said, question)
     if ATTRIBUTE.match(plain(question)):  # asked of one thing: whatever it is called, its value decides
         return content(predicate, question)
     about = content(subject, "") - ANYONE
-    known = content(gold_subject, "") or content(gold, "")  # "There are two cups": no subject of its own
-    if content(gold_subject, question):  # the answer is the subject: "A cat is sitting on the bench."
-        known |= content(question, "")
-    if about <= known:
+    if about == gold_key(gold, question) and not content(predicate, question):
+        return about  # the answer in front: "A van is parked there."
+    if about <= subject_words(said, gold, question) or about <= asked_for(question):
         return content(predicate, question) | (content(subject, question) - ANYONE)
     return {"?"} | content(predicate, question)
+
+
+def subject_words(said: str, gold: str, question: str) -> set[str]:
+    """The words that the subject of an answer may hold, if it is to speak of what the gold speaks of."""
+    subject, _ = split_at_verb(said)
+    gold_subject, _ = split_at_verb(gold)
+    about = content(subject, "")
+    gold_about = content(gold_subject, "")
+    asked = [word for word in words(plain(question)) if word not in FILLER]
+    if not VERB.search(gold):  # a word or two: what the question is about comes first
+        return set(asked[:1])
+    if not gold_about:  # "There are two cups"
+        return content(gold, "")
+    if content(gold_subject, question):  # the answer stands in front: "A cat is sitting on the bench."
+        return gold_about
+    if READS.search(said):  # "The sign says STOP", where the gold speaks of the word on the sign
+        return set(asked)
+    # "The cup on the table", for the cup: the same noun, and more of the question.
+    other_side = (about ^ gold_about) & RELATIONS
+    return set(asked) if head(subject) == head(gold_subject) and not other_side else set()
+
+
+def head(subject: str) -> str:
+    """The noun of a subject, without what stands after it; "" for a pronoun.
+
+    >>> head("the color of the boy's shirt"), head("the window behind the couch"), head("it")
+    ('shirt', 'window', '')
+    """
+    subject = re.sub(r"^the (?:color|material|shape|pattern|pose|size|number|name) of ", "", subject.strip())
+    found = [word for word in words(AFTER_NOUN.split(subject)[0]) if word not in FILLER]
+    return found[-1] if found else ""
+
+
+def with_gerunds(said: str, other: str) -> str:
+    """An answer in whose place of "rides" stands "is riding", where the other text has that.
+
+    >>> with_gerunds("he rides a horse and sits", "The man is riding a horse, sitting.")
+    'he is riding a horse and is sitting'
+    """
+    for stem in re.findall(r"\b(\w{2,})ing\b", other.lower()):
+        short = stem[:-1] if stem[-1] == stem[-2] else stem
+        said = re.sub(rf"\b(?:{short}|{stem})e?s\b", f"is {stem}ing", said)
+    return said
+
+
+def without_reason(text: str) -> str:
+    """
+    >>> without_reason("It is red, because the zoom shows it."), without_reason("B. The bag is red.")
+    ('red', 'the bag is red')
+    """
+    text = re.sub(r"^\(?[a-i][.):] (?=\w)", "", plain(text))
+    return ADDED.sub("", text).strip(" .")
+
+
+def asked_for(question: str) -> set[str]:
+    """The thing of which a question asks the kind, or between two of which it lets choose.
+
+    >>> asked_for("What pattern does it have?"), asked_for("Is it a blue bag or a brown bag?")
+    ({'pattern'}, {'bag'})
+    """
+    question = plain(question)
+    found = ASKED_FOR.search(question) or re.search(r"\b(\w+) or (?:\w+ ){1,3}\1\b", question)
+    return set(words(found[1])) if found else set()
 
 
 def content(text: str, question: str) -> set[str]:
@@ -115,38 +263,32 @@ def alternatives(question: str) -> set[str]:
     if not found:
         return set()
     after = re.sub(r"^(?:(?:to|on|at|in) )?(?:the |a |an )?", "", after)
-    after = re.split(r"\b(?:side|of|the|than|to|from|in)\b|[?,]", after)[0].split()
+    after = re.split(r"\b(?:side|of|the|than|to|from|in|it)\b|[?,]", after)[0].split()
     before = [
         word for word in re.findall(r"[\w'-]+", before) if word not in ("side", "the", "a", "an", "to", "on")
     ]
-    chosen = after + before[-len(after) :] if after else []
+    if set(after) & RELATIONS:  # "in front of the car or behind it"
+        before = [word for word in before if word in RELATIONS]
+    before = before[-len(after) :] if after else []
+    if before[-1:] == after[-1:] and "and" not in after:  # "long sleeves or short sleeves"
+        before = before[:-1]
+        after = after[:-1]
+    chosen = after + before
     return set(words(" ".join(chosen))) - FILLER
 
 
 def plain(text: str) -> str:
-    """Lower case, without wrapping, lead and reasons, in one spelling.
+    """Lower case, without wrapping and lead, in one spelling, "in front of" in one word.
 
-    >>> plain("The answer is: Dark-grey, because of the light.")
-    'dark gray'
+    >>> plain("The answer is: Dark-grey."), plain("It's in front of the wooden bench")
+    ('dark gray', 'infront of the wood bench')
     """
     text = without_lead(" ".join(unwrap(text).split())).lower()
-    text = ADDED.sub("", text).replace("grey", "gray").replace("colour", "color")
+    text = SEEN.sub("", text)
+    text = text.replace("grey", "gray").replace("colour", "color").replace("wooden", "wood")
+    text = text.replace("in front of", "infront of").replace("on top of", "ontop of").replace("'re ", " are ")
     text = re.sub(r"\b(left|right)[- ]hand\b", r"\1", text).replace("-", " ")
     return text.strip(" .")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words; plurals and possessives without their s, numbers as digits.
-
-    >>> words("the boy's two shoes are glass")
-    ['the', 'boy', '2', 'shoe', 'are', 'glass']
-    """
-    found = []
-    for word in re.findall(r"[a-z0-9]+(?:'s)?", text.lower()):
-        word = word.removesuffix("'s")
-        word = re.sub(r"(?<=[a-z]{2}[^s])s$", "", word)
-        found.append(str(NUMBER_WORDS.get(word, word)))
-    return found
 
 
 def split_at_verb(sentence: str) -> tuple[str, str]:
