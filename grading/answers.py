@@ -42,7 +42,7 @@ def unwrap(text: str) -> str:
     >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", r"\\(\\boxed{\\text{B}}\\)", "（B）")]
     ['B', '12', 'the car', 'B', '(B)']
     """
-    text = unicodedata.normalize("NFKC", text).replace("。", ".")
+    text = unicodedata.normalize("NFKC", text).replace("。", ".").replace("\u2212", "-")
     text = re.sub(r"\*\*|__|`|</?(?:b|i|u|em|strong)>", "", text)
     text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text).replace("\\%", "%")
     for _ in range(4):  # wrappings nest
@@ -157,7 +157,7 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
     index = letter_first(without_lead(text), texts, last)
     if index is not None:
         return index
-    if DENIES.search(text) or CHOICE.search(text):
+    if DENIES.search(text) or CHOICE.search(text) or BOUND.search(text):
         return None
     index = stated_letter(text, last)
     return named(text, texts) if index is None else index
@@ -204,7 +204,7 @@ def named(text: str, texts: list[str]) -> int | None:
 
 
 def has_words(text: str, words: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+    return re.search(rf"(?<![\w-])(?<!\d\.){re.escape(words)}(?![\w-]|\.\d)", text) is not None
 
 
 def letters(text: str) -> str:
@@ -248,7 +248,7 @@ def yes_or_no(text: str) -> str | None:
     if first:
         rest = first[2]
         other = "no" if first[1] == "yes" else "yes"
-        taken_back = re.search(rf"^\W*(?:and|or) {other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)", rest)
+        taken_back = re.search(rf"^\W*(?:and|or|/) ?{other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)", rest)
         return None if taken_back else first[1]
     there = re.match(r"there (?:is|are)(?: (no|not|nobody|nothing)\b|n't\b)?", said)
     if not there:
@@ -266,7 +266,7 @@ def yes_or_no(text: str) -> str | None:
 
 NUMBER = re.compile(
     r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)"
-    r"(?: ?/ ?(\d+(?:\.\d+)?))? ?([%°]|[a-z²³]*)\.?",
+    r"(?: ?/ ?(\d+(?:\.\d+)?))? ?(%|°[cf]?|[a-z²³]*)\.?",
     re.I,
 )
 NUMBER_IN_TEXT = re.compile(
@@ -274,6 +274,12 @@ NUMBER_IN_TEXT = re.compile(
 )
 LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: then neither is the answer
 ONLY_NUMBERS = re.compile(r"[\d.\s]+(?:[,;][\d.\s]+)+")
+# Before a number: then it is not that number.
+BOUND = re.compile(
+    r"(?:[<>≠≤≥]|\b(?:(?:more|less|fewer|greater|larger|smaller|other) than|over|under|above|below|before"
+    r"|after|at (?:least|most)|up to|until)\b) ?[\d$€£-]",
+    re.I,
+)
 POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a unit
 # Beside one of these words, a word for a number is only a part of the number.
 MORE_NUMBER_WORDS = re.compile(
@@ -323,10 +329,10 @@ def as_number(text: str) -> tuple[float, str] | None:
 def only_number(text: str) -> tuple[float, str] | None:
     """The number in a short sentence with a single one, such as "There are 2 dogs."
 
-    >>> only_number("There are 2 dogs."), only_number("between 2 and 3"), only_number("not 2")
+    >>> only_number("There are 2 dogs."), only_number("between 2 and 3"), only_number("more than 2")
     ((2.0, ''), None, None)
     """
-    if len(text) > 80 or DENIES.search(text) or CHOICE.search(text):
+    if len(text) > 80 or DENIES.search(text) or CHOICE.search(text) or BOUND.search(text):
         return None
     words = [word.strip(".,;:!?()") for word in text.split()]
     found = [number for number in map(as_number, words) if number]
@@ -399,7 +405,7 @@ def spelled_out(text: str) -> str:
     ('2\\\\sqrt{3}', '10^2', '3 1/2')
     """
     text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text)
-    text = re.sub(r"(?<=\d) ?(?:π|pi\b)", r"\\pi", text)
+    text = re.sub(r"(?<=\d) ?\*? ?(?:π|pi\b)(?![\w])", r"\\pi", text)
     return text.replace("²", "^2").replace("³", "^3").replace("½", " 1/2").strip()
 
 
@@ -443,6 +449,8 @@ def same_formula(prediction: str, gold: str) -> bool:
     >>> same_formula("0.5", r"\\frac{1}{2}"), same_formula("red=A", "A")
     (True, False)
     """
+    prediction = prediction.replace("°", "")
+    gold = gold.replace("°", "")
     # A $ inside would open a second formula, and math-verify takes the better of two.
     if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
         return False

@@ -13,11 +13,12 @@ LABEL = re.compile(r"^(?:\\?[a-z]+ ?)?\\?[a-zA-Z]\w* ?= ?")
 # "The area of the circle is", "Angle 1 is", "The clock shows".
 STATED = re.compile(r"^(?:the|its?|angle|∠) ?[^=]{0,60}?(?:\b(?:is|equals|shows)\s+|= ?)", re.I)
 RATIO = re.compile(r"(?<=\d) ?(?::|to) ?(?=\d)")
-OPPOSITES = "greatest/smallest largest/smallest biggest/smallest highest/lowest higher/lower longest/shortest"
-OPPOSITES += " longer/shorter tallest/shortest most/least most/fewest more/less more/fewer stronger/weaker"
-OPPOSITES += (
-    " first/last heavier/lighter faster/slower fastest/slowest older/younger hottest/coldest warmer/colder"
-)
+OPPOSITES = """
+    greatest/smallest largest/smallest biggest/smallest highest/lowest higher/lower longest/shortest
+    longer/shorter tallest/shortest most/least most/fewest more/less more/fewer stronger/weaker
+    heavier/lighter fastest/slowest faster/slower older/younger hottest/coldest warmer/colder
+    first/last before/after north/south east/west
+"""
 OPPOSITES = [tuple(pair.split("/")) for pair in OPPOSITES.split()]
 
 
@@ -103,11 +104,13 @@ def same_yes_or_no(said: str, sample) -> bool | None:
 def same_value(said: str, sample) -> bool | None:
     """Numbers and formulas. Another value may be the same thing in another unit: then no rule can tell."""
     gold = answers.unwrap(sample.answer)
+    if answers.BOUND.search(said) and not answers.BOUND.search(gold):
+        return None
     if not re.search(r"[\d\\^=]", gold):
         return None
     tails = (answers.without_lead(said), STATED.sub("", answers.spelled_out(said)))
     for claim in (said, *(answers.unwrap(tail.rstrip(" .")) for tail in tails)):
-        if answers.same_number(claim, gold) or answers.same_formula(claim, sample.answer):
+        if answers.same_number(claim, gold) or answers.same_formula(claim, answers.spelled_out(gold)):
             return True
         if RATIO.sub(":", answers.normalise(claim)) == RATIO.sub(":", answers.normalise(gold)):
             return True

@@ -12,10 +12,14 @@ import re
 from grading.answers import find_answer, last_boxed, normalise, option_index, unwrap
 
 LEAD = re.compile(r"^\s*(?:(?:the )?(?:correct |final )?answer(?: is)?\s*[:=]|answer is)\s*", re.I)
-LABEL = re.compile(r"\s*\b(?:the )?(?:answer )?(?:choices?|options?)(?: are)?\s*:\s*$", re.I)
+LABEL = re.compile(
+    r"\s*\b(?:the )?(?:answer )?(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:\s*$", re.I
+)
+# What announces a list of choices within a line.
+LISTED = re.compile(r"\b(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:|\?\s+(?=[(\[]?A\W)", re.I)
 # A letter that opens a choice: at the start of a line, or, in brackets or after a label, within one.
-AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[]?([A-Za-z])[)\].:](?:[ \t]+|(?=\S))")
-INLINE = re.compile(r"(?:^|[\s;,])[(\[]([A-Za-z])[)\]][.:]?\s*")
+AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[<]?([A-Za-z])[)\]>.:](?:[ \t]+|(?=\S))")
+INLINE = re.compile(r"(?:^|[\s;,])[(\[<]([A-Za-z])[)\]>][.:]?\s*")
 AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[]?([A-Za-z])[)\].:]\s*")
 INSTRUCTION = re.compile(
     r"\n\s*(?=(?:please |answer |select |choose |think |directly |respond |give |context|hint)).*",
@@ -78,9 +82,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
     >>> split_choices("How far? Choices: A:1 cm B: 2 cm"), split_choices("How far? (A) 1 cm (B) 2 cm")
     (('How far?', ('1 cm', '2 cm')), ('How far?', ('1 cm', '2 cm')))
     """
-    label = re.search(r"\b(?:choices?|options?)(?: are)?\s*:", text, re.I) or re.search(
-        r"\?\s+(?=[(\[]?A\W)", text
-    )
+    text = re.sub(r'\[\s*"(?=A)|(?<=\w)"\s*,\s*"|(?<=\w)"\s*\]', " ", text) if '["A' in text else text
+    label = LISTED.search(text)
     patterns = [AT_LINE, INLINE] + [AFTER_LABEL] * bool(label)
     for pattern in patterns:
         marks = list(pattern.finditer(text, label.start() if label and pattern is AFTER_LABEL else 0))

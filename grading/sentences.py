@@ -39,7 +39,8 @@ FILLER = """
     of to in on at by for with from and or as also is are was were be been being do does did has have had
     both very which what who whom whose where when how likely probably mostly mainly
     appear appears seem seems look looks made shown seen visible wear wearing
-    located placed positioned situated side part area color colored material
+    says reads shows displays contains holds located placed positioned situated
+    side part area color colored material
     image picture photo scene background foreground
 """
 FILLER = frozenset(words(FILLER))
@@ -61,7 +62,11 @@ ASKED_FOR = re.compile(
 # What stands after a noun and belongs to it.
 AFTER_NOUN = re.compile(
     r"\b(?:on|in|at|by|with|near|next|behind|under|above|below|between|beside|infront|of|from|to|that|who"
-    r"|which|wearing|holding|standing|sitting|parked)\b"
+    r"|which|facing|hanging|wearing|holding|standing|sitting|parked)\b"
+)
+# "What is on the table?", "Which animal is sleeping?", not "What is the man doing?"
+WH_SUBJECT = re.compile(
+    r"\b(?:what|which|who)\b.*?\b(?:is|are|was|were)\b (?!the\b|a\b|an\b|his\b|her\b|their\b)"
 )
 # What a sentence adds to its claim.
 ADDED = re.compile(r",? (?:because|since|based on|judging|which|given|as (?:it|seen|shown|i)|than)\b.*", re.S)
@@ -169,11 +174,13 @@ def says(said: str, gold: str, question: str) -> set[str]:
     subject, predicate = split_at_verb(said)
     if not predicate:
         return content(said, question)
-    if ATTRIBUTE.match(plain(question)):  # asked of one thing: whatever it is called, its value decides
-        return content(predicate, question)
     about = content(subject, "") - ANYONE
-    if about == gold_key(gold, question) and not content(predicate, question):
-        return about  # the answer in front: "A van is parked there."
+    if thing := ATTRIBUTE.match(plain(question)):  # whatever the thing is called, its value decides
+        asked_of = plain(question)[thing.end() :]
+        other = head(subject) in words(asked_of) and head(subject) != head(asked_of)
+        return {"?"} if other else content(predicate, question)
+    if WH_SUBJECT.search(plain(question)) and about == gold_key(gold, question):
+        return about | content(predicate, question)  # the answer in front: "A van is parked there."
     if about <= subject_words(said, gold, question) or about <= asked_for(question):
         return content(predicate, question) | (content(subject, question) - ANYONE)
     return {"?"} | content(predicate, question)
@@ -191,7 +198,7 @@ def subject_words(said: str, gold: str, question: str) -> set[str]:
     if not gold_about:  # "There are two cups"
         return content(gold, "")
     if content(gold_subject, question):  # the answer stands in front: "A cat is sitting on the bench."
-        return gold_about
+        return gold_about | (set(asked) if ANYONE & set(words(subject)) else set())
     if READS.search(said):  # "The sign says STOP", where the gold speaks of the word on the sign
         return set(asked)
     # "The cup on the table", for the cup: the same noun, and more of the question.
@@ -262,19 +269,27 @@ def alternatives(question: str) -> set[str]:
     before, found, after = question.partition(" or ")
     if not found:
         return set()
-    after = re.sub(r"^(?:(?:to|on|at|in) )?(?:the |a |an )?", "", after)
-    after = re.split(r"\b(?:side|of|the|than|to|from|in|it)\b|[?,]", after)[0].split()
+    before = before.rpartition(", ")[2]  # "What is it made of, brick or stone?"
+    determined = re.match(r"(?:(?:to|on|at|in) )?(?:the|a|an) ", after)
+    after = re.split(
+        r"\b(?:side|of|the|than|to|from|in|it)\b|[?,]", after[determined.end() if determined else 0 :]
+    )
+    after = after[0].split()
+    if not determined:  # "Are the zebras standing or lying down?": not the zebras
+        before = re.sub(r"\b(?:the|a|an) \w+(?= \w)", "", before)
     before = [
         word for word in re.findall(r"[\w'-]+", before) if word not in ("side", "the", "a", "an", "to", "on")
     ]
     if set(after) & RELATIONS:  # "in front of the car or behind it"
         before = [word for word in before if word in RELATIONS]
+    if after and after[0].endswith("ing"):  # "carrying the board or riding it"
+        before = [word for word in before if word.endswith("ing")]
+        after = after[:1]
     before = before[-len(after) :] if after else []
     if before[-1:] == after[-1:] and "and" not in after:  # "long sleeves or short sleeves"
         before = before[:-1]
         after = after[:-1]
-    chosen = after + before
-    return set(words(" ".join(chosen))) - FILLER
+    return set(words(" ".join(after + before))) - FILLER
 
 
 def plain(text: str) -> str:
@@ -283,7 +298,7 @@ def plain(text: str) -> str:
     >>> plain("The answer is: Dark-grey."), plain("It's in front of the wooden bench")
     ('dark gray', 'infront of the wood bench')
     """
-    text = without_lead(" ".join(unwrap(text).split())).lower()
+    text = without_lead(" ".join(unwrap(text).split())).lower().removeprefix("that ")
     text = SEEN.sub("", text)
     text = text.replace("grey", "gray").replace("colour", "color").replace("wooden", "wood")
     text = text.replace("in front of", "infront of").replace("on top of", "ontop of").replace("'re ", " are ")
