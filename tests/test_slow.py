@@ -13,7 +13,8 @@ import time
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_safe import run, strict_rows
+from scripts import run_script
+from test_safe import strict_rows
 
 from safe.checkpoints import fault
 
@@ -63,7 +64,7 @@ def test_train_killed_again_and_again(tmp_path):
     go_on = ["train.py", "--out", str(out), "--resume"]
     kill_often(go_on, at_rest)
     reached = len(strict_rows(out / "metrics.jsonl"))
-    done = run(*go_on, "--steps", reached + 20)
+    done = run_script(*go_on, "--steps", reached + 20)
     assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in strict_rows(out / "metrics.jsonl")]
     print(f"{KILLS} kills in {reached} steps")
@@ -76,7 +77,7 @@ def test_select_killed_again_and_again(tmp_path):
     command = [*shlex.split(SELECT), "--out", str(out)]
     kill_often(command, lambda: None)
     parts = len(list((out / "parts").iterdir()))
-    done = run(*command)
+    done = run_script(*command)
     assert done.returncode == 0, done.stderr
     print(f"{KILLS} kills in {parts} parts")
     assert parts > KILLS
@@ -89,7 +90,7 @@ def test_eval_killed_again_and_again(tmp_path):
     command = [*shlex.split(EVAL), "--out", str(out)]
     kill_often(command, lambda: None)
     before = (out / "records.jsonl").read_text().count("\n")
-    done = run(*command)
+    done = run_script(*command)
     assert done.returncode == 0, done.stderr
     print(f"{KILLS} kills in {before} answers")
     rows = strict_rows(out / "records.jsonl")
@@ -102,7 +103,7 @@ def test_two_thousand_steps_grow_by_little(tmp_path):
     out = tmp_path / "run"
     flags = "--prompts 1 --group 2 --micro_batch 2 --max_turns 1 --max_turn_tokens 4 --eval_size 0"
     flags += " --save_every 500 --threads 1 --guard off"
-    done = run("train.py", *shlex.split(flags), "--steps", 2000, "--out", out)
+    done = run_script("train.py", *shlex.split(flags), "--steps", 2000, "--out", out)
     assert done.returncode == 0, done.stderr
     rows = strict_rows(out / "metrics.jsonl")
     assert len(rows) == 2000
@@ -135,7 +136,7 @@ def test_a_tenth_of_bad_rows_over_a_whole_run(tmp_path):
     (folder / "rows.jsonl").write_text(text + "{not json\n")
     flags = "--model tiny --prompts 2 --group 4 --micro_batch 8 --steps 60 --eval_size 10 --threads 1"
     began = time.time()
-    done = run("train.py", *shlex.split(flags), "--data", folder, "--out", tmp_path / "run")
+    done = run_script("train.py", *shlex.split(flags), "--data", folder, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert len(strict_rows(tmp_path / "run" / "metrics.jsonl")) == 60
     print(f"{time.time() - began:.0f} s")

@@ -18,8 +18,9 @@ from conftest import ROOT, call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scripts import run_script
 from test_rollout import random_turn
-from test_safe import SMALL, run
+from test_safe import SMALL
 
 import tools
 from config import PRESETS, Limits, TrainConfig
@@ -90,7 +91,7 @@ def test_kinds_in_some_rows_only_train_and_score(mine):
         rows[i]["meta"] = {"kind": "sign"}
     write_rows(mine, *rows)
     flags = shlex.split("--model tiny --prompts 2 --group 2 --micro_batch 4 --steps 2 --threads 1")
-    done = run("train.py", *flags, "--eval_size", 4, "--data", mine, "--out", mine.parent / "r")
+    done = run_script("train.py", *flags, "--eval_size", 4, "--data", mine, "--out", mine.parent / "r")
     assert done.returncode == 0, done.stderr
 
 
@@ -296,11 +297,11 @@ def test_a_resume_sends_nothing_to_a_judge_that_was_not_asked_for_now(tmp_path, 
     """Nor the key: the run folder of a stranger may name any server."""
     url, asked = server(500)
     out = tmp_path / "run"
-    assert run("train.py", *SMALL, "--steps", 1, "--out", out).returncode == 0
+    assert run_script("train.py", *SMALL, "--steps", 1, "--out", out).returncode == 0
     write_json(out / "args.json", json.loads((out / "args.json").read_text()) | {"judge": url})
-    done = run("train.py", "--out", out, "--resume", "--steps", 2)
+    done = run_script("train.py", "--out", out, "--resume", "--steps", 2)
     assert done.returncode == 0 and not asked, done.stderr
-    done = run("train.py", "--out", out, "--resume", "--steps", 3, "--judge", url)
+    done = run_script("train.py", "--out", out, "--resume", "--steps", 3, "--judge", url)
     assert done.returncode == 0 and f"sent to the judge at {url}" in done.stdout
 
 
