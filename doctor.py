@@ -44,6 +44,7 @@ MISSING = "MISSING"
 GB = 2**30
 LEAST_PYTHON = (3, 11)
 EXACT = 1e-3  # most that logprobs of sampler and trainer may differ in float32
+ENOUGH_ROWS = 0.5  # of a source: where fewer can teach something, that is noted
 WITHIN = 0.3  # of what was predicted, a measured step is as predicted
 
 
@@ -225,6 +226,28 @@ def check_disk(config: TrainConfig, to_fetch: float) -> list[Check]:
     return checks
 
 
+def check_rows(config: TrainConfig) -> Iterator[Check]:
+    """By source, what the rows on this machine can teach with these flags; and the crops of a completion."""
+    from engine.families import FAMILIES
+    from machine import row_estimate
+    from model import config_of
+
+    for name, source in row_estimate.by_source(row_estimate.training_rows(config), config).items():
+        figure = f"{source.rows:,}: rules can pay {source.payable:.3f}, the first look hides something in"
+        figure += f" {source.hiding:.3f}, prompts that fit {source.fitting:.3f}"
+        remedies = {
+            "--judge URL pays what rules can't": source.payable < ENOUGH_ROWS,
+            "a lower --look_pixels or --look_share": source.hiding < ENOUGH_ROWS,
+            "a lower --batch: prompts are longer than planned": source.fitting < ENOUGH_ROWS,
+        }
+        wanted = "; ".join(remedy for remedy, needed in remedies.items() if needed)
+        yield Check(f"rows, {name}", NOTE if wanted else OK, figure, wanted)
+    area = FAMILIES[config_of(config.model).model_type].token_area
+    holds = row_estimate.crops_that_fit(config, area)
+    figure, _, remedy = row_estimate.crops_text(config, area).partition(": ")
+    yield Check("crops", NOTE if remedy and holds else OK if holds else MISSING, figure, remedy)
+
+
 def check_judge(config: TrainConfig) -> Check:
     from grading.judge import Judge
 
@@ -329,6 +352,8 @@ def all_checks(config: DoctorConfig, figures: dict) -> Iterator[Check]:
     if not model_source(config):
         return
     yield from check_disk(config, weights.to_fetch + data.to_fetch)
+    if data.verdict == OK:
+        yield from check_rows(config)
     if config.judge:
         yield check_judge(config)
     yield check_plan(config)

@@ -38,6 +38,7 @@ from benchmarks.looking import ASK_LETTER
 from data import USED, Sample, load, opened
 from engine.inputs import pixel_budgets
 from evaluation.ask import ask, last_message, model_label
+from evaluation.frame_check import frame_check
 from evaluation.scores import (
     answer_questions,
     compare_arms,
@@ -331,6 +332,9 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
     model, processor = load_model(config.model, quantize=config.quantize or None)
     pixel_budgets(processor, config.look_pixels, config.crop_pixels)
     write_json(out / "protocol.json", protocol)
+    frame = frame_check(model, processor, config)
+    print(frame.text() + ("" if frame.is_good() else ": its crops may show something else than it asks for"))
+    write_json(out / "frame.json", frame._asdict())
     judge = Judge(config.judge, out / "judge.jsonl") if config.judge else None
     on_page = {sample.id for sample in samples[:PAGE_QUESTIONS]}
     failures = 0

@@ -8,14 +8,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.grounding import GROUNDING, answer_box
+from benchmarks.grounding import GROUNDING
 from benchmarks.looking import LOOKING, right_as_paper
 from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
 from data import Sample, cell_image, collect, find_folder, parquet
 from evaluation.scores import plain_grade
 from grading.answers import chosen_by
-from grading.boxes import iou
+from grading.boxes import answer_box, iou
 from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING

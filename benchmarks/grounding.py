@@ -1,17 +1,14 @@
 """Benchmarks whose answer is a box: refCOCO, refCOCO+, refCOCOg, ReasonSeg."""
 
-import re
 from statistics import fmean
 
 import numpy as np
 
 from benchmarks.record import Benchmark, accuracy, make_question, split_by
 from data import Sample
-from grading.boxes import Box
 from tools import BOX
 
 LOCATE = 'Where is "{}"? Give its bounding box as ' + BOX + "."
-NUMBER = r"(?<![\w.])(-?\d{1,6}(?:\.\d{1,6})?)(?![\w.]*\d)"
 
 
 def make_referring(row: dict) -> list[Sample]:
@@ -27,26 +24,6 @@ def make_reasonseg(row: dict) -> Sample:
     ys, xs = np.nonzero(np.asarray(row["mask"], dtype=bool))
     box = tuple(float(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
     return make_question(LOCATE.format(row["text"]), str(list(box)), boxes=(box,), meta={"kind": "test"})
-
-
-def answer_box(answer: str | None, frame, original) -> Box | None:
-    """The first box of an answer, in ORIGINAL pixels, or None.
-
-    frame, original: (width, height) of the frame of the model's boxes, and of the original image.
-
-    >>> answer_box('{"bbox_2d": [10, 20, 30, 40]}', (100, 100), (1000, 500))
-    (100.0, 100.0, 300.0, 200.0)
-    >>> answer_box("somewhere near 3, 4", (100, 100), (1000, 500))
-    """
-    match = re.search(r"[\[(]\s*" + r"\s*,\s*".join([NUMBER] * 4) + r"\s*[\])]", answer or "")
-    found = match.groups() if match else re.findall(NUMBER, answer or "")
-    # "(10,20),(30,40)" and "x1=10, y1=20, ..." are boxes, too, if there are no other numbers.
-    if len(found) != 4:
-        return None
-    sx = original[0] / frame[0]
-    sy = original[1] / frame[1]
-    x1, y1, x2, y2 = (float(v) * scale for v, scale in zip(found, (sx, sy, sx, sy)))
-    return max(0.0, x1), max(0.0, y1), min(float(original[0]), x2), min(float(original[1]), y2)
 
 
 def scores_grounding(records: list[dict]) -> dict:

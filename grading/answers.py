@@ -23,7 +23,10 @@ LEAD = re.compile(
     r")\s*[:=]?\s*(?:(?:options?|choices?|letters?|answers?)\b\s*)?",
     re.I,
 )
-DENIES = re.compile(r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than)\b|n't\b", re.I)
+DENIES = re.compile(
+    r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than|other than|any\w*(?: \w+)? but)\b|n't\b",
+    re.I,
+)
 CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween [A-I\d]")
 REASON = re.compile(r"(?:because|since|as|which|who|that)\b", re.I)
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -244,7 +247,7 @@ def yes_or_no(text: str) -> str | None:
     """
     said = without_lead(" ".join(unwrap(text).lower().split()))
     said = {"是": "yes", "否": "no"}.get(said.strip(" ."), said)
-    first = re.match(r"\W*(yes|no)\b(?! idea)(.*)", said)
+    first = re.match(r"\W*(yes|no)\b(?! (?:idea|doubt|question|way))(.*)", said)
     if first:
         rest = first[2]
         other = "no" if first[1] == "yes" else "yes"
@@ -280,6 +283,7 @@ BOUND = re.compile(
     r"|after|at (?:least|most)|up to|until)\b) ?[\d$€£-]",
     re.I,
 )
+RANGE = re.compile(r"\d+ ?[-–] ?\d+")
 POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a unit
 # Beside one of these words, a word for a number is only a part of the number.
 MORE_NUMBER_WORDS = re.compile(
@@ -453,6 +457,8 @@ def same_formula(prediction: str, gold: str) -> bool:
     gold = gold.replace("°", "")
     # A $ inside would open a second formula, and math-verify takes the better of two.
     if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
+        return False
+    if RANGE.fullmatch(gold):  # 2013-2014 is no difference
         return False
     if "=" in prediction and "=" not in gold or not re.search(r"[\\^=+*/()-]", prediction + gold):
         return False  # plain words and numbers are compared elsewhere

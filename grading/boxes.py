@@ -1,6 +1,9 @@
 """Boxes x1, y1, x2, y2: the corners of a region. The pixels' frame is the caller's; two boxes share one."""
 
+import re
+
 Box = tuple[float, float, float, float]
+NUMBER = r"(?<![\w.])(-?\d{1,6}(?:\.\d{1,6})?)(?![\w.]*\d)"
 
 
 def iou(a: Box, b: Box) -> float:
@@ -31,3 +34,31 @@ def contains(outer: Box, inner: Box) -> bool:
     across = left <= x1 and x2 <= right
     along = top <= y1 and y2 <= bottom
     return across and along
+
+
+def answer_box(answer: str | None, frame, original) -> Box | None:
+    """The first box of an answer, in ORIGINAL pixels, or None.
+
+    frame, original: (width, height) of the frame of the model's boxes, and of the original image.
+
+    >>> answer_box('{"bbox_2d": [10, 20, 30, 40]}', (100, 100), (1000, 500))
+    (100.0, 100.0, 300.0, 200.0)
+    >>> answer_box("somewhere near 3, 4", (100, 100), (1000, 500))
+    """
+    four = r"\s*,\s*".join([NUMBER] * 4)
+    match = re.search(rf"[\[(]\s*{four}\s*[\])]", answer or "")
+    found = match.groups() if match else re.findall(NUMBER, answer or "")
+    # "(10,20),(30,40)" and "x1=10, y1=20, ..." are boxes, too, if there are no other numbers.
+    if len(found) != 4:
+        return None
+    width, height = original
+    x1, y1, x2, y2 = map(float, found)
+    x1 *= width / frame[0]
+    x2 *= width / frame[0]
+    y1 *= height / frame[1]
+    y2 *= height / frame[1]
+    x1 = max(0.0, x1)
+    y1 = max(0.0, y1)
+    x2 = min(float(width), x2)
+    y2 = min(float(height), y2)
+    return x1, y1, x2, y2

@@ -104,8 +104,9 @@ def same_yes_or_no(said: str, sample) -> bool | None:
 def same_value(said: str, sample) -> bool | None:
     """Numbers and formulas. Another value may be the same thing in another unit: then no rule can tell."""
     gold = answers.unwrap(sample.answer)
-    if answers.BOUND.search(said) and not answers.BOUND.search(gold):
-        return None
+    for pattern in (answers.BOUND, answers.DENIES):
+        if pattern.search(said) and not pattern.search(gold):
+            return None
     if not re.search(r"[\d\\^=]", gold):
         return None
     tails = (answers.without_lead(said), STATED.sub("", answers.spelled_out(said)))

@@ -16,7 +16,8 @@ LABEL = re.compile(
     r"\s*\b(?:the )?(?:answer )?(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:\s*$", re.I
 )
 # What announces a list of choices within a line.
-LISTED = re.compile(r"\b(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:|\?\s+(?=[(\[]?A\W)", re.I)
+LISTED = re.compile(r"\b(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:|[?:]\s+(?=[(\[]?A\W)", re.I)
+AS_LIST = re.compile(r"""\[\s*['"]A\W""")  # a list as a program prints it
 # A letter that opens a choice: at the start of a line, or, in brackets or after a label, within one.
 AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[<]?([A-Za-z])[)\]>.:](?:[ \t]+|(?=\S))")
 INLINE = re.compile(r"(?:^|[\s;,])[(\[<]([A-Za-z])[)\]>][.:]?\s*")
@@ -82,7 +83,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
     >>> split_choices("How far? Choices: A:1 cm B: 2 cm"), split_choices("How far? (A) 1 cm (B) 2 cm")
     (('How far?', ('1 cm', '2 cm')), ('How far?', ('1 cm', '2 cm')))
     """
-    text = re.sub(r'\[\s*"(?=A)|(?<=\w)"\s*,\s*"|(?<=\w)"\s*\]', " ", text) if '["A' in text else text
+    if AS_LIST.search(text):
+        text = re.sub(r"""\[\s*['"](?=[A-Z]\W)|['"]\s*,\s*['"](?=[A-Z]\W)|['"]\s*\]""", " ", text)
     label = LISTED.search(text)
     patterns = [AT_LINE, INLINE] + [AFTER_LABEL] * bool(label)
     for pattern in patterns:

@@ -44,7 +44,7 @@ FILLER = """
     image picture photo scene background foreground
 """
 FILLER = frozenset(words(FILLER))
-RELATIONS = "infront behind above below under ontop inside outside beside left right"
+RELATIONS = "between infront behind above below under ontop inside outside beside left right"
 RELATIONS = frozenset(RELATIONS.split())
 ANYONE = {"person", "people", "someone", "individual", "object", "item", "thing", "one"}
 VERB = re.compile(
@@ -53,6 +53,7 @@ VERB = re.compile(
 )
 SEEN = re.compile(r"^i (?:can )?(?:see|count|think) (?:that )?")
 READS = re.compile(r"\b(?:says?|reads?|shows?|displays?|contains?|holds?)\b")
+HOW_MANY = re.compile(r"how many (.+?) (?:are|is|were|do|does|can|have|has|in|on|at)\b")
 STATES = re.compile(r"\b(?:is|are|was|were|has|have|does|do|did|can)\b")
 NOT = {"not", "no", "never", "cannot"}
 # "What pattern does the tablecloth have?": what is asked for, of which an answer may speak.
@@ -111,6 +112,10 @@ def says_same(said: str, gold: str, question: str) -> bool:
         return False
     if len(VERB.findall(gold)) > 1 and not in_order(words(said), words(gold)):
         return False  # "Her hair is red and her dress is blue": which is which
+    if gold.startswith("there ") and RELATIONS & set(words(said)) and not in_order(words(said), words(gold)):
+        return False  # "There is a bed between two lamps", for a lamp between two beds
+    if counts_another(words(said), question):
+        return False
     key = gold_key(gold, question)
     if not in_order([word for word in words(gold) if word in key], words(said)) and not is_sentence(gold):
         return False
@@ -137,6 +142,18 @@ def restated(said: str, question: str) -> str | None:
     if not (to_its_end and set(spoken) - set(asked[:1]) and in_order(spoken, asked)):
         return None
     return "no" if DENIES.search(said) else "yes"
+
+
+def counts_another(said: list[str], question: str) -> bool:
+    """Does an answer to "how many" speak of things of the question, but not of those that are counted?
+
+    >>> question = "How many sheep are near the fence?"
+    >>> [counts_another(said, question) for said in (["4"], ["4", "sheep"], ["4", "fence"])]
+    [False, False, True]
+    """
+    counted = HOW_MANY.search(plain(question))
+    asked = {word for word in words(plain(question)) if word not in FILLER}
+    return bool(counted) and bool(asked & set(said)) and head(counted[1]) not in said
 
 
 def in_order(some: list[str], all_words: list[str]) -> bool:

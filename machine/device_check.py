@@ -18,6 +18,7 @@ import torch
 from config import TrainConfig, rollout_limits
 from data import load
 from engine.slots import SlotEngine
+from evaluation.frame_check import frame_check
 from evaluation.scores import answer_records, mean
 from machine import memory_estimate
 from model import config_of, load_model
@@ -49,6 +50,8 @@ def run_parts(config: TrainConfig, weights: dict, build_trainer) -> Iterator[tup
     for quantize in dict.fromkeys(("", "4bit", config.quantize)):
         name = f"a step, {quantize or 'unquantised'}"
         parts[name] = partial(check_step, replace(config, quantize=quantize), weights, build_trainer)
+    if not weights["random_weights"]:
+        parts["frame of boxes"] = partial(check_frame, config, weights)
     parts["beside TRL's loop"] = partial(check_bench, config, weights)
     for name, check in parts.items():
         free_memory()
@@ -82,6 +85,14 @@ def check_decoding(config: TrainConfig, weights: dict) -> Outcome:
     figure = f"{rates[False]:.0f} tokens/s, with a CUDA graph {rates[True]:.0f}; {same:.0%} the same"
     remedy = "" if same >= 0.5 else "the graph computes something else"
     return Outcome(not remedy, figure, remedy, figures)
+
+
+def check_frame(config: TrainConfig, weights: dict) -> Outcome:
+    """Do the model's boxes lie on what it was asked for?"""
+    model, processor = load_model(config.model, **weights)
+    check = frame_check(model, processor, config)
+    remedy = "" if check.is_good() else "crops would show something else: is it one of the two families?"
+    return Outcome(not remedy, check.text(), remedy, check._asdict())
 
 
 def tokens_a_second(model, processor, samples, settings: dict) -> float:

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
+from typing import NamedTuple
 
 from config import TrainConfig, look_budget
 from data import BAD_ROW, DEEPEYES, Sample, is_cached
@@ -20,31 +21,56 @@ DRAWN = 20  # of the toy, which draws an image to know its size
 LETTERS_A_TOKEN = 4  # of a prompt, in English; no tokenizer is fetched for it
 
 
+class SourceRows(NamedTuple):
+    """What the rows of a source can teach, as fractions of those that were looked at."""
+
+    rows: int
+    looked_at: int
+    payable: float  # rules can pay a correct answer
+    hiding: float  # the first look hides something
+    fitting: float  # the prompt is no longer than the memory estimate has it
+
+
+def are_here(config: TrainConfig) -> bool:
+    """Are the training rows of a config on this machine?"""
+    return config.data != "deepeyes" or bool(config.root) or is_cached(DEEPEYES, "dataset", "README.md")
+
+
 def of_config(config: TrainConfig) -> str:
     """`table` for the training rows of a config, if they are on this machine."""
-    if config.data == "deepeyes" and not config.root and not is_cached(DEEPEYES, "dataset", "README.md"):
+    if not are_here(config):
         return f"rows: {DEEPEYES} is not on this machine yet, so what they can teach is not known"
-    samples, _ = load_questions(replace(config, eval_size=0))
-    return table(samples, config)
+    return table(training_rows(config), config)
 
 
-def table(samples: list[Sample], config: TrainConfig) -> str:
-    """By source: rows, the fraction of them that rules can pay, whose first look hides something, and whose
-    prompt is no longer than the memory estimate has it; and how many crops a completion holds."""
-    by_source = defaultdict(list)
+def training_rows(config: TrainConfig) -> list[Sample]:
+    return load_questions(replace(config, eval_size=0))[0]
+
+
+def by_source(samples: list[Sample], config: TrainConfig) -> dict[str, SourceRows]:
+    """From a sample of each source where all rows would take long."""
+    rows_of = defaultdict(list)
     for sample in samples:
-        by_source[sample.source].append(sample)
+        rows_of[sample.source].append(sample)
     family = FAMILIES[config_of(config.model).model_type]
-    lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
-    for source, rows in by_source.items():
+    found = {}
+    for source, rows in rows_of.items():
         most = DRAWN if rows[0].drawn else LOOKED_AT
         some = rows if len(rows) <= most else random.Random(0).sample(rows, most)
         payable = fmean(map(verifiable, some))
-        hiding = look_hides(some, config, family)
-        fitting = fmean(prompt_fits(sample) for sample in some)
-        lines.append(f"{source:<24}{len(rows):>8,}{payable:>16.3f}{hiding:>13.3f}{fitting:>14.3f}")
-        if len(some) < len(rows):
-            lines[-1] += f"  (of {most} rows)"
+        fitting = fmean(map(prompt_fits, some))
+        found[source] = SourceRows(len(rows), len(some), payable, look_hides(some, config, family), fitting)
+    return found
+
+
+def table(samples: list[Sample], config: TrainConfig) -> str:
+    """A line for each source, and how many crops a completion holds."""
+    lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
+    for name, source in by_source(samples, config).items():
+        fractions = f"{source.payable:>16.3f}{source.hiding:>13.3f}{source.fitting:>14.3f}"
+        some = f"  (of {source.looked_at} rows)" if source.looked_at < source.rows else ""
+        lines.append(f"{name:<24}{source.rows:>8,}{fractions}{some}")
+    family = FAMILIES[config_of(config.model).model_type]
     lines.append(crops_text(config, family.token_area))
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from config import PRESETS
 from engine.families import family_of_preset, head_size
 from machine import time_estimate
 from model import config_of
+from toy.rehearsal import FILES, write
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -39,6 +40,13 @@ def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
     assert verdicts["packages"] == verdicts["exact, slots"] == verdicts["exact, generate"] == "ok"
     assert verdicts["a step, 4bit"] == verdicts["a step, unquantised"] == "ok"
     assert found["figures"]["a step, 4bit"]["scored"] == 4
+    assert (
+        found["figures"]["frame of boxes"]["mapped"]
+        > 0.6
+        > 0.1
+        > found["figures"]["frame of boxes"]["unmapped"]
+    )
+    assert verdicts["rows, toy"] == verdicts["crops"] == "ok"
     assert found["figures"]["beside TRL's loop"]["rollout"] > 0
     assert "## CPU: tiny" in done.stdout and "| a step, 4bit | sec_train |" in done.stdout
 
@@ -57,6 +65,18 @@ def test_a_big_model_without_a_gpu_a_network_and_a_cache(tmp_path):
     (time,) = [line for line in lines if " time " in line]
     assert "s a step" in time and "needs a GPU" in time
     assert "exact, slots" in done.stdout and f"{len(lines)} missing" in done.stdout
+
+
+def test_what_rows_can_teach_is_told(tmp_path):
+    """By source, with a remedy where too few can; and budgets that hold too few crops."""
+    write(tmp_path / next(iter(FILES)), "vstar", 30, seed=0)
+    paper = ["--model", "qwen2.5-vl-3b", "--root", str(tmp_path)]
+    rows, crops = doctor.check_rows(config(*paper))
+    assert (rows.name, rows.verdict, crops.verdict) == ("rows, vstar", "ok", "ok")
+    whole = ["--max_tokens", "2048", "--look_pixels", "12000000", "--look_share", "1"]
+    rows, crops = doctor.check_rows(config(*paper, *whole))
+    assert rows.verdict == crops.verdict == "note"
+    assert "look_share" in rows.remedy and "raise --max_tokens" in crops.remedy
 
 
 def test_a_package_of_another_version_is_named(monkeypatch):

@@ -20,7 +20,6 @@ from scripts import Script, run_script
 import eval
 import tools
 from benchmarks import BENCHMARKS, IMAGE_COLUMNS, grade, load_benchmark
-from benchmarks.grounding import answer_box
 from benchmarks.record import lettered_options
 from config import Limits
 from data import Sample, load
@@ -44,6 +43,7 @@ from evaluation.scores import (
     wilson,
 )
 from grading.answers import find_answer, last_number, letters
+from grading.boxes import answer_box
 from model import load_model
 from rollout import Trajectory, ZoomEnv
 

@@ -1,13 +1,16 @@
 """Golds as the paper's rows have them: sentences, letters and choices in the question, leads of their own."""
 
+import gzip
 import json
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import load
+from data import Sample, load, with_options
 from grading.correct import is_correct
 from grading.golds import read_gold, split_choices
 from grading.sentences import says_same
@@ -93,6 +96,30 @@ def test_a_sentence_is_said_in_other_words(question, gold, same, other):
     assert [said for said in other if says_same(said, gold, question)] == []
 
 
+# 480 rows of the three kinds by writers who had not seen the rules: forms that a fair reader takes for the
+# gold, and forms that none does. At first sight 0.89, 0.91, 0.92 and, of the last 120 rows, 0.96 of the right
+# forms were paid, and 0.006 to 0.019 of the wrong ones; the rules were bettered after each.
+FORMS = gzip.decompress((Path(__file__).parent / "forms.json.gz").read_bytes()).decode().splitlines()
+FORMS = list(map(json.loads, FORMS))
+# "No" with more behind it, and a part of an option.
+PAID_ALL_THE_SAME = {"No, there are two clocks on the wall.", "Virginia"}
+
+
+@pytest.mark.parametrize("kind", ["vstar", "chart", "thinklite"])
+def test_forms_that_others_wrote(kind):
+    paid = []
+    wrong = set()
+    for row in FORMS:
+        if row["kind"] != kind:
+            continue
+        sample = Sample("1", b"", row["question"], row["gold"], tool=kind != "thinklite")
+        sample = with_options(sample)
+        paid += [is_correct(form, sample) for form in row["right"]]
+        wrong |= {form for form in row["wrong"] if is_correct(form, sample)}
+    assert len(paid) >= 800 and fmean(paid) >= 0.95
+    assert wrong <= PAID_ALL_THE_SAME
+
+
 COLOURS = ["red", "blue", "green", "yellow", "black", "white", "purple", "orange", "brown", "gray", "pink"]
 THINGS = [
     "car",
@@ -172,7 +199,7 @@ def test_what_is_no_list_of_choices_stays(text):
     assert read_gold(text, "B") == (text, "B", ())
 
 
-def test_a_list_of_answers(tmp_path):
+def test_a_list_of_answers(tmp_path, monkeypatch):
     """Each is as good as the first, by any rule; with options all of them name one."""
     rows = [
         {"question": "Which brand?", "answer": ["nokia", "Nokia 3310", "nokia"]},
@@ -181,6 +208,7 @@ def test_a_list_of_answers(tmp_path):
         {"question": "What?", "answer": []},
         {"question": "What?", "answer": ["red", None]},
     ]
+    monkeypatch.chdir(tmp_path)  # where bad rows are named
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
     lines = (json.dumps(row | {"image": "a.png"}) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text("".join(lines))

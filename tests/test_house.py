@@ -45,7 +45,8 @@ def test_docstring_examples(name):
 def test_pure_functions_have_examples():
     names = "tools options.toolbox reward grading.answers runlog.summary evaluation.scores engine.families"
     names += " engine.shared_prefix data select_data eval options.controls train benchmarks.record"
-    names = [*names.split(), "benchmarks.grounding", "runlog.health"]
+    names = [*names.split(), "runlog.health"]
+    names += [f"grading.{name}" for name in ("boxes", "correct", "golds", "sentences")]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30
 
