@@ -83,6 +83,18 @@ def test_the_plan_of_a_command(folder):
     assert "vstar" in done.stdout and "a completion holds 3 crops" in done.stdout
 
 
+def test_two_steps_on_the_papers_rows(folder, tmp_path):
+    """All three sources, without a judge: rewards, scores and metrics by source."""
+    flags = "--steps 2 --prompts 16 --group 2 --micro_batch 16 --eval_size 4 --threads 1"
+    paper = ["--data", "deepeyes", "--root", folder, "--out", tmp_path / "run"]
+    done = run_script("train.py", *paper, *flags.split())
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all("accuracy_vstar" in row and row["logp_gap"] < 1e-3 for row in rows)
+    assert any(row["accuracy_vstar"] > 0 for row in rows)
+
+
 def test_the_first_look_has_a_fraction_of_the_images_own_pixels():
     _, processor = load_model("tiny")
     sample = Sample("a", Image.new("RGB", (640, 480)), "What is it?", "A")
