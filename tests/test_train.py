@@ -464,7 +464,7 @@ def test_the_terms_of_the_reward_add_up(build, script, tmp_path, bonus, crop_pri
     assert (row["reward_tool"] > 0) == (bonus == "conditional")
 
 
-@pytest.mark.parametrize("often", [0.15, 0.9])
+@pytest.mark.parametrize("often", [0.27, 0.9])
 def test_curiosity_pays_while_few_zoom(build, script, tmp_path, often):
     """For each trajectory with a crop, right or wrong; and nothing once 30 % of a step zoom."""
     script(lambda rng: call(10, 10, 60, 60) if rng.random() < often else "<answer>A</answer>")
