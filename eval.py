@@ -396,6 +396,7 @@ def make_result(name: str, records: list[dict], protocol: dict) -> dict:
             result["paired"][f"{one} against {other}"] = compared
     if benchmark:
         result["note"] = benchmark.note
+    if benchmark and benchmark.published:
         figures = dict(zip(("Qwen2.5-VL-7B", "DeepEyes-7B"), benchmark.published))
         result["published, percent, not measured here"] = figures
         result["unlike the paper"] = unlike_paper(protocol)

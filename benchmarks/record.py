@@ -21,7 +21,7 @@ class Benchmark:
     questions: int  # in the public copy
     make: Callable  # row -> Sample or list of Samples; id and image are filled in later
     # Percent, paper v3, tables 1 to 4: the base as reproduced there, and DeepEyes.
-    published: tuple[float, float]
+    published: tuple[float, float] | None = None
     note: str = ""  # what the benchmark's score does not cover
     right: Callable = is_correct  # (answer, sample, judge) -> bool
     said: Callable | None = None  # answer -> what it chose; None: by the usual rules

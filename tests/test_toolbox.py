@@ -149,13 +149,13 @@ def test_quarter_turns_are_exact():
 
 
 def test_names_that_are_none():
-    for names in ("rotate", "zoom,zoom", "zoom,flip", "", "zoom,"):
+    for names in ("rotate", "zoom,zoom", "zoom,spin", "", "zoom,"):
         with pytest.raises(ValueError):
             named(names)
 
 
 def test_a_third_tool_is_a_schema_and_a_function(processor, arrow, monkeypatch):
-    """As the README has it."""
+    """As docs/yours.md has it."""
 
     def image_flip_tool(view, arguments):
         if arguments:
