@@ -192,6 +192,7 @@ BENCHMARK_KINDS = {
 # The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
 # that tells *where* it zooms apart from *whether*.
 ARMS = ("on", "off", "blank", "random", "swap", "oracle", "forced")
+ENOUGH = 30  # held-out questions: fewer say little of a run
 EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 
 
@@ -276,7 +277,7 @@ PRESETS = {
     "tiny": Preset(str(Path(__file__).parent / "toy" / "base"), Limits()),
     "qwen2.5-vl-3b": Preset("Qwen/Qwen2.5-VL-3B-Instruct", big_limits()),
     "qwen2.5-vl-7b": Preset("Qwen/Qwen2.5-VL-7B-Instruct", big_limits("4bit", batch=32)),
-    "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit")),
+    "qwen2.5-vl-32b": Preset("Qwen/Qwen2.5-VL-32B-Instruct", big_limits("4bit", batch=16)),
     # Eight heads of keys where the 3B has two: a slot takes three and four times as much.
     "qwen3-vl-2b": Preset("Qwen/Qwen3-VL-2B-Instruct", big_limits(batch=24)),
     "qwen3-vl-4b": Preset("Qwen/Qwen3-VL-4B-Instruct", big_limits(batch=16)),

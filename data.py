@@ -167,14 +167,22 @@ def load(
         raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
     kept = list(map(with_options, collect(rows, name)))
     if split:
-        held_out = [zlib.crc32(sample.id.encode()) % TEST_EVERY == 0 for sample in kept]
-        kept = [sample for sample, held in zip(kept, held_out) if held == (split == "test")]
+        kept = of_split(kept, split)
     if not kept:
         part = f"its {split} part (--eval_size 0 needs no test part)"
         raise ValueError(f"data set {name!r} has no usable row in {part}")
     if limit is not None:
         kept = random.Random(seed).sample(kept, min(limit, len(kept)))
     return kept
+
+
+def of_split(samples: list[Sample], split: str) -> list[Sample]:
+    """The samples of "train" or "test": as rows say themselves (meta's split), or by a hash of their ids."""
+    if any("split" in sample.meta for sample in samples):
+        held_out = [sample.meta.get("split") == "test" for sample in samples]
+    else:
+        held_out = [zlib.crc32(sample.id.encode()) % TEST_EVERY == 0 for sample in samples]
+    return [sample for sample, held in zip(samples, held_out) if held == (split == "test")]
 
 
 def with_options(sample: Sample) -> Sample:
@@ -427,7 +435,8 @@ def folder_rows(folder: Path, allow_outside: bool = False):
     """Rows of a user's folder: .jsonl lines, or the parquet files that select_data.py writes.
 
     A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
-    (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta". An
+    (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta",
+    "split" ("test" is held out of training; without any, one row in 20 is). An
     answer may be a list: the gold, then others that are as good. Images lie inside the folder, unless
     allow_outside.
     """
@@ -467,6 +476,10 @@ def folder_sample(row: dict, image, name: str) -> Sample:
         values["id"] = str(values["id"])
     if isinstance(values.get("meta"), str):
         values["meta"] = json.loads(values["meta"])
+    if row.get("split") is not None:
+        if row["split"] not in ("train", "test"):
+            raise ValueError(f"split is {row['split']!r}, neither train nor test")
+        values["meta"] = values.get("meta", {}) | {"split": row["split"]}
     options = tuple(map(str, row.get("options") or ()))
     boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
     values |= {"answer": golds[0], "accepted": golds[1:] + tuple(row.get("accepted") or ())}

@@ -321,7 +321,7 @@ def check_time(config: TrainConfig) -> Iterator[Check]:
     if device == "cuda":
         yield Check("time", NOTE, figure)
     elif config.model != "tiny":
-        yield Check("time", MISSING, figure, "this model needs a GPU")
+        yield Check("time", MISSING, time_estimate.cards_text(config), "this model needs a GPU")
     else:
         yield Check("time", OK, figure)
         predicted = sum(time_estimate.step_seconds(config, speed, device).values())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import EVAL_SEED, TrainConfig
+from config import ENOUGH, EVAL_SEED, TrainConfig
 from data import Sample, load, mix, readable
 from evaluation.scores import (
     answer_records,
@@ -42,8 +42,12 @@ def load_questions(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
     tell_unverifiable(samples, config.judge)
     if not config.eval_size:
         return samples, []
-    held_out = {"split": "test", "limit": config.eval_size, "seed": EVAL_SEED}
-    return samples, readable(load(config.data, **where, **held_out))
+    test_part = {"split": "test", "limit": config.eval_size, "seed": EVAL_SEED}
+    held_out = readable(load(config.data, **where, **test_part))
+    if len(held_out) < ENOUGH <= config.eval_size:
+        remedy = 'give rows "split": "test"'
+        print(f"{len(held_out)} questions are held out, too few to tell much: {remedy}")
+    return samples, held_out
 
 
 @dataclass

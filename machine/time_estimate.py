@@ -24,6 +24,8 @@ WRITTEN = 240  # tokens of a trajectory
 LONGEST = 2.0  # times as many, in the longest one
 CROPS = 1.0  # of a trajectory
 OBSERVATION = 40  # tokens of the text about a crop
+# Cards by their data sheets: memory, and products of bfloat16 (dense).
+CARDS = {"RTX 3090": (0.94e12, 71e12), "A100": (2.0e12, 312e12), "H100": (3.35e12, 989e12)}
 REPEATS = 5  # of a measurement; the best counts
 
 
@@ -148,6 +150,18 @@ def speed_here(threads: int) -> tuple[Speed, str]:
 
 
 def time_here(config: TrainConfig, world: int = 1) -> str:
-    """`time_text` for the device at hand."""
+    """`time_text` for the device at hand; for a big model without a GPU, guesses for three cards."""
+    if config.model != "tiny" and not torch.cuda.is_available():
+        return cards_text(config, world)
     speed, device = speed_here(config.threads)
     return f"on this {device}: {time_text(config, speed, device, world)}"
+
+
+def cards_text(config: TrainConfig, world: int = 1) -> str:
+    """The hours of a run on cards that are not here."""
+    hours = []
+    for name, (bytes_s, ops_s) in CARDS.items():
+        seconds = step_seconds(config, Speed(bytes_s, ops_s, 0.0), "cuda", world)
+        hours.append(f"{name} {sum(seconds.values()) * config.steps / 3600:.1f}")
+    basis = f"guesses: {MULTIPLES['cuda'][0]:.0f} times what the arithmetic allows"
+    return f"hours for {config.steps} steps: {', '.join(hours)} ({basis}), without scoring"

@@ -39,7 +39,8 @@ TROUBLES = {
     ),
     "collapse": (
         below("tool_rate", 0.05),
-        "fewer than 5 % of the trajectories zoom (tool_rate): --bonus conditional, or raise --group",
+        "fewer than 5 % of the trajectories zoom (tool_rate): --bonus conditional, --curiosity 0.5, or raise"
+        " --group",
     ),
     "same place": (
         above("repeats", 0.3),

@@ -6,6 +6,8 @@ Pure functions of what is stored: args.json, metrics.jsonl, eval.json, trajector
 
 from statistics import fmean
 
+from config import ENOUGH
+
 # --------------------------------------------------------------------------------------------------
 # The sentence.
 
@@ -59,7 +61,10 @@ def sentence_of_training(stored: dict, arm: str, rows: list[dict]) -> tuple[str,
     before = stored["before"][arm]["all"]
     after = stored["after"][arm]["all"]
     gain = better_or_worse(after, before, stored.get("paired", {}).get(arm, {}).get("p"))
+    few = after["n"] < ENOUGH
     numbers = f"accuracy {from_to(before['accuracy'], after['accuracy'])}{bounds(after)}"
+    if few:
+        return f"Scored on {after['n']} questions: too few to tell", numbers
     if arm == "off":
         return "Trained without the zoom" + GAIN[gain], numbers
     sampled = rows[0].get("tool_rate") if rows else None

@@ -262,6 +262,17 @@ def test_train_and_test_rows_are_apart(tmp_path, monkeypatch):
     assert not train & test and len(train | test) == 300 and 5 <= len(test) <= 30
 
 
+def test_rows_may_say_their_split_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encoded())
+    said = ["test"] * 7 + ["train"] * 20 + [None] * 13 + ["dev"]
+    rows = [{"image": "a.png", "question": f"{i}?", "answer": "A", "split": s} for i, s in enumerate(said)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [sample.question for sample in load(str(tmp_path), split="test")] == [f"{i}?" for i in range(7)]
+    assert len(load(str(tmp_path), split="train")) == 33 and len(load(str(tmp_path))) == 40
+    assert "split is 'dev'" in (tmp_path / "runs" / f"bad-rows-{tmp_path.name}.jsonl").read_text()
+
+
 def test_seal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = {

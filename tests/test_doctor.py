@@ -63,7 +63,7 @@ def test_a_big_model_without_a_gpu_a_network_and_a_cache(tmp_path):
     (data,) = [line for line in lines if " data " in line]
     assert "4.8 GB" in data and "hf download --repo-type dataset" in data
     (time,) = [line for line in lines if " time " in line]
-    assert "s a step" in time and "needs a GPU" in time
+    assert "hours for 80 steps: RTX 3090 2" in time and "needs a GPU" in time
     assert "exact, slots" in done.stdout and f"{len(lines)} missing" in done.stdout
 
 

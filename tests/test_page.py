@@ -55,6 +55,8 @@ def test_the_sentence_of_a_run_that_learned():
         " in brackets the 95 % interval."
     )
     assert "Scored on 1 held-out question;" in asked(ARGS, scored(LOW, arm(0.94, n=1)))
+    few = scored(arm(0.42, 0.0), arm(0.94, 1.0, n=6))
+    assert sentence(ARGS, steps((0.3, 1.0)), few)[0] == "Scored on 6 questions: too few to tell"
 
 
 LOW = arm(0.42, 0.0)

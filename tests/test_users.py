@@ -114,7 +114,7 @@ def test_help_has_both_values_and_the_plan_all_flags(tmp_path):
     plan = run("train.py", "--model", "qwen2.5-vl-7b", "--plan").stdout
     for flag in ("--lr 2e-05", "--batch 32", "--quantize 4bit", "--crop_pixels 313600"):
         assert flag in plan
-    assert "expected peak" in plan and "a step" in plan
+    assert "expected peak" in plan and "hours for 80 steps" in plan
 
 
 def test_names_that_are_known_before_anything_heavy_is_imported():
