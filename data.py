@@ -463,7 +463,9 @@ def table_sample(texts, number: int, image) -> Sample:
 
 def line_sample(folder: Path, line: str, name: str, allow_outside: bool) -> Sample:
     row = json.loads(line)
-    return folder_sample(row, inside(folder, row["image"], allow_outside), name)
+    return folder_sample(
+        {"source": folder.resolve().name} | row, inside(folder, row["image"], allow_outside), name
+    )
 
 
 def folder_sample(row: dict, image, name: str) -> Sample:

@@ -24,8 +24,9 @@ SMALL = {
 ELSEWHERE = re.compile(r"qwen|ChenShawn|vstar|--data mine|bench\.py --")
 # What no test can type: an installation, other people's programs, hours, what stands for something else.
 NOT_TYPED = re.compile(
-    r"bash run\.sh|pytest|python3 -m venv|curl |printf |python -c 'from prompt|for data in|done$|vllm |hf "
-    r"|git |python -m study|python -m toy\.make_base|.*(?:\b(?:FLAGS|MODEL|FOLDER)\b|runs/A|\$data)"
+    r"bash run\.sh|pytest|python3 -m venv|curl |printf |ssh |python -m http\.server|python -c 'from prompt"
+    r"|for data in|done$|vllm |hf |git |python -m study|python -m toy\.make_base"
+    r"|.*(?:\b(?:FLAGS|MODEL|FOLDER)\b|runs/A|\$data)"
 )
 SHELL = re.compile(r"```bash\n(.*?)```", re.S)
 OTHERS = re.compile(r"^    ((?:python|torchrun) .*)$|`((?:\.venv/bin/)?(?:python|torchrun) [^`]+)`", re.M)
