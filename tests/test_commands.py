@@ -28,6 +28,7 @@ NOT_TYPED = re.compile(
     r"|for data in|done$|vllm |hf |git |python -m study|python -m toy\.make_base"
     r"|.*(?:\b(?:FLAGS|MODEL|FOLDER)\b|runs/A|\$data)"
 )
+ENDS_IN_AN_ERROR = "v.crop((9, 9, 3, 3))"  # as its sentence says: what the model is told
 SHELL = re.compile(r"```bash\n(.*?)```", re.S)
 OTHERS = re.compile(r"^    ((?:python|torchrun) .*)$|`((?:\.venv/bin/)?(?:python|torchrun) [^`]+)`", re.M)
 
@@ -67,7 +68,8 @@ SLOW = [pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:]]
 
 def read(command: str, place) -> tuple[str, list[str]]:
     """The script or module of a command, and all words from there on; a star is read as a shell reads it."""
-    words = shlex.split(command.replace("checkpoint-160", "checkpoint-2"))
+    command = command.replace("checkpoint-160", "checkpoint-2").replace("--seeds 0,1,2", "--seeds 0,1")
+    words = shlex.split(command)
     words = [name for word in words for name in (sorted(glob.glob(word, root_dir=place)) or [word])]
     assert words[0] in ("python", "torchrun"), command
     start = next(i for i, word in enumerate(words) if word.endswith(".py") or word in ("-m", "-c"))
@@ -99,6 +101,11 @@ def test_commands_as_printed(page, place):
         script, words = read(command, place)
         more = [] if "--plan" in words else SMALL.get(script, "").split()
         done = run_script(*words, *more, cwd=place)
+        if ENDS_IN_AN_ERROR in command:
+            assert (
+                done.stderr.strip().endswith("the corners are swapped.") and "(900.0, 100.0," in done.stdout
+            )
+            continue
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
         for flag in ("--out", "--json"):
             if flag in words:
