@@ -316,7 +316,8 @@ def fill_limits(config, given: set[str]):
     run = {} if config.model in PRESETS else run_flags(Path(config.model))
     if run:  # it may be older than these flags
         usual |= {"look_share": 1.0, "max_plain_tokens": 0}
-        print(f"{config.model}: limits as in its run (look_pixels {run.get('look_pixels')}, ...)")
+        taken = [f"{name} {run[name]}" for name in LIMITS if name in run and name not in given]
+        print(f"{config.model}: as in its run {', '.join(taken)}")
     values = {name: run.get(name, usual[name]) for name in LIMITS if name not in given}
     return replace(config, **values)
 

@@ -178,8 +178,9 @@ def load(
 
 def of_split(samples: list[Sample], split: str) -> list[Sample]:
     """The samples of "train" or "test": as rows say themselves (meta's split), or by a hash of their ids."""
-    if any("split" in sample.meta for sample in samples):
-        held_out = [sample.meta.get("split") == "test" for sample in samples]
+    said = [sample.meta.get("split") for sample in samples]
+    if "train" in said or "test" in said:
+        held_out = [each == "test" for each in said]
     else:
         held_out = [zlib.crc32(sample.id.encode()) % TEST_EVERY == 0 for sample in samples]
     return [sample for sample, held in zip(samples, held_out) if held == (split == "test")]
@@ -436,9 +437,9 @@ def folder_rows(folder: Path, allow_outside: bool = False):
 
     A line: {"image": "a.jpg", "question": "...", "answer": "..."}, and if wanted "options" (a list), "boxes"
     (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta",
-    "split" ("test" is held out of training; without any, one row in 20 is). An
-    answer may be a list: the gold, then others that are as good. Images lie inside the folder, unless
-    allow_outside.
+    "split" ("test" is held out of training; without any, one row in 20 is). An answer may be a list: the
+    gold, then others that are as good; select_data.py writes these others as "accepted". Images lie inside
+    the folder, unless allow_outside.
     """
     lines = sorted(folder.glob("*.jsonl"))
     tables = sorted(folder.glob("selected*.parquet"))
@@ -463,9 +464,8 @@ def table_sample(texts, number: int, image) -> Sample:
 
 def line_sample(folder: Path, line: str, name: str, allow_outside: bool) -> Sample:
     row = json.loads(line)
-    return folder_sample(
-        {"source": folder.resolve().name} | row, inside(folder, row["image"], allow_outside), name
-    )
+    row = {"source": folder.resolve().name} | row
+    return folder_sample(row, inside(folder, row["image"], allow_outside), name)
 
 
 def folder_sample(row: dict, image, name: str) -> Sample:
@@ -474,6 +474,9 @@ def folder_sample(row: dict, image, name: str) -> Sample:
     if missing := [key for key in ("question", "answer") if row.get(key) is None]:
         raise ValueError(f"lacks {', '.join(missing)}")
     golds = golds_of(row["answer"])
+    accepted = row.get("accepted") or []
+    if not isinstance(accepted, list):
+        raise ValueError("accepted is no list")
     if type(values.get("id")) is int:
         values["id"] = str(values["id"])
     if isinstance(values.get("meta"), str):
@@ -484,7 +487,7 @@ def folder_sample(row: dict, image, name: str) -> Sample:
         values["meta"] = values.get("meta", {}) | {"split": row["split"]}
     options = tuple(map(str, row.get("options") or ()))
     boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
-    values |= {"answer": golds[0], "accepted": golds[1:] + tuple(row.get("accepted") or ())}
+    values |= {"answer": golds[0], "accepted": golds[1:] + tuple(accepted)}
     return Sample(**{"id": name} | values, image=image, options=options, boxes=boxes)
 
 

@@ -235,17 +235,19 @@ def check_rows(config: TrainConfig) -> Iterator[Check]:
     for name, source in row_estimate.by_source(row_estimate.training_rows(config), config).items():
         figure = f"{source.rows:,}: rules can pay {source.payable:.3f}, the first look hides something in"
         figure += f" {source.hiding:.3f}, prompts that fit {source.fitting:.3f}"
-        remedies = {
-            "--judge URL pays what rules can't": source.payable < ENOUGH_ROWS,
-            "a lower --look_pixels or --look_share": source.hiding < ENOUGH_ROWS,
-            "a lower --batch: prompts are longer than planned": source.fitting < ENOUGH_ROWS,
-        }
-        wanted = "; ".join(remedy for remedy, needed in remedies.items() if needed)
-        yield Check(f"rows, {name}", NOTE if wanted else OK, figure, wanted)
+        remedies = []
+        if source.payable < ENOUGH_ROWS:
+            remedies.append("--judge URL pays what rules can't")
+        if source.hiding < ENOUGH_ROWS:
+            remedies.append("a lower --look_pixels or --look_share")
+        if source.fitting < ENOUGH_ROWS:
+            remedies.append("a lower --batch: prompts are longer than planned")
+        yield Check(f"rows, {name}", NOTE if remedies else OK, figure, "; ".join(remedies))
     area = FAMILIES[config_of(config.model).model_type].token_area
     holds = row_estimate.crops_that_fit(config, area)
     figure, _, remedy = row_estimate.crops_text(config, area).partition(": ")
-    yield Check("crops", NOTE if remedy and holds else OK if holds else MISSING, figure, remedy)
+    verdict = NOTE if remedy else OK
+    yield Check("crops", verdict if holds else MISSING, figure, remedy)
 
 
 def check_judge(config: TrainConfig) -> Check:

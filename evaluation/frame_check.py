@@ -39,14 +39,16 @@ class FrameCheck(NamedTuple):
 def frame_check(model, processor, limits: Limits) -> FrameCheck:
     """Ask for the boxes of 16 tiles, without the tool, greedily."""
     rng = random.Random(0)
-    small = len(processor.tokenizer) < SMALL_VOCABULARY
+    knows_words = len(processor.tokenizer) >= SMALL_VOCABULARY
     samples = []
     for number in range(ASKED):
         scene = random_scene(rng)
         tile = rng.choice(scene.tiles)
         image = render(scene)
         image = image.resize((ENLARGED * image.width, ENLARGED * image.height))
-        question = f"Where is the {tile.colour} tile?" + ("" if small else f" Give its box as {BOX}.")
+        question = f"Where is the {tile.colour} tile?"
+        if knows_words:
+            question += f" Give its box as {BOX}."
         box = tuple(ENLARGED * side for side in tile.box)
         samples.append(Sample(str(number), image, question, tile.colour, boxes=(box,)))
     settings = rollout_limits(limits) | {"tool": "off", "temperature": 0.0, "threads": 1, "tools": "zoom"}
@@ -55,7 +57,12 @@ def frame_check(model, processor, limits: Limits) -> FrameCheck:
     for trajectory in rollout(model, processor, samples, **settings):
         sample = trajectory.sample
         frame = trajectory.frame or trajectory.images[0].size
-        for known, frame_size in ((mapped, frame), (unmapped, sample.image.size)):
-            box = answer_box(trajectory.turns[-1], frame_size, sample.image.size)
-            known.append(iou(box, sample.boxes[0]) if box else 0.0)
+        mapped.append(overlap(trajectory.turns[-1], frame, sample))
+        unmapped.append(overlap(trajectory.turns[-1], sample.image.size, sample))
     return FrameCheck(fmean(mapped), fmean(unmapped))
+
+
+def overlap(text: str, frame: tuple[int, int], sample: Sample) -> float:
+    """IoU of the target and the box in an answer that is read in this frame; 0 without a box."""
+    box = answer_box(text, frame, sample.image.size)
+    return iou(box, sample.boxes[0]) if box else 0.0

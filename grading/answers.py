@@ -34,9 +34,14 @@ WHOLE = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
 NUMBER_WORDS = {word: number for number, word in enumerate(WORDS.split())}
 TEENS = "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+TEENS = {word: number for number, word in enumerate(TEENS.split(), 13)}
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-TEENS_AND_TENS = {word: number for number, word in enumerate(TEENS.split(), 13)}
-TEENS_AND_TENS |= {word: 10 * number for number, word in enumerate(TENS.split(), 2)}
+TENS = {word: 10 * number for number, word in enumerate(TENS.split(), 2)}
+# "sixteen", "twenty", "twenty-four": read where they stand alone.
+LONE_NUMBER_WORDS = NUMBER_WORDS | TEENS | TENS
+LONE_NUMBER_WORDS |= {
+    f"{ten}-{one}": TENS[ten] + NUMBER_WORDS[one] for ten in TENS for one in WORDS.split()[1:10]
+}
 
 
 def unwrap(text: str) -> str:
@@ -289,16 +294,9 @@ POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a uni
 MORE_NUMBER_WORDS = re.compile(
     r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
 )
-UNITS = {"percent": "%", "degrees": "°", "degree": "°", "deg": "°", "kilograms": "kg", "grams": "g"}
-UNITS |= {
-    "meters": "m",
-    "metres": "m",
-    "centimeters": "cm",
-    "centimetres": "cm",
-    "feet": "ft",
-    "inches": "in",
-}
-UNITS |= {"seconds": "s", "minutes": "min", "hours": "h"}
+UNITS = "percent/% degrees/° degree/° deg/° kilograms/kg grams/g meters/m metres/m centimeters/cm"
+UNITS += " centimetres/cm feet/ft inches/in seconds/s minutes/min hours/h"
+UNITS = dict(pair.split("/") for pair in UNITS.split())
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
 
 
@@ -313,21 +311,17 @@ def as_number(text: str) -> tuple[float, str] | None:
     [None, None, None, None, None]
     """
     text = ABOUT.sub("", text.strip(), count=1)
-    if signed := re.match(r"(?:minus|negative) ", text, re.I):
-        value = as_number(text[signed.end() :])
-        return value and (-value[0], value[1])
+    sign = re.match(r"(?:minus|negative) ", text, re.I)
+    text = text[sign.end() :] if sign else text
     word = text.lower().rstrip(".")
-    tens, _, ones = word.partition("-")
-    if word in NUMBER_WORDS | TEENS_AND_TENS:
-        return float((NUMBER_WORDS | TEENS_AND_TENS)[word]), ""
-    if tens in TEENS_AND_TENS and 1 <= NUMBER_WORDS.get(ones, 0) <= 9:
-        return float(TEENS_AND_TENS[tens] + NUMBER_WORDS[ones]), ""
+    if word in LONE_NUMBER_WORDS:
+        return float(-LONE_NUMBER_WORDS[word] if sign else LONE_NUMBER_WORDS[word]), ""
     match = NUMBER.fullmatch(text) if len(text) <= 40 else None  # longer text is no lone number
     if not match or (match[2] and float(match[2]) == 0):
         return None
     value = float(match[1].replace(",", "")) / float(match[2] or 1)
     unit = match[3].lower()
-    return value, UNITS.get(unit, unit)
+    return -value if sign else value, UNITS.get(unit, unit)
 
 
 def only_number(text: str) -> tuple[float, str] | None:

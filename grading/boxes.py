@@ -53,12 +53,10 @@ def answer_box(answer: str | None, frame, original) -> Box | None:
         return None
     width, height = original
     x1, y1, x2, y2 = map(float, found)
-    x1 *= width / frame[0]
-    x2 *= width / frame[0]
-    y1 *= height / frame[1]
-    y2 *= height / frame[1]
-    x1 = max(0.0, x1)
-    y1 = max(0.0, y1)
-    x2 = min(float(width), x2)
-    y2 = min(float(height), y2)
-    return x1, y1, x2, y2
+    across = width / frame[0]
+    along = height / frame[1]
+    left = max(0.0, x1 * across)
+    top = max(0.0, y1 * along)
+    right = min(float(width), x2 * across)
+    bottom = min(float(height), y2 * along)
+    return left, top, right, bottom

@@ -19,7 +19,8 @@ OPPOSITES = """
     heavier/lighter fastest/slowest faster/slower older/younger hottest/coldest warmer/colder
     first/last before/after north/south east/west
 """
-OPPOSITES = [tuple(pair.split("/")) for pair in OPPOSITES.split()]
+OPPOSITES = [pair.split("/") for pair in OPPOSITES.split()]
+OPPOSITES += [[other, word] for word, other in OPPOSITES]
 
 
 def is_correct(prediction: str | None, sample, judge=None) -> bool:
@@ -46,7 +47,8 @@ def is_correct(prediction: str | None, sample, judge=None) -> bool:
 
 def by_rules(said: str, sample) -> bool | None:
     """What the first rule that can tell says of an unwrapped answer; None where none can."""
-    if said != sample.answer and turned_round(said, sample.text()):
+    # "No, there are fewer" answers yes or no, whatever the question asks.
+    if answers.yes_or_no(said) is None and turned_round(said, f"{sample.text()} {sample.answer}"):
         return None
     if "=" not in sample.answer:
         said = LABEL.sub("", said)
@@ -77,10 +79,9 @@ def turned_round(said: str, question: str) -> bool:
     >>> turned_round("Rain was lowest in May", "When was rain highest?"), turned_round("May", "highest?")
     (True, False)
     """
-    said = set(answers.normalise(said).split())
+    spoken = set(re.findall(r"\w+", said.lower()))
     asked = set(re.findall(r"\w+", question.lower()))
-    pairs = [*OPPOSITES, *((other, word) for word, other in OPPOSITES)]
-    return any(word in asked - said and other in said - asked for word, other in pairs)
+    return any(word in asked - spoken and other in spoken - asked for word, other in OPPOSITES)
 
 
 def same_text(said: str, sample) -> bool | None:

@@ -61,9 +61,8 @@ def sentence_of_training(stored: dict, arm: str, rows: list[dict]) -> tuple[str,
     before = stored["before"][arm]["all"]
     after = stored["after"][arm]["all"]
     gain = better_or_worse(after, before, stored.get("paired", {}).get(arm, {}).get("p"))
-    few = after["n"] < ENOUGH
     numbers = f"accuracy {from_to(before['accuracy'], after['accuracy'])}{bounds(after)}"
-    if few:
+    if after["n"] < ENOUGH:
         return f"Scored on {after['n']} questions: too few to tell", numbers
     if arm == "off":
         return "Trained without the zoom" + GAIN[gain], numbers

@@ -1,7 +1,7 @@
 """Scripts as processes of their own that start at once: forked from a server that has imported torch and TRL.
 
-A fresh Python imports them for some ten seconds; the tests start more than a hundred scripts. A few tests
-start a fresh Python all the same, so that nothing leans on what the server holds.
+A fresh Python imports them for some ten seconds; the tests start many scripts. A few tests start
+a fresh Python all the same, so that nothing leans on what the server holds.
 """
 
 import atexit
