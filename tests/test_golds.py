@@ -199,6 +199,12 @@ def test_what_is_no_list_of_choices_stays(text):
     assert read_gold(text, "B") == (text, "B", ())
 
 
+def test_yes_or_no_is_not_turned_round_by_what_follows():
+    sample = Sample("1", b"", "Is there more red than blue?", "no")
+    assert is_correct("No, there is less red.", sample) and not is_correct("Yes, there is more.", sample)
+    assert not is_correct("the lowest", Sample("1", b"", "Which one is the highest?", "the tower"))
+
+
 def test_a_list_of_answers(tmp_path, monkeypatch):
     """Each is as good as the first, by any rule; with options all of them name one."""
     rows = [
@@ -207,6 +213,7 @@ def test_a_list_of_answers(tmp_path, monkeypatch):
         {"question": "Which?\nA. red\nB. blue", "answer": ["B", "blue"]},
         {"question": "What?", "answer": []},
         {"question": "What?", "answer": ["red", None]},
+        {"question": "What?", "answer": "red", "accepted": "dark red"},  # letters are no answers
     ]
     monkeypatch.chdir(tmp_path)  # where bad rows are named
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
