@@ -213,7 +213,7 @@ def test_a_list_of_answers(tmp_path, monkeypatch):
         {"question": "Which?\nA. red\nB. blue", "answer": ["B", "blue"]},
         {"question": "What?", "answer": []},
         {"question": "What?", "answer": ["red", None]},
-        {"question": "What?", "answer": "red", "accepted": "dark red"},  # letters are no answers
+        {"question": "What?", "answer": "red", "accepted": "crimson"},  # letters are no answers
     ]
     monkeypatch.chdir(tmp_path)  # where bad rows are named
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
