@@ -4,36 +4,38 @@ A loader yields a row as a pair: where the row stands, and a function that makes
 name a row that is broken, and go on with the next one.
 """
 
-import base64
-import io
 import json
 import math
-import os
 import random
-import stat
+import re
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import datasets
 from huggingface_hub import snapshot_download, try_to_load_from_cache
-from PIL import Image, ImageOps
+from PIL import Image
 
 from config import DATASETS
 from grading.boxes import Box
 from grading.golds import read_gold
+from loading.fields import (
+    check_keys,
+    read_answers,
+    read_boxes,
+    read_options,
+    read_question,
+    read_text,
+    unread_keys,
+)
+from loading.files import cell_image, check_one_image, inside, json_rows, parquet, read_image, read_row, short
+from loading.images import check_boxes, check_size, open_image, to_rgb
 from toy.world import draw_questions
 
-# Scans and panoramas have 200 megapixels; Pillow's own limit, for decompression bombs, is lower.
-MOST_PIXELS = 300_000_000
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # A batch does not keep larger images; they are opened again when they are needed.
 LARGE_PIXELS = 50_000_000
-# The usual formats. Pillow knows forty more, and starts Ghostscript for one of them.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_OPTIONS = 26
 MOST_LETTERS = 8000  # of a question
 MOST_NAME = 200
@@ -44,8 +46,8 @@ class Sample:
     """One question about one image."""
 
     id: str
-    # A path, encoded bytes, an image, or a function that returns one; decoded or drawn only by open().
-    image: str | bytes | Image.Image | Callable[[], Image.Image]
+    # A path, encoded bytes, an image, or a function that returns one of these; read only by open().
+    image: str | bytes | Image.Image | Callable[[], str | bytes | Image.Image]
     question: str  # without options and without prompt boiler-plate
     answer: str  # gold: text, the correct option's text, a number ...
     options: tuple[str, ...] = ()
@@ -62,12 +64,9 @@ class Sample:
         try:
             image = self.stored()
             check_size(image)
-            # 16 bits a pixel: a plain conversion would clip the values to white.
-            if image.mode.startswith("I"):
-                image = image.convert("I").point(lambda v: v / 256).convert("L")
-            upright = ImageOps.exif_transpose(image)
-            check_boxes(upright, self.boxes)
-            return upright.convert("RGB")
+            image = to_rgb(image)
+            check_boxes(image.size, self.boxes)
+            return image
         # PIL raises half a dozen kinds; which one does not matter to the user.
         except Exception as error:
             raise ValueError(
@@ -91,37 +90,20 @@ class Sample:
         return "\n".join([self.question, *lettered])
 
 
-def open_image(source: str | Path | bytes) -> Image.Image:
-    """The image in a file or in its bytes, not decoded yet. Raises ValueError or OSError for other files."""
-    if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source), formats=FORMATS)
-    if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
-        raise ValueError(f"{source} is no regular file")
-    return Image.open(source, formats=FORMATS)
-
-
-def check_size(image: Image.Image) -> None:
-    """Raise ValueError for an image too large to decode. Its size is known without decoding."""
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
-
-
-def check_boxes(image: Image.Image, boxes) -> None:
-    """Raise ValueError for a target box, in pixels of this image, that lies wholly outside it."""
-    width, height = image.size
-    for box in boxes:
-        left, top, right, bottom = box
-        if left >= width or top >= height or right <= 0 or bottom <= 0:
-            raise ValueError(f"the box {box} lies outside its {width} x {height} pixels")
-
-
+NO_PART = {
+    "train": "no usable row to train on: all of them say that they are held out",
+    "test": "no usable row in its held-out part: eval.py --split all asks all rows, train.py --eval_size 0"
+    " needs none",
+}
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
 DEEPEYES_GB = 4.84  # three parquet files
 SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
 TEST_EVERY = 20  # one row in this many is held out of training
-FIELDS = ("id", "question", "source", "tool", "meta")  # of a row in a user's folder
+# The keys of a row in a user's folder.
+KEYS = ("image", "images", "question", "answer", "accepted", "options", "boxes")
+KEYS += ("id", "source", "tool", "meta", "split")
+SPECIAL = re.compile(r"<\|\w+\|>")  # a token that the tokenizer would read as one, such as that of an image
 
 
 def load(
@@ -153,24 +135,23 @@ def load(
         rows = draw_questions(count, seed=seed, split=split or "train", mixture=mixture, variant=variant)
         return [Sample(drawn=True, source=toy, **row) for row in rows]
     if name == "deepeyes":
-        rows = deepeyes(find_folder(root, DEEPEYES, revision=revision))
+        rows = deepeyes(find_folder(root, DEEPEYES, revision=revision), allow_outside)
     elif name == "seal":
         if root is None:
             raise ValueError(
                 f"seal needs --root: a folder with the .json files of {SEAL}, and the images of COCO and"
                 " GQA that they name, which the Hub does not hold"
             )
-        rows = seal(find_folder(root, SEAL))
+        rows = seal(find_folder(root, SEAL), allow_outside)
     elif Path(name).is_dir():
         rows = folder_rows(Path(name), allow_outside)
     else:
         raise ValueError(f"unknown data set {name!r}: neither one of {', '.join(DATASETS)} nor a folder")
-    kept = list(map(with_options, collect(rows, name)))
+    kept = collect(((where, partial(finished, make)) for where, make in rows), name)
     if split:
         kept = of_split(kept, split)
     if not kept:
-        part = f"its {split} part (--eval_size 0 needs no test part)"
-        raise ValueError(f"data set {name!r} has no usable row in {part}")
+        raise ValueError(f"data set {name!r} has {NO_PART[split]}")
     if limit is not None:
         kept = random.Random(seed).sample(kept, min(limit, len(kept)))
     return kept
@@ -186,8 +167,16 @@ def of_split(samples: list[Sample], split: str) -> list[Sample]:
     return [sample for sample, held in zip(samples, held_out) if held == (split == "test")]
 
 
+def finished(make: Callable) -> Sample:
+    """A loader's sample, checked, with the choices of its text as options."""
+    sample = make()
+    check(sample)
+    return with_options(sample)
+
+
 def with_options(sample: Sample) -> Sample:
-    """The sample with the choices of its question's text as options, and its gold as one of them.
+    """The sample with the choices of its question's text as options, and its gold as one of them. Raises
+    ValueError for a gold that is not on offer.
 
     >>> sample = with_options(Sample("1", b"", "Which country?\\n(A) Malta\\n(B) Cyprus", "B"))
     >>> sample.question, sample.answer, sample.options
@@ -196,6 +185,8 @@ def with_options(sample: Sample) -> Sample:
     question, answer, options = read_gold(sample.question, sample.answer, sample.options)
     others = (read_gold(question, other, options)[1] for other in sample.accepted)
     accepted = tuple(dict.fromkeys(other for other in others if other != answer))
+    if options and (unknown := set((answer, *accepted)) - set(options)):
+        raise ValueError(f"the answer {short(min(unknown))} is none of the options")
     return replace(sample, question=question, answer=answer, options=options, accepted=accepted)
 
 
@@ -222,7 +213,7 @@ def collect(rows, name: str) -> list[Sample]:
         except BAD_ROW as error:
             kind = "lacks" if isinstance(error, KeyError) else f"{type(error).__name__}:"
             bad.append({"row": where, "reason": f"{kind} {error}"})
-    report = Path("runs") / f"bad-rows-{Path(name).name}.jsonl"
+    report = Path("runs") / f"bad-rows-{Path(name).resolve().name}.jsonl"
     if bad:
         report.parent.mkdir(exist_ok=True)
         report.write_text("".join(json.dumps(row) + "\n" for row in bad))
@@ -230,7 +221,31 @@ def collect(rows, name: str) -> list[Sample]:
     if not kept:
         why = f": {bad[0]['reason']} in {bad[0]['row']} (all are in {report})" if bad else ""
         raise ValueError(f"data set {name!r} has no usable row{why}")
-    return kept
+    own = with_own_ids(kept)
+    if renamed := [after.id for before, after in zip(kept, own) if before.id != after.id]:
+        print(f"{name}: {len(renamed)} rows share an id with an earlier row; they get ids of their own")
+    return own
+
+
+def with_own_ids(samples: list[Sample]) -> list[Sample]:
+    """The samples, no two of one id: answers are stored by ids, so one would overwrite another's.
+
+    >>> [sample.id for sample in with_own_ids([Sample(name, b"", "?", "A") for name in ("a", "b", "a", "a")])]
+    ['a', 'b', 'a#2', 'a#3']
+    """
+    taken = {sample.id for sample in samples}
+    count = Counter()
+    own = []
+    for sample in samples:
+        name = sample.id
+        count[name] += 1
+        if count[name] > 1:
+            name = f"{name}#{count[name]}"
+            while name in taken:
+                name += "#"
+            taken.add(name)
+        own.append(sample if name == sample.id else replace(sample, id=name))
+    return own
 
 
 def opened(sample: Sample) -> Sample | None:
@@ -258,7 +273,7 @@ def check(sample: Sample) -> None:
     texts += [("answer", other) for other in sample.accepted]
     for name, value in texts:
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"no {name}, or one that is no text")
+            raise ValueError(f"no {name}, or one that is no text: {short(value)}")
     for name in ("id", "source"):
         value = getattr(sample, name)
         if not isinstance(value, str) or not 0 < len(value) <= MOST_NAME:
@@ -278,7 +293,7 @@ def check(sample: Sample) -> None:
         text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
     if len(question) > MOST_LETTERS:
         raise ValueError(f"the question has {len(question)} characters, of {MOST_LETTERS} at most")
-    if "<|" in question:  # the tokenizer would read a special token, such as that of an image
+    if SPECIAL.search(question):
         raise ValueError("the question holds special tokens")
     for box in sample.boxes:
         if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -325,38 +340,7 @@ def find_folder(
     return folder
 
 
-def parquet(file: Path, columns: tuple[str, ...]):
-    """A parquet file, memory-mapped; ValueError that names the file if it is broken or lacks a column."""
-    datasets.disable_progress_bars()
-    try:
-        rows = datasets.Dataset.from_parquet(str(file))
-    except Exception as error:
-        raise ValueError(f"{file} can't be read as parquet ({type(error).__name__})") from error
-    if missing := [column for column in columns if column not in rows.column_names]:
-        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
-    return rows
-
-
-def cell_image(
-    rows,
-    number: int,
-    column: str,
-    folder: Path | None = None,
-    allow_outside: bool = True,
-):
-    """The (first) image of a parquet row. Data sets keep images as struct, bytes, base64 text, or path."""
-    cell = rows.select_columns([column])[number][column]
-    cell = cell[0] if isinstance(cell, list) else cell
-    if isinstance(cell, dict):
-        cell = cell["bytes"] or cell["path"]
-    if isinstance(cell, str):
-        if "." not in cell:  # a path has a suffix, base64 no dot
-            return open_image(base64.b64decode(cell))
-        return open_image(inside(Path(folder or "."), cell, allow_outside))
-    return open_image(cell) if isinstance(cell, bytes) else cell
-
-
-def deepeyes(folder: Path):
+def deepeyes(folder: Path, allow_outside: bool = False):
     """Rows of the paper's training files (verl's layout)."""
     files = sorted(folder.glob("**/*.parquet"))
     if not files:
@@ -365,18 +349,20 @@ def deepeyes(folder: Path):
         rows = parquet(file, ("prompt", "images", "reward_model", "extra_info", "data_source"))
         texts = rows.select_columns(["prompt", "reward_model", "data_source"])
         for number in range(len(rows)):
-            image = partial(cell_image, rows, number, "images")
-            make = partial(deepeyes_sample, texts, number, image, f"{file.stem}-{number}")
-            yield f"{file.name}, row {number}", make
+            image = partial(cell_image, rows, number, "images", file.parent, allow_outside)
+            check_image = partial(check_one_image, rows, number, "images")
+            make = partial(deepeyes_sample, texts, number, check_image, image, f"{file.stem}-{number}")
+            yield f"{file.relative_to(folder)}, row {number}", make
 
 
-def deepeyes_sample(texts, number: int, image, name: str) -> Sample:
+def deepeyes_sample(texts, number: int, check_image: Callable, image: Callable, name: str) -> Sample:
     """A row as a sample; the prompt is stripped to the plain question."""
+    check_image()
     row = texts[number]
-    question = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
+    asked = next(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
     tool = row["data_source"] != "thinklite_eureka"
-    golds = golds_of(row["reward_model"]["ground_truth"])
-    question = question.replace("<image>", "")
+    golds = read_answers(row["reward_model"]["ground_truth"])
+    question = read_question(asked)
     question = question.split("\nThink first")[0] if tool else question.split("Question:")[-1]
     return Sample(
         id=name,
@@ -390,46 +376,33 @@ def deepeyes_sample(texts, number: int, image, name: str) -> Sample:
     )
 
 
-def seal(folder: Path):
+def seal(folder: Path, allow_outside: bool = False):
     """Rows of the four files of V*'s training data that have target boxes."""
     files = [folder / f"{name}.json" for name in SEAL_FILES]
     if missing := [file.name for file in files if not file.exists()]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
     for file in files:
         try:
-            rows = json.loads(file.read_text())
+            rows = json.loads(file.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise ValueError(f"{file} is not JSON: {error}") from error
         for number, row in enumerate(rows):
-            yield f"{file.name}, row {number}", partial(seal_sample, folder, row, f"{file.stem}-{number}")
+            make = partial(seal_sample, folder, row, f"{file.stem}-{number}", allow_outside)
+            yield f"{file.name}, row {number}", make
 
 
-def seal_sample(folder: Path, row: dict, name: str) -> Sample:
+def seal_sample(folder: Path, row: dict, name: str, allow_outside: bool) -> Sample:
     """A row as a sample; its boxes are x, y, width, height, original pixels."""
-    question = row["conversations"][0]["value"].split("<object>.\n")[-1].replace("<image>", "").strip()
+    question = read_question(row["conversations"][0]["value"]).split("<object>.\n")[-1].strip()
     corners = [target["bbox"] for target in row["target_instances"]]
-    image = folder / row["image"]
-    if not image.exists():
-        raise ValueError(f"no image {image}")
     return Sample(
         id=name,
-        image=str(image),
+        image=inside(folder, row["image"], allow_outside),
         question=question,
         answer=row["conversations"][1]["value"],
         boxes=tuple((x, y, x + width, y + height) for x, y, width, height in corners),
         source="vstar",
     )
-
-
-def inside(folder: Path, name: str, allow_outside: bool) -> str:
-    """The path of a data set's image. Raises ValueError for one that leads out of the data set's folder: rows
-    of a stranger could name any file, which would end up in a page that is shared."""
-    image = folder / name
-    if not image.exists():
-        raise ValueError(f"no image {image}")
-    if not allow_outside and not image.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} lies outside the folder: --allow_outside, if you trust these rows")
-    return str(image)
 
 
 def folder_rows(folder: Path, allow_outside: bool = False):
@@ -439,7 +412,7 @@ def folder_rows(folder: Path, allow_outside: bool = False):
     (a list of [x1, y1, x2, y2] in original pixels), "id", "source", "tool" (false: no zoom), "meta",
     "split" ("test" is held out of training; without any, one row in 20 is). An answer may be a list: the
     gold, then others that are as good; select_data.py writes these others as "accepted". Images lie inside
-    the folder, unless allow_outside.
+    the folder, unless allow_outside. docs/data.md has all shapes that are read.
     """
     lines = sorted(folder.glob("*.jsonl"))
     tables = sorted(folder.glob("selected*.parquet"))
@@ -451,56 +424,83 @@ def folder_rows(folder: Path, allow_outside: bool = False):
         for number in range(len(rows)):
             image = partial(cell_image, rows, number, "image", folder, allow_outside)
             yield f"{file.name}, row {number}", partial(table_sample, texts, number, image)
+    unread = Counter()
     for file in lines if not tables else ():
-        for number, line in enumerate(file.read_text().split("\n")):
-            if line.strip():
-                make = partial(line_sample, folder, line, f"{file.stem}-{number}", allow_outside)
-                yield f"{file.name}, line {number + 1}", make
+        for number, line in json_rows(file):
+            make = partial(line_sample, folder, line, f"{file.stem}-{number}", allow_outside, unread)
+            yield f"{file.name}, line {number + 1}", make
+    if unread:
+        keys = (f"{short(key)} in {count} rows" for key, count in unread.most_common(5))
+        print(f"{folder}: keys that nothing reads: {', '.join(keys)}")
 
 
-def table_sample(texts, number: int, image) -> Sample:
+def table_sample(texts, number: int, image: Callable) -> Sample:
     return folder_sample(texts[number], image, str(number))
 
 
-def line_sample(folder: Path, line: str, name: str, allow_outside: bool) -> Sample:
-    row = json.loads(line)
-    row = {"source": folder.resolve().name} | row
-    return folder_sample(row, inside(folder, row["image"], allow_outside), name)
+def line_sample(folder: Path, line: bytes, name: str, allow_outside: bool, unread: Counter) -> Sample:
+    row = read_row(line)
+    check_keys(row)
+    unread.update(unread_keys(row, KEYS))
+    if row.get("source") is None:
+        row["source"] = folder.resolve().name
+    given = [row[key] for key in ("image", "images") if row.get(key) is not None]
+    if len(given) != 1:
+        raise ValueError("lacks image" if not given else "image and images: a question has one image")
+    return folder_sample(row, read_image(given[0], folder, allow_outside), name)
 
 
 def folder_sample(row: dict, image, name: str) -> Sample:
     """A row of a user's folder as a sample. name: its id, if the row has none."""
-    values = {key: row[key] for key in FIELDS if row.get(key) is not None}
     if missing := [key for key in ("question", "answer") if row.get(key) is None]:
         raise ValueError(f"lacks {', '.join(missing)}")
-    golds = golds_of(row["answer"])
-    accepted = row.get("accepted") or []
+    values = {key: row[key] for key in ("source", "tool") if row.get(key) is not None}
+    options = read_options(row.get("options"))
+    golds = read_answers(row["answer"])
+    if isinstance(row["answer"], bool) and options:  # yes or true, whichever is on offer
+        golds = tuple(gold for gold in golds if gold in map(str.lower, options)) or golds
+    accepted = [] if row.get("accepted") is None else row["accepted"]
     if not isinstance(accepted, list):
         raise ValueError("accepted is no list")
-    if type(values.get("id")) is int:
-        values["id"] = str(values["id"])
-    if isinstance(values.get("meta"), str):
-        values["meta"] = json.loads(values["meta"])
-    if row.get("split") is not None:
-        if row["split"] not in ("train", "test"):
-            raise ValueError(f"split is {row['split']!r}, neither train nor test")
-        values["meta"] = values.get("meta", {}) | {"split": row["split"]}
-    options = tuple(map(str, row.get("options") or ()))
-    boxes = tuple(tuple(map(float, box)) for box in row.get("boxes") or ())
-    values |= {"answer": golds[0], "accepted": golds[1:] + tuple(accepted)}
-    return Sample(**{"id": name} | values, image=image, options=options, boxes=boxes)
+    return Sample(
+        id=name if row.get("id") is None else read_id(row["id"]),
+        image=image,
+        question=read_question(row["question"]),
+        answer=golds[0],
+        accepted=golds[1:] + tuple(map(read_text, accepted)),
+        options=options,
+        boxes=read_boxes(row.get("boxes")),
+        meta=read_meta(row),
+        **values,
+    )
 
 
-def golds_of(answer) -> tuple:
-    """A row's answer, or its list of accepted answers, the gold first.
+def read_id(value) -> str:
+    return str(value) if type(value) is int else value
 
-    >>> golds_of("red"), golds_of(["nokia", "Nokia 3310"])
-    (('red',), ('nokia', 'Nokia 3310'))
+
+def read_meta(row: dict) -> dict:
+    """A row's meta, an object or its JSON, with the split that the row gives."""
+    meta = {} if row.get("meta") is None else row["meta"]
+    meta = json.loads(meta) if isinstance(meta, str) else meta
+    if not isinstance(meta, dict):
+        raise ValueError(f"meta is no object: {short(meta)}")
+    split = row.get("split")
+    if split is None:
+        return meta
+    if split not in ("train", "test"):
+        raise ValueError(f"split is {split!r}, neither train nor test")
+    return meta | {"split": split}
+
+
+def fingerprint(samples: list[Sample]) -> str:
+    """A hash of all that is asked and graded: it tells whether the rows have changed since.
+
+    >>> fingerprint([Sample("1", b"", "?", "A")]) == fingerprint([Sample("1", b"", "?", "B")])
+    False
     """
-    golds = tuple(answer) if isinstance(answer, list) else (answer,)
-    if not golds:
-        raise ValueError("the list of answers is empty")
-    return golds
+    parts = ((s.id, s.question, s.answer, s.options, s.boxes, s.accepted) for s in samples)
+    return f"{zlib.crc32(repr(list(parts)).encode()):08x}"
 
 
 def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:

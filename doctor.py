@@ -243,6 +243,8 @@ def check_rows(config: TrainConfig) -> Iterator[Check]:
         if source.fitting < ENOUGH_ROWS:
             remedies.append("a lower --batch: prompts are longer than planned")
         yield Check(f"rows, {name}", NOTE if remedies else OK, figure, "; ".join(remedies))
+    if not row_estimate.takes_crops(config):
+        return
     area = FAMILIES[config_of(config.model).model_type].token_area
     holds = row_estimate.crops_that_fit(config, area)
     figure, _, remedy = row_estimate.crops_text(config, area).partition(": ")

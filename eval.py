@@ -35,7 +35,7 @@ from tqdm import tqdm
 import tools
 from benchmarks import BENCHMARKS, grade, load_benchmark
 from benchmarks.looking import ASK_LETTER
-from data import USED, Sample, load, opened
+from data import USED, Sample, fingerprint, load, opened
 from engine.inputs import pixel_budgets
 from evaluation.ask import ask, last_message, model_label
 from evaluation.frame_check import frame_check
@@ -89,7 +89,7 @@ def find_questions(config: EvalConfig) -> list[Sample]:
         where = {"root": root, "revision": config.revision, "allow_outside": config.allow_outside}
         split = None if config.split == "all" else "test"
         return load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
-    questions = load_benchmark(config.data, root, config.revision)
+    questions = load_benchmark(config.data, root, config.revision, config.allow_outside)
     samples = pick_samples(questions, config.limit, config.seed)
     if config.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
@@ -180,6 +180,7 @@ def make_protocol(config: EvalConfig, samples: list[Sample]) -> dict:
         "data_revision": ", ".join(USED.values()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "questions": len(samples),
+        "rows": fingerprint(samples),
         "commit": commit(),
     }
 
@@ -244,8 +245,9 @@ def folder_fault(folder: Path, protocol: dict) -> str:
         return "is the folder of another run" if any((folder / name).exists() for name in names) else ""
     if before == protocol:
         return ""
-    changed = [key for key in protocol if protocol[key] != before.get(key)]
-    return f"holds answers to another protocol ({', '.join(changed)} differ)"
+    older = {"rows": protocol["rows"]}  # what the folders of before lack
+    changed = [key for key in protocol if protocol[key] != (older | before).get(key)]
+    return "" if not changed else f"holds answers to another protocol ({', '.join(changed)} differ)"
 
 
 def stored_form(record: dict) -> dict:
@@ -357,9 +359,7 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
             right = [record["right"] for record in records if record["arm"] == job.arm]
             bar.set_postfix_str(f"{job.arm}: accuracy {fmean(right):.3f}" if right else "")
     if judge and judge.missed:
-        times = f"the judge was away {judge.outages} times"
-        print(f"{judge.missed} answers were graded by the rules alone, as {times};")
-        print("the same command asks for them again")
+        print(f"{judge.say_missed()}; the same command asks for them again")
     if failures:
         print(f"{failures} answers failed and are not counted; they are named in {out / 'failed.jsonl'}")
     return records

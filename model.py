@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -96,14 +97,20 @@ def find_model(name: str, weights: bool = True) -> Path:
 
 
 def check_is_hub_name(source: str) -> None:
-    """Raise ValueError for what is no OWNER/MODEL; of a checkpoint that is gone it names those beside it."""
+    """Raise ValueError for what is no OWNER/MODEL, or is a folder that is gone; it names what is there."""
     path = Path(source).expanduser()
     if path.name.startswith("checkpoint-") and path.parent.is_dir():
         there = [folder.name for folder in all_checkpoints(path.parent)]
         raise ValueError(f"{path.parent} holds no {path.name}; it holds {', '.join(there) or 'none'}")
+    if path.parts[:1] == ("runs",):  # here a folder, no owner on the Hub
+        near = get_close_matches(path.name, [each.name for each in path.parent.glob("*")], n=3)
+        meant = f"; did you mean {' or '.join(map(str, map(path.with_name, near)))}?" if near else ""
+        raise ValueError(f"no such folder: {source}{meant}")
     if source.count("/") != 1 or source.startswith((".", "~", "/")):
         known = ", ".join(PRESETS)
-        raise ValueError(f"unknown model {source!r}: no preset ({known}), no folder, no Hub name OWNER/MODEL")
+        near = get_close_matches(source, PRESETS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown model {source!r}: no preset ({known}), no folder, no OWNER/MODEL{meant}")
 
 
 def fetch(source: str, revision: str, weights: bool) -> Path:
@@ -113,7 +120,7 @@ def fetch(source: str, revision: str, weights: bool) -> Path:
         return Path(snapshot_download(source, revision=revision or None, allow_patterns=files))
     except Exception as error:  # no connection, offline mode, no such repository, no right to it ...
         raise ValueError(
-            f"{source} is not on this machine and can't be fetched here ({type(error).__name__}); "
+            f"{source} is no folder and not on this machine, and can't be fetched ({type(error).__name__}); "
             f"where there is a connection: hf download {source}"
         ) from error
 

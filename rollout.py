@@ -146,7 +146,9 @@ class ZoomEnv:
         opening: ids that the completions start with, written for the model.
         """
         original = sample.open()
-        shown = self.shown_size(original, look_budget(self.limits, original.size))
+        # A row without the tool can't zoom: it is not shown a share, but all that the budget allows.
+        limits = self.limits if sample.tool else replace(self.limits, look_share=1.0)
+        shown = self.shown_size(original, look_budget(limits, original.size))
         view = tools.View(original, shown, self.processor.family.frame)
         look = view.look()
         offered = sample.tool and self.tool != "off"

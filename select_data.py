@@ -203,11 +203,11 @@ def score_all(samples, config: SelectConfig, parts: Path) -> None:
 
 def image_cell(sample) -> dict:
     """An image as a cell of a parquet file: the path of a file, or the bytes of any other image."""
-    if isinstance(sample.image, str):
-        return {"path": str(Path(sample.image).resolve()), "bytes": None}
-    if isinstance(sample.image, bytes):
-        return {"path": None, "bytes": sample.image}
     image = sample.image() if callable(sample.image) else sample.image
+    if isinstance(image, str):
+        return {"path": str(Path(image).resolve()), "bytes": None}
+    if isinstance(image, bytes):
+        return {"path": None, "bytes": image}
     buffer = io.BytesIO()
     kind = image.format or "PNG"
     image.save(buffer, kind, **{"quality": "keep"} if kind == "JPEG" else {})
@@ -320,7 +320,7 @@ def export_verl(samples, file: Path) -> None:
 
 
 def main(config: SelectConfig) -> None:
-    from data import DEEPEYES, USED, load
+    from data import DEEPEYES, USED, fingerprint, load
     from safe.lock import hold
 
     out = Path(config.out)
@@ -335,8 +335,12 @@ def main(config: SelectConfig) -> None:
     samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
     # A rerun takes the same commit of the data, whatever is the newest then.
     config = replace(config, revision=USED.get(DEEPEYES, config.revision))
+    rows_now = fingerprint(samples)
+    before = read_json(out / "args.json").get("rows", rows_now)  # older folders lack it
+    if before != rows_now:
+        fail(f"the rows of {config.data} have changed since {out} was scored; give another --out")
     if is_first:
-        write_json(out / "args.json", asdict(config))
+        write_json(out / "args.json", asdict(config) | {"rows": rows_now})
     samples = [open_ended(sample) for sample in samples]
     if not config.rescore:
         score_all(samples, config, parts)

@@ -12,10 +12,11 @@ from benchmarks.grounding import GROUNDING
 from benchmarks.looking import LOOKING, right_as_paper
 from benchmarks.reasoning import REASONING
 from benchmarks.record import Benchmark
-from data import Sample, cell_image, collect, find_folder, parquet
+from data import Sample, collect, find_folder
 from evaluation.scores import plain_grade
 from grading.answers import chosen_by
 from grading.boxes import answer_box, iou
+from loading.files import cell_image, check_one_image, inside, parquet
 from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
@@ -23,17 +24,25 @@ BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
 IMAGE_COLUMNS = ("decoded_image", "image", "bytes", "image_path")
 
 
-def load_benchmark(name: str, root: str | None = None, revision: str | None = None) -> list[Sample]:
+def load_benchmark(
+    name: str,
+    root: str | None = None,
+    revision: str | None = None,
+    allow_outside: bool = False,
+) -> list[Sample]:
     """All questions of a benchmark; images are read when they are opened.
 
     root: a folder with the files of the Hub's repository; without one they come from the Hub. revision: a
-    commit there. Bad rows are left out and named in runs/bad-rows-NAME.jsonl. Raises ValueError if files are
-    missing.
+    commit there. allow_outside: rows may name images outside the folder. Bad rows are left out
+    and named in runs/bad-rows-NAME.jsonl. Raises ValueError if files are missing.
     """
     benchmark = BENCHMARKS[name]
     only = [f"*{pattern}" for pattern in benchmark.files]
     folder = find_folder(root, benchmark.repository, only, revision)
-    rows = file_rows(folder, benchmark) if name == "vstar" else table_rows(folder, benchmark, name)
+    if name == "vstar":
+        rows = file_rows(folder, benchmark)
+    else:
+        rows = table_rows(folder, benchmark, name, allow_outside)
     samples = collect(rows, name)
     if len(samples) != benchmark.questions:
         print(f"{name}: {len(samples)} questions here, {benchmark.questions} in the public copy")
@@ -50,7 +59,7 @@ def file_rows(folder: Path, benchmark: Benchmark):
             yield f"{file.parent.name}-{file.stem}", partial(benchmark.make, file)
 
 
-def table_rows(folder: Path, benchmark: Benchmark, name: str):
+def table_rows(folder: Path, benchmark: Benchmark, name: str, allow_outside: bool):
     """(where, function that makes the samples) for every row of the files of the first pattern that fits."""
     found = [sorted(folder.rglob(pattern)) for pattern in benchmark.files]
     files = next(filter(None, found), None)
@@ -58,22 +67,23 @@ def table_rows(folder: Path, benchmark: Benchmark, name: str):
         raise ValueError(f"{folder} holds no {' or '.join(benchmark.files)}, the files of {name}")
     for file in files:
         if file.suffix == ".json":
-            yield from json_rows(folder, file, benchmark)
+            yield from named_rows(folder, file, benchmark, allow_outside)
         else:
-            yield from parquet_rows(folder, file, benchmark)
+            yield from parquet_rows(folder, file, benchmark, allow_outside)
 
 
-def json_rows(folder: Path, file: Path, benchmark: Benchmark):
+def named_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: bool):
+    """The rows of a .json file, which name an image that may lie in any folder below."""
     rows = json_table(file, (*benchmark.columns, "imagename"))
+    folders = {path.name: path.parent for path in sorted(folder.rglob("*"))}
+
+    def make(key: str, row: dict) -> list[Sample]:
+        name = row["imagename"]
+        image = inside(folders.get(name, folder), name, allow_outside)
+        return make_samples(benchmark, row, key, image, file)
+
     for key, row in rows.items():
-        yield f"{file.name}, {key}", partial(json_samples, folder, file, benchmark, key, row)
-
-
-def json_samples(folder: Path, file: Path, benchmark: Benchmark, key: str, row: dict):
-    image = next(iter(folder.rglob(row["imagename"])), None)
-    if image is None:
-        raise ValueError(f"no image {row['imagename']}")
-    return make_samples(benchmark, row, key, str(image), file)
+        yield f"{file.name}, {key}", partial(make, key, row)
 
 
 def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
@@ -87,7 +97,7 @@ def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
     return rows
 
 
-def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
+def parquet_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: bool):
     rows = parquet(file, benchmark.columns)
     images = [column for column in IMAGE_COLUMNS if column in rows.column_names]
     if not images:
@@ -95,11 +105,12 @@ def parquet_rows(folder: Path, file: Path, benchmark: Benchmark):
     texts = rows.remove_columns([c for c in (*images, "solution") if c in rows.column_names])
 
     def make(i: int) -> list[Sample]:
-        image = partial(cell_image, rows, i, images[0], folder)
+        check_one_image(rows, i, images[0])
+        image = partial(cell_image, rows, i, images[0], folder, allow_outside)
         return make_samples(benchmark, texts[i], f"{file.stem}-{i}", image, file)
 
     for i in range(len(rows)):
-        yield f"{file.stem}-{i}", partial(make, i)
+        yield f"{file.relative_to(folder)}, row {i}", partial(make, i)
 
 
 def make_samples(benchmark: Benchmark, row: dict, name: str, image, file: Path) -> list[Sample]:

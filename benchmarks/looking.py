@@ -26,7 +26,8 @@ def make_vstar(file: Path) -> Sample:
     """A sample of a .json file and the image of the same name. The file's boxes are x, y, width, height."""
     row = read_json(file)
     category = file.parent.name
-    images = [path for path in sorted(file.parent.glob(f"{file.stem}.*")) if path.suffix != ".json"]
+    beside = sorted(file.parent.iterdir())
+    images = [path for path in beside if path.stem == file.stem and path.suffix != ".json"]
     if not images:
         raise ValueError(f"no image beside {file}")
     boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])

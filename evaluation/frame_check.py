@@ -17,7 +17,8 @@ from tools import BOX
 from toy.world import random_scene, render
 
 ASKED = 16
-ENLARGED = 2  # so that no frame is the original's by chance: 2,016 px
+ENLARGED = 2  # the toy's images, to 2,016 px; and the look shows a quarter of that at most, so that the
+LOOK_PIXELS = 1008 * 1008  # model's frame is never the original's by chance
 SMALL_VOCABULARY = 10_000  # of a model that knows the words of its lessons alone
 POINTS = 0.3  # mean IoU of a model that points at all
 
@@ -52,6 +53,7 @@ def frame_check(model, processor, limits: Limits) -> FrameCheck:
         box = tuple(ENLARGED * side for side in tile.box)
         samples.append(Sample(str(number), image, question, tile.colour, boxes=(box,)))
     settings = rollout_limits(limits) | {"tool": "off", "temperature": 0.0, "threads": 1, "tools": "zoom"}
+    settings["look_pixels"] = min(limits.look_pixels, LOOK_PIXELS)
     mapped = []
     unmapped = []
     for trajectory in rollout(model, processor, samples, **settings):

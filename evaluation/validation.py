@@ -87,7 +87,7 @@ class Validation:
             unjudged.pop(name, None)
             if self.judge and self.judge.missed > missed:
                 unjudged[name] = self.judge.missed - missed
-                print(f"  {unjudged[name]} answers were graded by the rules: the judge was away")
+                print(f"  {self.judge.say_missed()}")
             self.store_answers(when, arm, records)
             stored[when][arm] = summarise_by_kind(records)
             write_json(self.file, stored)

@@ -17,6 +17,11 @@ from model import config_of
 from tools import fit, prompt
 
 LOOKED_AT = 500  # rows of a source, at most: a header of each image is read
+# Pixels of a crop that is counted, whatever --crop_pixels allows: crops are never enlarged beyond what they
+# show, and a quarter of a photograph of 4 megapixels has so many.
+LARGE_CROP = 1024 * 1024
+TURN_SHARE = 3  # a turn is seldom longer than a third of its limit
+SHOWN = 0.9  # of an image's pixels, all but the rounding to whole tokens: then the first look hides nothing
 DRAWN = 20  # of the toy, which draws an image to know its size
 LETTERS_A_TOKEN = 4  # of a prompt, in English; no tokenizer is fetched for it
 
@@ -71,7 +76,8 @@ def table(samples: list[Sample], config: TrainConfig) -> str:
         some = f"  (of {source.looked_at} rows)" if source.looked_at < source.rows else ""
         lines.append(f"{name:<24}{source.rows:>8,}{fractions}{some}")
     family = FAMILIES[config_of(config.model).model_type]
-    lines.append(crops_text(config, family.token_area))
+    if takes_crops(config):
+        lines.append(crops_text(config, family.token_area))
     return "\n".join(lines)
 
 
@@ -83,9 +89,10 @@ def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> fl
             width, height = sample.stored().size
         except BAD_ROW:  # training leaves it out, and says so
             continue
-        budget = look_budget(config, (width, height))
+        limits = config if sample.tool else replace(config, look_share=1.0)
+        budget = look_budget(limits, (width, height))
         shown = fit((width, height), budget, 4 * family.token_area, family.token_side)
-        hidden.append(shown[0] * shown[1] < 0.9 * width * height)
+        hidden.append(shown[0] * shown[1] < SHOWN * width * height)
     return fmean(hidden) if hidden else 0.0
 
 
@@ -95,8 +102,12 @@ def prompt_fits(sample: Sample) -> bool:
     return len(text) / LETTERS_A_TOKEN <= PROMPT
 
 
+def takes_crops(config: TrainConfig) -> bool:
+    return config.tool == "on" and config.max_turns > 1
+
+
 def crops_that_fit(config: TrainConfig, token_area: int) -> int:
-    """Crops of full size in a completion whose turns are a third of the longest.
+    """Large crops in a completion whose turns are a third of the longest.
 
     token_area: pixels of a visual token.
 
@@ -104,8 +115,8 @@ def crops_that_fit(config: TrainConfig, token_area: int) -> int:
     >>> crops_that_fit(big, 784)
     3
     """
-    turn = config.max_turn_tokens // 3
-    crop = config.crop_pixels // token_area + OBSERVATION + turn
+    turn = config.max_turn_tokens // TURN_SHARE
+    crop = min(config.crop_pixels, LARGE_CROP) // token_area + OBSERVATION + turn
     return min(config.max_turns - 1, max(0, config.max_tokens - turn) // crop)
 
 
@@ -113,14 +124,14 @@ def crops_text(config: TrainConfig, token_area: int) -> str:
     """How many crops a completion holds, and the flags if it is fewer than turns allow."""
     holds = crops_that_fit(config, token_area)
     wanted = config.max_turns - 1
-    text = f"a completion holds {holds} crops of full size, of the {wanted} that --max_turns allows"
+    text = f"a completion holds {holds} large crops, of the {wanted} that --max_turns allows"
     return text if holds == wanted else text + ": raise --max_tokens, or lower --crop_pixels"
 
 
 def check_crops(config: TrainConfig) -> None:
     """Raise ValueError for budgets that hold not one crop."""
     family = FAMILIES[config_of(config.model).model_type]
-    if config.tool == "on" and config.max_turns > 1 and not crops_that_fit(config, family.token_area):
+    if takes_crops(config) and not crops_that_fit(config, family.token_area):
         raise ValueError(
             f"not one crop of --crop_pixels {config.crop_pixels} fits into --max_tokens {config.max_tokens}:"
             " raise the one, or lower the other (--tool off trains without the zoom)"

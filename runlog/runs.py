@@ -1,6 +1,7 @@
 """The run folder: what is in it, written whole or appended line by line, so that a kill costs little.
 
 args.json            the flags
+data.json            the number of questions to train on, and a hash of them
 metrics.jsonl        a line for each step
 trajectories.jsonl   a sample of groups, their images in pictures/
 eval.json            scores before and after
@@ -16,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 from config import as_now
-from safe.files import append_rows, fail, read_json, write_json
+from safe.files import append_rows, fail, file_name, read_json, write_json
 
 PROBES = 6  # questions whose answers are stored again and again
 LARGEST_SIDE = 640  # px, of images that eval.py stores
@@ -160,7 +161,7 @@ def store_group(run: Path, step: int, trajectories, tokenizer, *, probe: bool = 
 
 def store_answer(run: Path, trajectory, correct: float | None, arm: str, tokenizer) -> None:
     """Store an answer for the page of eval.py, with small images. correct: 0 or 1, None if unknown."""
-    name = "".join(c if c.isalnum() else "-" for c in trajectory.sample.id)[-80:]
+    name = file_name(trajectory.sample.id)
     small = copy.copy(trajectory)
     small.images = [image.copy() for image in trajectory.images]
     for image in small.images:

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import re
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 
@@ -55,6 +57,17 @@ def write_whole(file: Path, text: str) -> None:
     except BaseException:
         Path(half).unlink(missing_ok=True)
         raise
+
+
+def file_name(text: str) -> str:
+    """A name for a file, another one for each text: what a file system may not take is replaced, and then a
+    hash of the whole is added.
+
+    >>> file_name("row-7"), file_name("a/b?") == file_name("a b!")
+    ('row-7', False)
+    """
+    plain = re.sub(r"[^A-Za-z0-9-]", "-", text)[-80:]
+    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode()):08x}"
 
 
 def append_rows(file: Path, *rows: dict) -> None:

@@ -26,7 +26,7 @@ from select_data import SelectConfig
 ROOMS = [
     *("report", "doctor", "bench", "study", "train", "eval", "select_data"),
     *("benchmarks", "training", "machine", "evaluation", "rollout", "runlog", "options", "reward"),
-    *("data", "toy", "model", "engine", "tools", "grading", "config", "safe"),
+    *("data", "loading", "toy", "model", "engine", "tools", "grading", "config", "safe"),
 ]
 FOLDERS = [ROOT] + [ROOT / name for name in ROOMS if (ROOT / name).is_dir()]
 FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
@@ -45,7 +45,7 @@ def test_docstring_examples(name):
 def test_pure_functions_have_examples():
     names = "tools options.toolbox reward grading.answers runlog.summary evaluation.scores engine.families"
     names += " engine.shared_prefix data select_data eval options.controls train benchmarks.record"
-    names = [*names.split(), "runlog.health"]
+    names = [*names.split(), "runlog.health", "loading.fields", "loading.images"]
     names += [f"grading.{name}" for name in ("boxes", "correct", "golds", "sentences")]
     runs = [doctest.testmod(importlib.import_module(name)).attempted for name in names]
     assert all(runs) and sum(runs) >= 30

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scripts import run_script
 
-from config import BIG, PAPER_TRAINING, TrainConfig, rollout_limits
+from config import BIG, PAPER_TRAINING, PRESETS, TrainConfig, rollout_limits
 from data import Sample, load
 from engine.families import QWEN2_5_VL
 from grading.correct import is_correct
@@ -75,6 +75,31 @@ def test_budgets_without_room_for_a_crop_are_refused():
     with pytest.raises(ValueError, match="not one crop"):
         row_estimate.check_crops(replace(big, max_tokens=400))
     row_estimate.check_crops(replace(big, max_tokens=400, tool="off"))
+
+
+def test_the_papers_protocol_has_room_for_crops():
+    """Its budget of 12.8 megapixels a crop is for large images: crops are never enlarged."""
+    for preset in PRESETS:
+        config = read_config(["--model", preset, "--protocol", "paper"])
+        assert (config.crop_pixels, config.max_tokens) == (16384 * 784, 20_480)
+        row_estimate.check_crops(config)
+
+
+def test_rows_without_the_tool_are_shown_whole(model, processor):
+    """The share is for zooming: a row that can't zoom would only lose."""
+    image = Image.new("RGB", (112, 112), "red")
+    limits = {"max_turns": 2, "max_turn_tokens": 4, "max_tokens": 40, "look_share": 0.25}
+    looks = []
+    for tool in (True, False):
+        sample = Sample("1", image, "Which?", "red", tool=tool)
+        (trajectory,) = rollout(model, processor, [sample], **limits)
+        looks.append(trajectory.images[0].size)
+    assert looks == [(56, 56), (112, 112)]
+    config = read_config(["--model", "qwen2.5-vl-3b"])
+    hides = [
+        row_estimate.look_hides([Sample("1", image, "?", "A", tool=t)], config, QWEN2_5_VL) for t in (1, 0)
+    ]
+    assert hides == [1.0, 0.0]
 
 
 def test_the_plan_of_a_command(folder):

@@ -24,10 +24,11 @@ from test_safe import SMALL
 
 import tools
 from config import PRESETS, Limits, TrainConfig
-from data import MOST_PIXELS, Sample, load, opened
+from data import Sample, load, opened
 from grading import answers
 from grading.answers import formula_value, same_formula
 from grading.judge import Judge
+from loading.images import MOST_PIXELS
 from model import find_model, load_model
 from rollout import ZoomEnv, rollout
 from runlog.render import make_page

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from config import ARMS, TrainConfig, flags_text, rollout_limits
-from data import DEEPEYES, USED, readable
+from data import DEEPEYES, USED, fingerprint, readable
 from evaluation.scores import score_table
 from evaluation.validation import Validation, comparison_text, load_questions
 from grading.judge import Judge
@@ -21,7 +21,7 @@ from model import find_model, load_model, prepare_libraries
 from runlog import runs
 from runlog.render import make_page
 from safe.checkpoints import newest_whole, step_of
-from safe.files import keep_rows, read_rows
+from safe.files import keep_rows, read_json, read_rows, write_json
 from safe.lock import hold
 from safe.signals import REQUEST, Stopped
 from training.settle import WORLD, check_choices
@@ -60,6 +60,7 @@ def train(config: TrainConfig, samples, held_out, state: PartialState, build_tra
     folder = Path(config.out)
     if state.is_main_process:
         hold(folder)
+        tell_changed_rows(folder / "data.json", samples)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     REQUEST.install()
     judge = Judge(config.judge, folder / "judge.jsonl") if config.judge else None
@@ -97,6 +98,15 @@ def train(config: TrainConfig, samples, held_out, state: PartialState, build_tra
     state.wait_for_everyone()
     # The first process to leave with its connections open can abort the other
     state.destroy_process_group()
+
+
+def tell_changed_rows(file: Path, samples) -> None:
+    """Say so if the questions to train on are no longer those of the run's beginning, kept in the file."""
+    now = {"questions": len(samples), "rows": fingerprint(samples)}
+    before = read_json(file) or now
+    if before != now:
+        print(f"the rows have changed since this run began: {before['questions']} then, {len(samples)} now")
+    write_json(file, before)
 
 
 def where_to_go_on(folder: Path, config: TrainConfig) -> tuple[Path | None, list[dict]]:
