@@ -96,10 +96,9 @@ def test_rows_without_the_tool_are_shown_whole(model, processor):
         looks.append(trajectory.images[0].size)
     assert looks == [(56, 56), (112, 112)]
     config = read_config(["--model", "qwen2.5-vl-3b"])
-    hides = [
-        row_estimate.look_hides([Sample("1", image, "?", "A", tool=t)], config, QWEN2_5_VL) for t in (1, 0)
-    ]
-    assert hides == [1.0, 0.0]
+    for tool, hidden in ((True, 1.0), (False, 0.0)):
+        sample = Sample("1", image, "?", "A", tool=tool)
+        assert row_estimate.look_hides([sample], config, QWEN2_5_VL) == hidden
 
 
 def test_the_plan_of_a_command(folder):
