@@ -113,7 +113,7 @@ CONFIG = {
     "vision_end_token_id": 151653,
     "vision_start_token_id": 151652,
 }
-WIDTHS = ["qwen3-vl-2b", "qwen3-vl-4b"]
+WIDTHS = ["qwen3-vl-2b", pytest.param("qwen3-vl-4b", marks=pytest.mark.slow)]
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 

@@ -205,7 +205,10 @@ state.destroy_process_group()  # as training.run leaves: an open connection can 
 """
 
 
-@both_families
+# What two processes share knows nothing of families, so the second one is left to the slow tests.
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", pytest.param("qwen3_vl", marks=pytest.mark.slow)], indirect=True
+)
 def test_two_processes_do_what_one_does_and_what_trls_loss_does(family, tmp_path):
     """The same questions in the same order, the same loss, the same weights, within float tolerance."""
     results = {}

@@ -38,6 +38,7 @@ def run(script, *arguments, cwd=ROOT, **more):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **more)
 
 
+@pytest.mark.slow
 def test_a_night_of_seeds_killed_and_run_again_unchanged(tmp_path):
     """Killed in the second run; the same command ends with both and one page."""
     log = tmp_path / "log"
