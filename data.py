@@ -27,6 +27,7 @@ from loading.fields import (
     read_boxes,
     read_options,
     read_question,
+    read_sized_boxes,
     read_text,
     unread_keys,
 )
@@ -103,7 +104,8 @@ TEST_EVERY = 20  # one row in this many is held out of training
 # The keys of a row in a user's folder.
 KEYS = ("image", "images", "question", "answer", "accepted", "options", "boxes")
 KEYS += ("id", "source", "tool", "meta", "split")
-SPECIAL = re.compile(r"<\|\w+\|>")  # a token that the tokenizer would read as one, such as that of an image
+# A token that the tokenizer would read as one, such as <|image_pad|>; "x<|y|>3" is none.
+SPECIAL = re.compile(r"<\|(?:[a-z]+(?:_[a-z]+)+|endoftext)\|>")
 
 
 def load(
@@ -211,8 +213,7 @@ def collect(rows, name: str) -> list[Sample]:
                 check(sample)
             kept += made
         except BAD_ROW as error:
-            kind = "lacks" if isinstance(error, KeyError) else f"{type(error).__name__}:"
-            bad.append({"row": where, "reason": f"{kind} {error}"})
+            bad.append({"row": where, "reason": reason_of(error)})
     report = Path("runs") / f"bad-rows-{Path(name).resolve().name}.jsonl"
     if bad:
         report.parent.mkdir(exist_ok=True)
@@ -225,6 +226,21 @@ def collect(rows, name: str) -> list[Sample]:
     if renamed := [after.id for before, after in zip(kept, own) if before.id != after.id]:
         print(f"{name}: {len(renamed)} rows share an id with an earlier row; they get ids of their own")
     return own
+
+
+def reason_of(error: Exception) -> str:
+    """Why a row is bad, for the one who wrote it.
+
+    >>> reason_of(KeyError("image")), reason_of(ValueError("no image a.png"))
+    ("lacks 'image'", 'no image a.png')
+    """
+    if isinstance(error, UnicodeEncodeError):
+        return f"holds half of a character ({error.reason})"
+    if isinstance(error, KeyError):
+        return f"lacks {error}"
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    return f"has not the form that docs/data.md shows ({type(error).__name__}: {error})"
 
 
 def with_own_ids(samples: list[Sample]) -> list[Sample]:
@@ -394,13 +410,12 @@ def seal(folder: Path, allow_outside: bool = False):
 def seal_sample(folder: Path, row: dict, name: str, allow_outside: bool) -> Sample:
     """A row as a sample; its boxes are x, y, width, height, original pixels."""
     question = read_question(row["conversations"][0]["value"]).split("<object>.\n")[-1].strip()
-    corners = [target["bbox"] for target in row["target_instances"]]
     return Sample(
         id=name,
         image=inside(folder, row["image"], allow_outside),
         question=question,
         answer=row["conversations"][1]["value"],
-        boxes=tuple((x, y, x + width, y + height) for x, y, width, height in corners),
+        boxes=read_sized_boxes([target["bbox"] for target in row["target_instances"]]),
         source="vstar",
     )
 
@@ -494,13 +509,17 @@ def read_meta(row: dict) -> dict:
 
 
 def fingerprint(samples: list[Sample]) -> str:
-    """A hash of all that is asked and graded: it tells whether the rows have changed since.
+    """A hash of all that is asked and graded: it tells whether the rows have changed since. Of images it
+    knows the sizes, if they are files.
 
     >>> fingerprint([Sample("1", b"", "?", "A")]) == fingerprint([Sample("1", b"", "?", "B")])
     False
     """
-    parts = ((s.id, s.question, s.answer, s.options, s.boxes, s.accepted) for s in samples)
-    return f"{zlib.crc32(repr(list(parts)).encode()):08x}"
+    parts = []
+    for sample in samples:
+        size = Path(sample.image).stat().st_size if isinstance(sample.image, str) else 0
+        parts.append((sample.id, sample.text(), sample.answer, sample.boxes, sample.accepted, size))
+    return f"{zlib.crc32(repr(parts).encode()):08x}"
 
 
 def mix(samples: list[Sample], ratio: str, seed: int = 0) -> list[Sample]:

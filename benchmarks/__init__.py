@@ -16,7 +16,7 @@ from data import Sample, collect, find_folder
 from evaluation.scores import plain_grade
 from grading.answers import chosen_by
 from grading.boxes import answer_box, iou
-from loading.files import cell_image, check_one_image, inside, parquet
+from loading.files import cell_image, check_one_image, composed, inside, parquet
 from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
@@ -75,11 +75,11 @@ def table_rows(folder: Path, benchmark: Benchmark, name: str, allow_outside: boo
 def named_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: bool):
     """The rows of a .json file, which name an image that may lie in any folder below."""
     rows = json_table(file, (*benchmark.columns, "imagename"))
-    folders = {path.name: path.parent for path in sorted(folder.rglob("*"))}
+    folders = {composed(path.name): path.parent for path in sorted(folder.rglob("*"))}
 
     def make(key: str, row: dict) -> list[Sample]:
         name = row["imagename"]
-        image = inside(folders.get(name, folder), name, allow_outside)
+        image = inside(folders.get(composed(name), folder), name, allow_outside)
         return make_samples(benchmark, row, key, image, file)
 
     for key, row in rows.items():

@@ -17,6 +17,7 @@ from benchmarks.record import (
 from data import Sample
 from grading.answers import unwrap
 from grading.correct import MAX_ANSWER_CHARS, is_correct
+from loading.fields import read_options, read_sized_boxes, read_text
 from safe.files import read_json
 
 ASK_LETTER = " Answer with the letter of the right option."
@@ -30,10 +31,11 @@ def make_vstar(file: Path) -> Sample:
     images = [path for path in beside if path.stem == file.stem and path.suffix != ".json"]
     if not images:
         raise ValueError(f"no image beside {file}")
-    boxes = tuple((x, y, x + width, y + height) for x, y, width, height in row["bbox"])
+    boxes = read_sized_boxes(row["bbox"])
     meta = {"kind": category}
-    text = row["question"] + ASK_LETTER
-    sample = make_question(text, row["options"][0], row["options"], boxes=boxes, meta=meta)
+    text = read_text(row["question"]) + ASK_LETTER
+    options = read_options(row["options"])
+    sample = make_question(text, options[0], options, boxes=boxes, meta=meta)
     return replace(sample, id=f"{category}-{file.stem}", image=str(images[0]))
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from data import Sample
 from grading.answers import letters
 from grading.correct import is_correct
+from loading.fields import read_text
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Benchmark:
 
 
 def make_question(text: str, answer, options=(), **kwargs) -> Sample:
-    """A sample whose id and image are filled in later."""
-    if answer is None:
-        raise ValueError("no answer")
-    return Sample("", b"", text.strip(), str(answer), tuple(options), **kwargs)
+    """A sample whose id and image are filled in later. Raises ValueError for what is neither text nor
+    number."""
+    texts = tuple(map(read_text, options))
+    return Sample("", b"", read_text(text).strip(), read_text(answer), texts, **kwargs)
 
 
 def lettered_options(options: dict | list, answer: str) -> tuple[str, tuple[str, ...]]:

@@ -171,7 +171,8 @@ class Judge:
         for attempt in range(tries):
             try:
                 reply = self.send("/chat/completions", content)
-                text = reply["choices"][0]["message"]["content"] or ""  # a thought alone leaves no content
+                # A thought alone leaves no content
+                text = reply["choices"][0]["message"].get("content") or ""
             # Refused, timed out, too many requests: all the same.
             except Exception as error:
                 problem = type(error).__name__
@@ -210,8 +211,8 @@ def known_verdicts(cache: Path) -> dict[str, bool]:
 
 
 VERDICT = re.compile(
-    r"\W*(?:(?:the |my |final )*(?:judge?ment|verdict|answer|score)(?: is)?\W+)?"
-    r"(?:(yes|true|1)|(no|false|0))(?![\w.,]*\w)",
+    r"[^\w-]*(?:(?:the |my |final )*(?:judge?ment|verdict|answer|score)(?: is)?[^\w-]+)?"
+    r"(?:(?:(yes|true)|(no|false))\b(?! (?:or|idea))|(?:(1)|0)\W*$)",
     re.I,
 )
 
@@ -222,7 +223,7 @@ def read_verdict(text: str | None) -> bool | None:
 
     >>> [read_verdict(text) for text in ("Yes.", " **no**", "Judgement: 1", "<think>No?</think> yes", "True")]
     [True, False, True, True, True]
-    >>> [read_verdict(text) for text in ("Yesterday", "<think>Yes, the", "10", "0.5", "", None)]
+    >>> [read_verdict(text) for text in ("Yesterday", "<think>Yes, the", "1 or 0", "0.5", "", None)]
     [None, None, None, None, None, None]
     """
     thought, closed, said = (text or "").rpartition("</think>")
@@ -230,4 +231,4 @@ def read_verdict(text: str | None) -> bool | None:
         return None
     lines = said.strip().splitlines() or [""]
     found = VERDICT.match(lines[0]) or VERDICT.fullmatch(lines[-1].strip(" .*!"))
-    return bool(found[1]) if found else None
+    return bool(found[1] or found[3]) if found else None

@@ -19,7 +19,8 @@ OTHER_KEYS = {
     **dict.fromkeys(("choices", "candidates"), "options"),
 }
 LONGEST_LIST = 10_000  # characters of a list that is written as text
-LETTERED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]+\s*(?=\S)")
+LETTERED = re.compile(r"\s*[(\[（]?([A-Za-z])[)\].:）．：、]+\s*(?=\S)")
+LIST_AS_TEXT = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*", re.S)
 
 
 def check_keys(row: dict) -> None:
@@ -50,6 +51,8 @@ def read_answers(answer) -> tuple[str, ...]:
     """
     if isinstance(answer, bool):
         return ("yes", "true") if answer else ("no", "false")
+    if isinstance(answer, str) and LIST_AS_TEXT.fullmatch(answer):
+        answer = parse_list(answer, "answers")
     if isinstance(answer, list):
         if not answer:
             raise ValueError("the list of answers is empty")
@@ -79,7 +82,7 @@ def read_options(value) -> tuple[str, ...]:
     if value is None or value == [] or value == "":
         return ()
     if isinstance(value, str):
-        value = parse_list(value)
+        value = parse_list(value, "options")
     if isinstance(value, dict):
         value = lettered_values(value)
     if not isinstance(value, list | tuple):
@@ -94,10 +97,10 @@ def read_options(value) -> tuple[str, ...]:
     return options
 
 
-def parse_list(text: str):
-    """A list or an object that is written as text, as JSON or as Python prints it.
+def parse_list(text: str, name: str):
+    """A list or an object that is written as text, as JSON or as Python prints it. name: of the field.
 
-    >>> parse_list("['red', 'blue']")
+    >>> parse_list("['red', 'blue']", "options")
     ['red', 'blue']
     """
     for parse in (json.loads, ast.literal_eval) if len(text) <= LONGEST_LIST else ():
@@ -105,7 +108,7 @@ def parse_list(text: str):
             return parse(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-    raise ValueError(f"options are a list of texts, not {short(text)}")
+    raise ValueError(f"{name} are a list of texts, not {short(text)}")
 
 
 def lettered_values(options: dict) -> list:
@@ -154,6 +157,15 @@ def read_box(value) -> Box:
     if max(box) <= 1:
         raise ValueError(f"the box {box} lies within 0 and 1: boxes are in pixels of the original")
     return box
+
+
+def read_sized_boxes(value) -> tuple[Box, ...]:
+    """Target boxes of files that have x, y, width, height.
+
+    >>> read_sized_boxes([[10, 20, 30, 40]])
+    ((10.0, 20.0, 40.0, 60.0),)
+    """
+    return tuple((x, y, x + width, y + height) for x, y, width, height in read_boxes(value))
 
 
 def is_number(value) -> bool:

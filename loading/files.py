@@ -28,7 +28,7 @@ def json_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         if b"\0" in text:
             raise ValueError("it holds bytes of value 0")
         rows = json.loads(text) if text.lstrip().startswith(b"[") and text.rstrip().endswith(b"]") else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no UTF-8 text with a JSON row on each line ({error})") from error
     if isinstance(rows, list):
         yield from ((number, json.dumps(row).encode()) for number, row in enumerate(rows))
@@ -45,6 +45,10 @@ def read_row(line: bytes) -> dict:
     except UnicodeDecodeError as error:
         byte = line[error.start]
         raise ValueError(f"byte {byte:#x} at {error.start} is not UTF-8: save the file as UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"no JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError("brackets in brackets, too many to read") from error
     if not isinstance(row, dict):
         raise ValueError(f'a row is an object such as {{"image": ...}}, not {short(row)}')
     return row
@@ -128,11 +132,16 @@ def read_image(cell, folder: Path, allow_outside: bool = False) -> str | bytes:
 def find_file(folder: Path, name: str) -> Path | None:
     """The file of this name, whose letters may be composed (as most systems write é) or decomposed (as macOS
     does), and whose folders may be separated as on Windows."""
-    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    forms = (name, composed(name), unicodedata.normalize("NFD", name))
     for form in (*forms, name.replace("\\", "/")):
         if (folder / form).exists():
             return folder / form
     return None
+
+
+def composed(name: str) -> str:
+    """A name whose letters are composed: é as one character."""
+    return unicodedata.normalize("NFC", name)
 
 
 def inside(folder: Path, name: str, allow_outside: bool = False) -> str:

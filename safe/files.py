@@ -19,7 +19,7 @@ def fail(message: str, code: int = 2):
 def read_json(file: Path) -> dict:
     """The content of a .json file; {} where there is none. Raises ValueError that names a broken file."""
     try:
-        return json.loads(file.read_text()) if file.exists() else {}
+        return json.loads(file.read_text(encoding="utf-8-sig")) if file.exists() else {}
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
 

@@ -329,7 +329,7 @@ def test_a_folder_of_ones_own(tmp_path, monkeypatch):
         "no image",
         "not a box",
         "special tokens",
-        "JSONDecodeError",
+        "no JSON",
     ):
         assert reason in bad
 

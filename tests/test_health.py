@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from conftest import ROOT, both_families, call, made_calls
+from conftest import ROOT, call, made_calls
 from test_train import build, metrics, random_turn  # noqa: F401  (build is a fixture)
 
 from data import Sample

@@ -20,7 +20,7 @@ from benchmarks import load_benchmark
 from config import EvalConfig
 from data import Sample, fingerprint, load, of_split
 from eval import folder_fault, make_protocol, stored_form
-from grading.judge import Judge
+from grading.judge import Judge, read_verdict
 from loading.fields import read_boxes, read_options
 from runlog.runs import store_answer
 from safe.files import file_name, write_json
@@ -64,6 +64,7 @@ def mine(tmp_path, monkeypatch):
         ({"A": "red", "B": "blue"}, "B", ("red", "blue"), "blue"),
         ({"b": "blue", "a": "red"}, "b", ("red", "blue"), "blue"),
         ({"A": "red", "B": "blue", "C": None, "D": None}, "A", ("red", "blue"), "red"),
+        (["A．red", "B．blue"], "A", ("red", "blue"), "red"),
         (["A) red", "B) blue"], "B", ("red", "blue"), "blue"),
         (["(A) red", "(B) blue"], "(A) red", ("red", "blue"), "red"),
         (["A. Smith", "A. Jones"], "A. Jones", ("A. Smith", "A. Jones"), "A. Jones"),
@@ -369,7 +370,7 @@ def test_one_wrong_byte_costs_one_row(mine):
     assert all("a row is an object" in reason for reason in mine.reasons[2:]) and len(mine.reasons) == 4
 
 
-@pytest.mark.parametrize("raw", [LINE.encode("utf-16-le"), b"[1, 2\n]x]"])
+@pytest.mark.parametrize("raw", [LINE.encode("utf-16-le"), b"[1, 2\n]x]", b"[" * 99_999 + b"]"])
 def test_a_file_that_is_no_text_is_named(mine, raw):
     with pytest.raises(ValueError, match=r"rows.jsonl is no UTF-8 text"):
         mine(raw=raw)
@@ -386,9 +387,9 @@ def test_names_of_files_as_systems_write_them(mine):
 
 
 def test_a_question_loses_its_mark_and_nothing_else(mine):
-    texts = ["<image>\nWhich?", "Which? <image>", "  is |x|<|y| ?", "a <|b", "Is <image_1> red?"]
+    texts = ["<image>\nWhich?", "Which? <image>", "  is |x|<|y| ?", "x<|y|>3", "Is <image_1> red?"]
     read = [sample.question for sample in mine(*(GOOD | {"question": text} for text in texts))]
-    assert read == ["Which?", "Which?", "  is |x|<|y| ?", "a <|b", "Is <image_1> red?"]
+    assert read == ["Which?", "Which?", *texts[2:]]
     assert len(mine(GOOD, GOOD | {"question": "What is <|image_pad|>?"})) == 1
 
 
@@ -397,7 +398,7 @@ def test_a_question_loses_its_mark_and_nothing_else(mine):
 
 
 def test_answers_as_people_have_them(mine):
-    answers = [3, 2.5, True, False, ["red", "crimson"], [3, "three"], -1]
+    answers = [3, 2.5, True, False, ["red", "crimson"], [3, "three"], -1, "['red', 'crimson']", "[1, 2]"]
     read = [(s.answer, *s.accepted) for s in mine(*(GOOD | {"answer": answer} for answer in answers))]
     assert read == [
         ("3",),
@@ -407,6 +408,8 @@ def test_answers_as_people_have_them(mine):
         ("red", "crimson"),
         ("3", "three"),
         ("-1",),
+        ("red", "crimson"),
+        ("[1, 2]",),
     ]
     broken = [None, "", " ", [], {}, {"text": "red"}, [["red"]], [None], float("nan"), float("inf")]
     assert len(mine(GOOD, *(GOOD | {"answer": answer} for answer in broken))) == 1
@@ -440,6 +443,33 @@ def test_boxes_as_people_have_them(value, read):
 )  # fmt: skip
 def test_boxes_of_another_frame_or_form_are_named(mine, value):
     assert len(mine(GOOD, GOOD | {"boxes": value})) == 1 and len(mine.reasons) == 1
+
+
+def test_boxes_and_texts_of_benchmarks_are_checked_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = {"question": "Which?", "options": ["red", "blue"], "bbox": [[1, 2, 30, 40]]}
+    broken = [{"bbox": [[0.1, 0.1, 0.2, 0.2]]}, {"options": [["A", "red"]]}, {"options": "false"}]
+    broken += [{"options": ["red", None]}, {"question": ""}, {"question": None}]
+    for number, change in enumerate([{}, {"options": "['red', 'blue']"}, *broken]):
+        for folder in ("direct_attributes", "relative_position"):
+            place = tmp_path / "v" / folder
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.json").write_text(json.dumps(good | change))
+            (place / f"{number}.jpg").write_bytes(encoded(kind="JPEG"))
+    samples = load_benchmark("vstar", "v")
+    assert {(sample.options, sample.boxes) for sample in samples} == {(("red", "blue"), ((1, 2, 31, 42),))}
+    assert len(samples) == 4
+    logic = {"question": "Which?", "skill": ["x"], "imagename": unicodedata.normalize("NFC", "é.png")}
+    (tmp_path / "l" / "images").mkdir(parents=True)
+    (tmp_path / "l" / "images" / unicodedata.normalize("NFD", "é.png")).write_bytes(encoded())
+    rows = {str(number): logic | {"answer": answer} for number, answer in enumerate(["A", [], {}, None, ""])}
+    (tmp_path / "l" / "dataset.json").write_text("\ufeff" + json.dumps(rows), encoding="utf-8")
+    assert [sample.id for sample in load_benchmark("logicvista", "l")] == ["0"]
+
+
+def test_reasons_are_sentences(mine):
+    mine(GOOD, GOOD | {"question": "half \ud800"}, GOOD | {"question": ["a"]}, GOOD | {"options": {"A": {}}})
+    assert "half of a character" in mine.reasons[0] and "Error" not in "".join(mine.reasons)
 
 
 def test_keys_of_other_layouts_are_named(mine, capsys):
@@ -584,6 +614,20 @@ def test_a_judge_that_thinks_first_gets_room(judge):
     thinker = judge("<think>\nOkay, the", "<think>\nThe same thing.</think>\n\nYes", "<think>No?</think>no")
     assert thinker("Which?", "a dog", "a hound") is True and thinker("Which?", "a dog", "a cat") is False
     assert thinker.asked == [8, 2048, 2048] and thinker.missed == 0 and thinker.say_missed() == ""
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Yes.", True), ("**No**", False), ("Judgement: 1", True), ("0", False), ("True", True),
+        ("The final answer is yes.", True), ("<think></think>no", False), ("They differ.\n\nNo.", False),
+        ("Yes, they mean the same.", True), ("1 or 0?", None), ("yes or no?", None), ("True or false?", None),
+        ("1. First I compare them", None), ("1 out of 10", None), ("-1", None), ("no idea", None), ("", None),
+        ("Yesterday", None), ("<think>Yes, the", None), ("10", None), ("0.5", None),
+    ],
+)  # fmt: skip
+def test_verdicts(reply, verdict):
+    assert read_verdict(reply) is verdict
 
 
 def test_a_judge_that_gives_no_verdict_is_named(judge, capsys):
