@@ -449,7 +449,7 @@ def test_boxes_and_texts_of_benchmarks_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = {"question": "Which?", "options": ["red", "blue"], "bbox": [[1, 2, 30, 40]]}
     broken = [{"bbox": [[0.1, 0.1, 0.2, 0.2]]}, {"options": [["A", "red"]]}, {"options": "false"}]
-    broken += [{"options": ["red", None]}, {"question": ""}, {"question": None}]
+    broken += [{"options": ["red", None]}, {"question": ""}, {"question": None}, {"question": 1}]
     for number, change in enumerate([{}, {"options": "['red', 'blue']"}, *broken]):
         for folder in ("direct_attributes", "relative_position"):
             place = tmp_path / "v" / folder
