@@ -247,6 +247,7 @@ def folder_fault(folder: Path, protocol: dict) -> str:
         return ""
     older = {"rows": protocol["rows"]}  # what the folders of before lack
     changed = [key for key in protocol if protocol[key] != (older | before).get(key)]
+    changed = [key for key in changed if key != "rows"] or changed  # other flags ask other rows
     return "" if not changed else f"holds answers to another protocol ({', '.join(changed)} differ)"
 
 

@@ -17,7 +17,7 @@ from benchmarks.record import (
 from data import Sample
 from grading.answers import unwrap
 from grading.correct import MAX_ANSWER_CHARS, is_correct
-from loading.fields import read_options, read_sized_boxes, read_text
+from loading.fields import read_options, read_question, read_sized_boxes
 from safe.files import read_json
 
 ASK_LETTER = " Answer with the letter of the right option."
@@ -33,7 +33,7 @@ def make_vstar(file: Path) -> Sample:
         raise ValueError(f"no image beside {file}")
     boxes = read_sized_boxes(row["bbox"])
     meta = {"kind": category}
-    text = read_text(row["question"]) + ASK_LETTER
+    text = read_question(row["question"]) + ASK_LETTER
     options = read_options(row["options"])
     sample = make_question(text, options[0], options, boxes=boxes, meta=meta)
     return replace(sample, id=f"{category}-{file.stem}", image=str(images[0]))

@@ -19,6 +19,7 @@ from benchmarks.record import (
 from data import Sample
 from grading.answers import DENIES, last_number, option_index
 from grading.correct import is_correct
+from loading.fields import read_question
 
 
 def make_mathvista(row: dict) -> Sample:
@@ -225,7 +226,7 @@ def scores_dynamath(records: list[dict]) -> dict:
 def make_logicvista(row: dict) -> Sample:
     skill = row.get("skill") or "all skills"
     meta = {"kind": skill[0] if isinstance(skill, list) else skill}
-    text = row["question"] + " Answer with the letter or letters of your choice."
+    text = read_question(row["question"]) + " Answer with the letter or letters of your choice."
     return make_question(text, row["answer"], meta=meta, tool=False)
 
 

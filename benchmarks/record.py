@@ -34,7 +34,7 @@ def make_question(text: str, answer, options=(), **kwargs) -> Sample:
     """A sample whose id and image are filled in later. Raises ValueError for what is neither text nor
     number."""
     texts = tuple(map(read_text, options))
-    return Sample("", b"", read_text(text).strip(), read_text(answer), texts, **kwargs)
+    return Sample("", b"", text.strip(), read_text(answer), texts, **kwargs)
 
 
 def lettered_options(options: dict | list, answer: str) -> tuple[str, tuple[str, ...]]:

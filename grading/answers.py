@@ -10,27 +10,36 @@ import unicodedata
 from functools import lru_cache
 
 from grading.formulas import WORKER
+from grading.units import split_unit, unit_of
 
 # What may stand before the answer proper.
 LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then),? )?"
     r"(?:"
-    r"(?:(?:the|my) )?(?:(?:correct|right|final|best) )?(?:answers?|options?|choices?|letters?)"
+    r"(?:(?:the|my) )?(?:(?:(?:correct|right|final|best) )?(?:answers?|options?|choices?|letters?)"
+    r"|(?:correct|true) statement)(?: to (?:the|this) question)?"
     r"(?: (?:is|are|would be|should be|must be))?(?![a-z])"
     r"|(?:i think |i believe )?(?:it is|it's|it must be|that is|that's)(?![a-z])"
     r"|i (?:would )?(?:choose|pick|select)(?![a-z])"
-    r"|(?:正确)?(?:答案|选项)(?:是|为)?|选"
+    r"|(?:正确)?(?:答案|选项)(?:是|为)?|选择?"
     r")\s*[:=]?\s*(?:(?:options?|choices?|letters?|answers?)\b\s*)?",
     re.I,
 )
+LETTER_FIRST = re.compile(r"[(\[]?[A-I][)\].:]")
+# "Option B is correct", "B is the right answer", "B选项".
+CALLED_RIGHT = re.compile(
+    r"(?:(?:option|choice|answer|statement) )?[(\[\"']*([A-I])[)\]\"']*"
+    r"(?: is (?:the )?(?:correct|right|true|best)(?: (?:answer|option|choice|one|statement))?|选?项)\W*",
+    re.I,
+)
 DENIES = re.compile(
-    r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than|other than|any\w*(?: \w+)? but)\b|n't\b",
+    r"\b(?:not|no|nor|neither|never|none|cannot|except|rather than|other than"
+    r"|(?:any|every|all)\w*(?: \w+)? but)\b|n't\b",
     re.I,
 )
 CHOICE = re.compile(r"\b(?:or|either)\b|\b[A-I] ?/ ?[A-I]\b|\bbetween [A-I\d]")
 REASON = re.compile(r"(?:because|since|as|which|who|that)\b", re.I)
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-WHOLE = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
 NUMBER_WORDS = {word: number for number, word in enumerate(WORDS.split())}
 TEENS = "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -44,24 +53,56 @@ LONE_NUMBER_WORDS |= {
 }
 
 
+# What looks alike is written alike.
+PLAIN = dict.fromkeys("‘’‚‛´ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
+PLAIN |= dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", "") | dict.fromkeys("º˚", "°")
+PLAIN = str.maketrans(PLAIN | {"。": ".", "—": " - "})
+RAISED = "¹²³⁰-ⁿˣ"
+SUPERSCRIPT = re.compile(rf"(?<=[^\s{RAISED}])[{RAISED}]+(?![{RAISED}⁄])")
+BEFORE_FRACTION = re.compile(rf"(?<=\d)(?=[¼-¾⅐-⅞]|[{RAISED}]+⁄)")
+THOUSANDS_SPACE = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
+MATH = re.compile(r"\$\$?([^$]+)\$\$?(?!\d)")  # not the dollars of "$5 or $6"
+TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
+
+
 def unwrap(text: str) -> str:
-    """An answer without the usual wrapping: Markdown, LaTeX, full-width characters.
+    """An answer without the usual wrapping (Markdown, LaTeX, full-width characters), its signs in one form.
 
     >>> [unwrap(t) for t in ("**B**", "$12$", r"\\text{the car}", r"\\(\\boxed{\\text{B}}\\)", "（B）")]
     ['B', '12', 'the car', 'B', '(B)']
+    >>> [unwrap(t) for t in ("10²", "10⁻³", "3½", "2√3", "−½", "“STOP”", r"25\\,\\text{m}^2", "$5")]
+    ['10^2', '10^{-3}', '3 1/2', '2\\\\sqrt{3}', '-1/2', '"STOP"', '25 m^2', '$5']
     """
-    text = unicodedata.normalize("NFKC", text).replace("。", ".").replace("\u2212", "-")
-    text = re.sub(r"\*\*|__|`|</?(?:b|i|u|em|strong)>", "", text)
-    text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text).replace("\\%", "%")
+    text = unicodedata.normalize("NFKC", raised(text).translate(PLAIN)).replace("⁄", "/")
+    text = re.sub(r"\*\*|__|`|</?(?:b|i|u|em|strong|answer)>", "", text)
+    text = re.sub(r"\^(?:\\circ|\{\\circ\})|\\degree", "°", text).replace("\\%", "%").replace("{,}", ",")
+    text = text.replace("\\$", "＄")  # a dollar that opens no formula
+    text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<=\d) ?\*? ?(?:π|pi\b)(?!\w)", r"\\pi", text)
+    text = re.sub(r"(?<=\S)~|(?<!\\)\\[,;: ]", " ", text)
     for _ in range(4):  # wrappings nest
-        inner = BOXED.sub(r"\1", text).strip().strip("*$").strip()
-        inner = re.sub(r"^\\[(\[]|\\[)\]]$", "", inner).strip()
-        whole = WHOLE.fullmatch(inner.rstrip("."))
-        inner = whole[1] if whole else inner
+        inner = BOXED.sub(r"\1", text).strip().strip("*").strip()
+        inner = re.sub(r"^\\[(\[]|\\[)\]]$", "", MATH.sub(r"\1", inner))
+        inner = TEXT.sub(r" \1", inner).strip()
         if inner == text:
             break
         text = inner
-    return text.strip()
+    return re.sub(" {2,}", " ", text).replace("＄", "$").strip()
+
+
+def raised(text: str) -> str:
+    """Powers and fractions in plain signs, before the normal form makes 102 of 10² and 31/2 of 3½.
+
+    >>> raised("10²"), raised("m⁻¹"), raised("3½")
+    ('10^2', 'm^{-1}', '3 ½')
+    """
+    text = THOUSANDS_SPACE.sub(",", BEFORE_FRACTION.sub(" ", text))
+
+    def power(found):
+        digits = unicodedata.normalize("NFKC", found[0]).translate(PLAIN)
+        return f"^{digits}" if len(digits) == 1 else f"^{{{digits}}}"
+
+    return SUPERSCRIPT.sub(power, text)
 
 
 def count_boxed(turns: list[str]) -> int:
@@ -90,7 +131,7 @@ def find_answer(text: str, boxed: bool = False) -> str | None:
         start = text.rfind("<answer>", 0, end)
         if start < 0:
             break
-        if answer := text[start + len("<answer>") : end].strip():
+        if answer := text[start + len("<answer>") : end].partition("</answer>")[0].strip():
             return answer
         end = text.rfind("</answer>", 0, start)
     return None
@@ -115,11 +156,15 @@ def last_boxed(text: str) -> str | None:
 
 
 def without_lead(text: str) -> str:
-    """The text after "The answer is" and the like.
+    """The text after "The answer is" and the like, or before "is correct".
 
     >>> [without_lead(t) for t in ("The correct option is B.", "Answer: 12", "It's red", "a choice of two")]
     ['B.', '12', 'red', 'a choice of two']
+    >>> [without_lead(t) for t in ("Option B is correct.", "B is the best answer", "B选项", "B is false")]
+    ['B', 'B', 'B', 'B is false']
     """
+    if right := CALLED_RIGHT.fullmatch(text):
+        return right[1]
     lead = LEAD.match(text)
     return text[lead.end() :] if lead else text
 
@@ -154,7 +199,7 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
     last = chr(64 + len(options))
     for claim in (text, without_lead(text)):
         # The letter before the texts: an option's text may be another's letter.
-        if letter := re.fullmatch(rf"[(\[]?([A-{last}])\b[)\].:]*", claim, re.I):
+        if letter := re.fullmatch(rf"[(\[\"']*([A-{last}])\b[)\].:!\"']*", claim, re.I):
             return ord(letter[1].upper()) - 65
         if texts.count(normalise(claim)) == 1:
             return texts.index(normalise(claim))
@@ -165,10 +210,10 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
     index = letter_first(without_lead(text), texts, last)
     if index is not None:
         return index
-    if DENIES.search(text) or CHOICE.search(text) or BOUND.search(text):
-        return None
     index = stated_letter(text, last)
-    return named(text, texts) if index is None else index
+    if index is not None or LETTER_FIRST.match(without_lead(text)):  # "D. no pet", where that is C
+        return index
+    return named(text, texts)
 
 
 def letter_first(claim: str, texts: list[str], last: str) -> int | None:
@@ -188,31 +233,61 @@ def letter_first(claim: str, texts: list[str], last: str) -> int | None:
 
 
 def stated_letter(text: str, last: str) -> int | None:
-    """The index of the only letter after "option" or "answer is", at the end of an answer."""
-    stated = rf"\b(?:answer|option|choice)(?: is)?:? (?:option )?[(\[]?([A-{last}])\b[)\].:]*"
-    found = re.findall(stated, text, re.I)
+    """The index of the only letter after "option", "answer is" or "so", at the end of an answer.
+
+    >>> stated_letter("The answer is (A) a dog. It is not big. So the best answer is (A).", "D")
+    0
+    >>> [stated_letter(t, "D") for t in ("It is a big one, so B.", "The answer isn't B", "option A, B")]
+    [1, None, None]
+    """
+    sentences = re.split(r"(?<=[.!;]) ", text)
+    with_letter = " ".join(part for part in sentences if re.search(rf"\b[A-{last}]\b", part, re.I))
+    if DENIES.search(with_letter) or CHOICE.search(with_letter):
+        return None
+    lead = r"(?:answer|option|choice|statement)(?: to the question)?(?: is)?:?|(?:so|thus|hence|therefore),?"
+    stated = rf"\b(?:{lead}) (?:option )?[(\[\"']*([A-{last}])\b[)\].:\"']*"
+    found = {letter.upper() for letter in re.findall(stated, text, re.I)}
     ends = re.search(stated + "$", text, re.I)
-    return ord(found[0].upper()) - 65 if ends and len(found) == 1 else None
+    return ord(found.pop()) - 65 if ends and len(found) == 1 else None
 
 
 def named(text: str, texts: list[str]) -> int | None:
-    """The index of the only option whose text is in the answer, or whose text has the answer in it."""
-    said = normalise(without_lead(text))
-    said = re.sub(r"^(?:it|they) (?=\w)", "", said)
+    """The index of the only option whose text is in the answer, or whose text has the answer in it.
+
+    >>> [named(t, ["riga and bern", "oslo", "above 200"]) for t in ("Bern", "It is above 200", "200")]
+    [None, 2, None]
+    """
+    said = without_pronoun(normalise(without_lead(text)))
+    texts = [without_pronoun(option) for option in texts]
     holds = [i for i, option in enumerate(texts) if option and has_words(said, option)]
     if len(holds) == 1:
-        rest = said.replace(texts[holds[0]], " ").split()  # "toward and away from it" says two options
-        others = (set(option.split()) - set(texts[holds[0]].split()) for option in texts)
-        return None if any(words and words <= set(rest) for words in others) else holds[0]
-    if holds or len(said) < 3:
+        option = texts[holds[0]]
+        rest = said.replace(option, " ").split()  # "toward and away from it" says two options
+        others = (set(other.split()) - set(option.split()) for other in texts)
+        unclear = leaves_open(text, option) or any(words and words <= set(rest) for words in others)
+        return None if unclear else holds[0]
+    if holds or len(said) < 3 and not re.fullmatch(r"[a-z]\d", said):
         return None
     inside = [i for i, option in enumerate(texts) if has_words(option, said)]
-    denied = inside and DENIES.search(texts[inside[0]])  # "pet" does not stand for "no pet"
-    return inside[0] if len(inside) == 1 and not denied else None
+    if len(inside) != 1:
+        return None
+    option = texts[inside[0]]
+    one_of = re.search(rf"\b(?:and|&|to) {re.escape(said)}|{re.escape(said)} (?:and|&|to)\b", option)
+    unclear = one_of or leaves_open(text, option) or leaves_open(option, said)  # "pet" is not "no pet"
+    return None if unclear else inside[0]
+
+
+def without_pronoun(text: str) -> str:
+    return re.sub(r"^(?:it|they) (?=\w)", "", text)
+
+
+def leaves_open(text: str, other: str) -> bool:
+    """Does a text deny, choose or bound more than another does?"""
+    return any(len(sign.findall(text)) > len(sign.findall(other)) for sign in (DENIES, CHOICE, BOUND))
 
 
 def has_words(text: str, words: str) -> bool:
-    return re.search(rf"(?<![\w-])(?<!\d\.){re.escape(words)}(?![\w-]|\.\d)", text) is not None
+    return re.search(rf"(?<![\w{{^/*+$-])(?<!\d\.){re.escape(words)}(?![\w}}^/*+$-]|\.\d)", text) is not None
 
 
 def letters(text: str) -> str:
@@ -273,18 +348,18 @@ def yes_or_no(text: str) -> str | None:
 # Numbers and formulas.
 
 NUMBER = re.compile(
-    r"[$€£]? ?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)"
-    r"(?: ?/ ?(\d+(?:\.\d+)?))? ?(%|°[cf]?|[a-z²³]*)\.?",
-    re.I,
+    r"(?P<currency>[$€£]?) ?(?P<sign>-?)(?P<value>(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:(?: (?P<above>\d+))? ?/ ?(?P<below>\d+(?:\.\d+)?))? ?(?P<unit>(?:[^\d\s].*)?)"
 )
 NUMBER_IN_TEXT = re.compile(
-    r"(?<![\w.^])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?"
+    r"(?<![\w.^{])(-? ?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,2})?)(?:\s*/\s*(\d+(?:\.\d+)?))?"
 )
 LISTED = re.compile(r"\s*(?:and|&|to|-|–)\s*")  # between two numbers: then neither is the answer
 ONLY_NUMBERS = re.compile(r"[\d.\s]+(?:[,;][\d.\s]+)+")
 # Before a number: then it is not that number.
 BOUND = re.compile(
-    r"(?:[<>≠≤≥]|\b(?:(?:more|less|fewer|greater|larger|smaller|other) than|over|under|above|below|before"
+    r"\\(?:[lg](?:eq?|t)|neq?)\b|\d ?[<>≠≤≥]"
+    r"|(?:[<>≠≤≥]=?|\b(?:(?:more|less|fewer|greater|larger|smaller|other) than|over|under|above|below|before"
     r"|after|at (?:least|most)|up to|until)\b) ?[\d$€£-]",
     re.I,
 )
@@ -294,19 +369,16 @@ POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a uni
 MORE_NUMBER_WORDS = re.compile(
     r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
 )
-UNITS = "percent/% degrees/° degree/° deg/° kilograms/kg grams/g meters/m metres/m centimeters/cm"
-UNITS += " centimetres/cm feet/ft inches/in seconds/s minutes/min hours/h"
-UNITS = dict(pair.split("/") for pair in UNITS.split())
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
 
 
 def as_number(text: str) -> tuple[float, str] | None:
     """A lone number and its unit. It may have thousands separators, a currency, percent, or be a fraction.
 
-    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5")]
-    [(1200.0, ''), (45.0, '%'), (3.5, ''), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, '')]
-    >>> as_number("two"), as_number("twenty-four")
-    ((2.0, ''), (24.0, ''))
+    >>> [as_number(t) for t in ("1,200", "45%", "$3.50", "3/4", "12 cm", "-2", "about 12.5", "3 1/2")]
+    [(1200.0, ''), (45.0, '%'), (3.5, '$'), (0.75, ''), (12.0, 'cm'), (-2.0, ''), (12.5, ''), (3.5, '')]
+    >>> as_number("two"), as_number("twenty-four"), as_number("25 square meters"), as_number("2 dogs")
+    ((2.0, ''), (24.0, ''), (25.0, 'm^2'), (2.0, 'dogs'))
     >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "", "2 or 3 dogs")]
     [None, None, None, None, None]
     """
@@ -316,12 +388,21 @@ def as_number(text: str) -> tuple[float, str] | None:
     word = text.lower().rstrip(".")
     if word in LONE_NUMBER_WORDS:
         return float(-LONE_NUMBER_WORDS[word] if sign else LONE_NUMBER_WORDS[word]), ""
-    match = NUMBER.fullmatch(text) if len(text) <= 40 else None  # longer text is no lone number
-    if not match or (match[2] and float(match[2]) == 0):
+    match = NUMBER.fullmatch(text) if len(text) <= 60 else None  # longer text is no lone number
+    if not match or (match["below"] and float(match["below"]) == 0):
         return None
-    value = float(match[1].replace(",", "")) / float(match[2] or 1)
-    unit = match[3].lower()
-    return -value if sign else value, UNITS.get(unit, unit)
+    word = match["unit"].lower().rstrip(".")
+    unit = unit_of(match["currency"] + word)
+    if unit is None and re.fullmatch("[a-z]+", word):  # "2 dogs"
+        unit = word
+    if unit is None:
+        return None
+    value = float(re.sub("[, ]", "", match["value"]))
+    if match["above"]:
+        value += float(match["above"]) / float(match["below"])
+    elif match["below"]:
+        value /= float(match["below"])
+    return -value if sign or match["sign"] else value, unit
 
 
 def only_number(text: str) -> tuple[float, str] | None:
@@ -329,18 +410,28 @@ def only_number(text: str) -> tuple[float, str] | None:
 
     >>> only_number("There are 2 dogs."), only_number("between 2 and 3"), only_number("more than 2")
     ((2.0, ''), None, None)
+    >>> only_number("It is 2 square meters large.")
+    (2.0, 'm^2')
     """
     if len(text) > 80 or DENIES.search(text) or CHOICE.search(text) or BOUND.search(text):
         return None
     words = [word.strip(".,;:!?()") for word in text.split()]
-    found = [number for number in map(as_number, words) if number]
-    return found[0] if len(found) == 1 and any(c.isalpha() for c in text) else None
+    places = [place for place, word in enumerate(words) if as_number(word)]
+    if len(places) != 1 or not any(c.isalpha() for c in text):
+        return None
+    value, unit = as_number(words[places[0]])
+    behind = words[places[0] + 1 : places[0] + 5]
+    units = (unit_of(" ".join(behind[:count])) for count in range(len(behind), 0, -1))
+    unit = unit or next(filter(None, units), "")
+    return None if not unit and re.search(r"\d", " ".join(behind[:2])) else (value, unit)
 
 
 def same_number(prediction: str, gold: str) -> bool:
     """Are the values equal, and the units if both have one? 0.75, 75 and 75 % agree with a gold of 75 %.
 
     >>> same_number("12", "12 cm"), same_number("12 m", "12 cm"), same_number("1,200.0", "1200")
+    (True, False, True)
+    >>> same_number("25 square meters", "25 m^2"), same_number("$25", "25%"), same_number("12 345", "12,345")
     (True, False, True)
     >>> same_number("45 degrees", "45°"), same_number("0.75", "75%"), same_number("There are 2 dogs.", "2")
     (True, True, True)
@@ -350,9 +441,24 @@ def same_number(prediction: str, gold: str) -> bool:
     said = as_number(claim) or only_number(claim)
     if wanted is None or said is None:
         return False
-    if wanted[1] == "%" and not said[1] and close(100 * said[0], wanted[0]):
-        return True
+    for share, percent in ((said, wanted), (wanted, said)):
+        if percent[1] == "%" and not share[1] and close(100 * share[0], percent[0]):
+            return True
     return close(said[0], wanted[0]) and (said[1] == wanted[1] or not said[1] or not wanted[1])
+
+
+def same_quantity(prediction: str, gold: str) -> bool:
+    """Are numbers or formulas equal, and their units if both have one?
+
+    >>> [same_quantity(r"9\\pi cm^2", gold) for gold in (r"9\\pi square centimeters", r"9\\pi cm")]
+    [True, False]
+    """
+    if as_number(prediction) and as_number(gold):
+        return same_number(prediction, gold)
+    said, unit = split_unit(prediction)
+    value, wanted = split_unit(gold)
+    other_unit = unit and wanted and unit != wanted
+    return same_number(prediction, gold) or not other_unit and same_formula(said, value)
 
 
 def close(a: float, b: float) -> bool:
@@ -371,12 +477,11 @@ def last_number(text: str) -> float | None:
     >>> [last_number(t) for t in ("14 years (from 1980 to 1994)", "There are two dogs", "12 and 13")]
     [14.0, 2.0, None]
     """
-    claim = plain_number(unwrap(spelled_out(text))[-200:])
+    claim = plain_number(unwrap(text)[-200:])
     if DENIES.search(claim) or ONLY_NUMBERS.fullmatch(claim):
         return None
-    if POWER.search(claim) or re.search(r"\\(?!text|mathrm)", claim):
-        return formula_value(claim)
-    claim = re.sub(r"\\(?:text|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?", " ", claim)
+    if POWER.search(claim) or "\\" in claim:
+        return formula_value(split_unit(claim)[0])
     if re.search(r"\bor\b", claim):
         return None
     if mixed := re.fullmatch(r"(\d{1,9}) (\d{1,9})/(\d{1,9})\b.*", claim):
@@ -396,17 +501,6 @@ def last_number(text: str) -> float | None:
     return float(value.replace(" ", "")) / float(below or 1)
 
 
-def spelled_out(text: str) -> str:
-    """Roots, powers and halves in LaTeX or digits: `unwrap` would make 102 of 10².
-
-    >>> spelled_out("2√3"), spelled_out("10²"), spelled_out("3½")
-    ('2\\\\sqrt{3}', '10^2', '3 1/2')
-    """
-    text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text)
-    text = re.sub(r"(?<=\d) ?\*? ?(?:π|pi\b)(?![\w])", r"\\pi", text)
-    return text.replace("²", "^2").replace("³", "^3").replace("½", " 1/2").strip()
-
-
 def plain_number(text: str) -> str:
     """The text after the last "=", without separators, signs of units, and a remark in brackets.
 
@@ -414,8 +508,8 @@ def plain_number(text: str) -> str:
     ('1200', '2\\\\pi')
     """
     text = re.sub(r"\s\((?=[^()]*[a-z]{2})[^()]*\)\W*$", "", text)
-    text = text.replace("\u2212", "-").replace("{,}", ",").replace("π", r"\pi ").strip().rstrip(" .")
-    text = re.sub(r"\\[,!;%]|\\(?:circ|degree)|[$%°]", "", text)
+    text = text.replace("π", r"\pi ").strip().rstrip(" .")
+    text = re.sub(r"\\!|[$%°]", "", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<![a-z\\])(?=pi\b)", r"\\", text)
     return re.sub(r"^.*=\s*", "", text).strip()
@@ -447,14 +541,14 @@ def same_formula(prediction: str, gold: str) -> bool:
     >>> same_formula("0.5", r"\\frac{1}{2}"), same_formula("red=A", "A")
     (True, False)
     """
-    prediction = prediction.replace("°", "")
-    gold = gold.replace("°", "")
+    prediction = prediction.replace("°", "").replace("×", r"\times ")
+    gold = gold.replace("°", "").replace("×", r"\times ")
     # A $ inside would open a second formula, and math-verify takes the better of two.
     if max(len(prediction), len(gold)) > 200 or not re.search(r"[\d\\^=]", gold) or "$" in prediction:
         return False
     if RANGE.fullmatch(gold):  # 2013-2014 is no difference
         return False
-    if "=" in prediction and "=" not in gold or not re.search(r"[\\^=+*/()-]", prediction + gold):
+    if "=" in prediction and "=" not in gold or not re.search(r"[\\^=<>+*/()-]", prediction + gold):
         return False  # plain words and numbers are compared elsewhere
     return bool(WORKER.ask("equal", gold, prediction))
 

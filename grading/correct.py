@@ -3,13 +3,10 @@
 import re
 from dataclasses import replace
 
-from grading import answers
-from grading.sentences import begins_yes_or_no, gold_key, is_sentence, restated, says_same
+from grading import answers, sentences
 
 MOST_WORDS = 4  # that a sentence may say beyond its question, if rules are to check it
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
-# "x = 12" and "sin A = 12" are fine, "5 = 12" is not.
-LABEL = re.compile(r"^(?:\\?[a-z]+ ?)?\\?[a-zA-Z]\w* ?= ?")
 # "The area of the circle is", "Angle 1 is", "The clock shows".
 STATED = re.compile(r"^(?:the|its?|angle|∠) ?[^=]{0,60}?(?:\b(?:is|equals|shows)\s+|= ?)", re.I)
 RATIO = re.compile(r"(?<=\d) ?(?::|to) ?(?=\d)")
@@ -17,10 +14,13 @@ OPPOSITES = """
     greatest/smallest largest/smallest biggest/smallest highest/lowest higher/lower longest/shortest
     longer/shorter tallest/shortest most/least most/fewest more/less more/fewer stronger/weaker
     heavier/lighter fastest/slowest faster/slower older/younger hottest/coldest warmer/colder
-    first/last before/after north/south east/west
+    first/last before/after north/south east/west rise/fall
 """
 OPPOSITES = [pair.split("/") for pair in OPPOSITES.split()]
 OPPOSITES += [[other, word] for word, other in OPPOSITES]
+RISES = re.compile(r"\b(?:ris(?:e[ns]?|ing)|rose|increas\w*|gr[eo]w\w*)")
+FALLS = re.compile(r"\b(?:fall\w*|fell|drop\w*|decreas\w*|declin\w*)")
+TUPLE = re.compile(r"(?<![\w)-])\([^()]*,[^()]*\)(?!\w)")
 
 
 def is_correct(prediction: str | None, sample, judge=None) -> bool:
@@ -51,12 +51,27 @@ def by_rules(said: str, sample) -> bool | None:
     if answers.yes_or_no(said) is None and turned_round(said, f"{sample.text()} {sample.answer}"):
         return None
     if "=" not in sample.answer:
-        said = LABEL.sub("", said)
+        said = result(said)
     for rule in RULES:
         decided = rule(said, sample)
         if decided is not None:
             return decided
     return None
+
+
+def result(said: str) -> str:
+    """What a label or a calculation leads to: what stands after the last "=".
+
+    >>> [result(t) for t in ("x = 12", "(80 - 60)/80 = 25%", "5 = 12", "not x = 12", "x = 1, y = 12")]
+    ['12', '25%', '5 = 12', 'not x = 12', 'x = 1, y = 12']
+    """
+    *before, last = said.split("=")
+    left = "=".join(before)
+    unclear = re.search(r",(?!\d{3})|\band\b|[<>!≠≤≥]", left) or answers.DENIES.search(left)
+    parts = map(answers.without_lead, map(str.strip, before))
+    # "5 = 12" leads nowhere.
+    another = any(answers.as_number(part) and not answers.same_number(part, last.strip()) for part in parts)
+    return said if unclear or another or answers.CHOICE.search(left) else last.strip()
 
 
 # Each rule answers True, False, or None where it can't tell. They are asked in this order.
@@ -65,6 +80,9 @@ def by_rules(said: str, sample) -> bool | None:
 def same_option(said: str, sample) -> bool | None:
     """By the options' texts, not their letters: two options may say the same."""
     if not sample.options:
+        return None
+    negative = answers.DENIES.search(sample.question) or re.search(r"false|correct|wrong", sample.question)
+    if answers.CALLED_RIGHT.fullmatch(said) and negative:  # "B is true", where what is false is asked for
         return None
     chosen = answers.option_index(said, sample.options)
     wanted = gold_option(sample)
@@ -78,9 +96,16 @@ def turned_round(said: str, question: str) -> bool:
 
     >>> turned_round("Rain was lowest in May", "When was rain highest?"), turned_round("May", "highest?")
     (True, False)
+    >>> turned_round("It rose by 2", "By how much did it fall?"), turned_round("dogs to cats", "cats to dogs")
+    (True, True)
     """
-    spoken = set(re.findall(r"\w+", said.lower()))
-    asked = set(re.findall(r"\w+", question.lower()))
+    spoken = FALLS.sub("fall", RISES.sub("rise", said.lower()))
+    asked = FALLS.sub("fall", RISES.sub("rise", question.lower()))
+    pairs = re.findall(r"(\w+) to (?:the )?(\w+)", asked)
+    if any(f"{right} to {left}" in spoken.replace("to the ", "to ") for left, right in pairs):
+        return True
+    spoken = set(re.findall(r"\w+", spoken))
+    asked = set(re.findall(r"\w+", asked))
     return any(word in asked - spoken and other in spoken - asked for word, other in OPPOSITES)
 
 
@@ -98,7 +123,7 @@ def same_yes_or_no(said: str, sample) -> bool | None:
     gold = answers.normalise(answers.unwrap(sample.answer))
     if gold not in ("yes", "no"):
         return None
-    claim = answers.yes_or_no(said) or restated(said, sample.question)
+    claim = answers.yes_or_no(said) or sentences.restated(said, sample.question)
     return None if claim is None else claim == gold
 
 
@@ -110,9 +135,12 @@ def same_value(said: str, sample) -> bool | None:
             return None
     if not re.search(r"[\d\\^=]", gold):
         return None
-    tails = (answers.without_lead(said), STATED.sub("", answers.spelled_out(said)))
-    for claim in (said, *(answers.unwrap(tail.rstrip(" .")) for tail in tails)):
-        if answers.same_number(claim, gold) or answers.same_formula(claim, answers.spelled_out(gold)):
+    claims = [said, answers.without_lead(said), STATED.sub("", said)]
+    tuples = TUPLE.findall(said)
+    if TUPLE.fullmatch(gold) and len(tuples) == 1 and not answers.CHOICE.search(said):
+        claims += tuples
+    for claim in (answers.unwrap(claim.rstrip(" .")) for claim in claims):
+        if answers.same_quantity(claim, gold):
             return True
         if RATIO.sub(":", answers.normalise(claim)) == RATIO.sub(":", answers.normalise(gold)):
             return True
@@ -121,10 +149,14 @@ def same_value(said: str, sample) -> bool | None:
 
 def same_statement(said: str, sample) -> bool | None:
     """A gold or an answer that is a sentence. Where they differ a judge may know better."""
-    is_value = re.search(r"\d", sample.answer) and not is_sentence(sample.answer)
+    is_value = re.search(r"\d", sample.answer) and not sentences.is_sentence(sample.answer)
     if sample.options or not sample.tool or is_value:
         return None
-    return True if says_same(said, sample.answer, sample.question) else None
+    gold = sample.answer
+    other_way = sentences.turned(said)
+    if not sentences.in_order(sentences.words(other_way), sentences.words(sentences.plain(gold))):
+        other_way = ""
+    return any(sentences.says_same(way, gold, sample.question) for way in (said, other_way)) or None
 
 
 RULES = (same_option, same_text, same_yes_or_no, same_value, same_statement)
@@ -140,9 +172,12 @@ def verifiable(sample) -> bool:
     >>> [verifiable(Sample("1", b"", question, answer)) for question, answer in rows]
     [True, True, True, False]
     """
-    if sample.options or not sample.tool or not is_sentence(sample.answer):
+    if sample.options or not sample.tool or not sentences.is_sentence(sample.answer):
         return True
-    return begins_yes_or_no(sample.answer) or 0 < len(gold_key(sample.answer, sample.question)) <= MOST_WORDS
+    return (
+        sentences.begins_yes_or_no(sample.answer)
+        or 0 < len(sentences.gold_key(sample.answer, sample.question)) <= MOST_WORDS
+    )
 
 
 def gold_option(sample) -> str | None:

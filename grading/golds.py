@@ -13,15 +13,21 @@ from grading.answers import find_answer, last_boxed, normalise, option_index, un
 
 LEAD = re.compile(r"^\s*(?:(?:the )?(?:correct |final )?answer(?: is)?\s*[:=]|answer is)\s*", re.I)
 LABEL = re.compile(
-    r"\s*\b(?:the )?(?:answer )?(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:\s*$", re.I
+    r"\s*\b(?:(?:the )?(?:answer )?(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:"
+    r"|(?:pick|choose) from:?)\s*$",
+    re.I,
 )
 # What announces a list of choices within a line.
-LISTED = re.compile(r"\b(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:|[?:]\s+(?=[(\[]?A\W)", re.I)
+LISTED = re.compile(
+    r"\b(?:(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:|(?:pick|choose) from\b)"
+    r"|[?:]\s+(?=[(\[{]?A\W)",
+    re.I,
+)
 AS_LIST = re.compile(r"""\[\s*['"]A\W""")  # a list as a program prints it
 # A letter that opens a choice: at the start of a line, or, in brackets or after a label, within one.
-AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[<]?([A-Za-z])[)\]>.:](?:[ \t]+|(?=\S))")
+AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[<]?([A-Za-z])(?:\.?[)\]>.:][ \t]*| [-–] )(?=\S)")
 INLINE = re.compile(r"(?:^|[\s;,])[(\[<]([A-Za-z])[)\]>][.:]?\s*")
-AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[]?([A-Za-z])[)\].:]\s*")
+AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[{]?([A-Za-z])[)\].:]\s*")
 INSTRUCTION = re.compile(
     r"\n\s*(?=(?:please |answer |select |choose |think |directly |respond |give |context|hint)).*",
     re.I | re.S,
@@ -82,6 +88,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
     ('Which?\\nAnswer with the letter.', ('red', 'blue'))
     >>> split_choices("How far? Choices: A:1 cm B: 2 cm"), split_choices("How far? (A) 1 cm (B) 2 cm")
     (('How far?', ('1 cm', '2 cm')), ('How far?', ('1 cm', '2 cm')))
+    >>> split_choices("Which? {A: red, B: blue}"), split_choices("Which? Pick from [A) red, B) blue]")
+    (('Which?', ('red', 'blue')), ('Which?', ('red', 'blue')))
     """
     if AS_LIST.search(text):
         text = re.sub(r"""\[\s*['"](?=[A-Z]\W)|['"]\s*,\s*['"](?=[A-Z]\W)|['"]\s*\]""", " ", text)
@@ -97,6 +105,9 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
             continue
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         choices = [text[mark.end() : end].strip(" \n\t;,") for mark, end in zip(marks, ends)]
+        first = text[marks[0].start() : ends[0]].strip()
+        if first[:1] in ("[", "{") and first[2:3] not in ("]", "}"):  # around all of them
+            choices[-1] = choices[-1].rstrip("]}")
         instruction = INSTRUCTION.search(choices[-1])
         rest = instruction[0].strip() if instruction else ""
         choices[-1] = INSTRUCTION.sub("", choices[-1]).strip()

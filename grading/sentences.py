@@ -15,7 +15,7 @@ left" where the cat is). Synonyms are for a judge.
 
 import re
 
-from grading.answers import DENIES, NUMBER_WORDS, unwrap, without_lead, yes_or_no
+from grading.answers import DENIES, LONE_NUMBER_WORDS, unwrap, without_lead, yes_or_no
 
 
 def words(text: str) -> list[str]:
@@ -29,7 +29,7 @@ def words(text: str) -> list[str]:
         word = word.removesuffix("'s")
         word = re.sub(r"(?<=[a-z]{2})ies$", "y", word)
         word = re.sub(r"(?<=[a-z]{2}[^s])s$", "", word)
-        found.append(str(NUMBER_WORDS.get(word, word)))
+        found.append(str(LONE_NUMBER_WORDS.get(word, word)))
     return found
 
 
@@ -39,13 +39,19 @@ FILLER = """
     of to in on at by for with from and or as also is are was were be been being do does did has have had
     both very which what who whom whose where when how likely probably mostly mainly
     appear appears seem seems look looks made shown seen visible wear wearing
-    says reads shows displays contains holds located placed positioned situated
+    says reads shows displays contains holds pair located placed positioned situated
     side part area color colored material
     image picture photo scene background foreground
 """
 FILLER = frozenset(words(FILLER))
 RELATIONS = "between infront behind above below under ontop inside outside beside left right"
 RELATIONS = frozenset(RELATIONS.split())
+# Seen from the other thing.
+TURNED = {"left": "right", "above": "below", "over": "under", "infront": "behind"}
+TURNED |= {other: word for word, other in TURNED.items()}
+SEEN_FROM = re.compile(
+    rf"(.+) (?:is|are)(?: (?:located|placed|on|to|at|the))* ({'|'.join(TURNED)})(?: side)?(?: of)? (the .+)"
+)
 ANYONE = {"person", "people", "someone", "individual", "object", "item", "thing", "one"}
 VERB = re.compile(
     r"\b(?:is|are|was|were|appears?|seems?|looks?|has|have|had"
@@ -54,7 +60,7 @@ VERB = re.compile(
 SEEN = re.compile(r"^i (?:can )?(?:see|count|think) (?:that )?")
 READS = re.compile(r"\b(?:says?|reads?|shows?|displays?|contains?|holds?)\b")
 HOW_MANY = re.compile(r"how many (.+?) (?:are|is|were|do|does|can|have|has|in|on|at)\b")
-STATES = re.compile(r"\b(?:is|are|was|were|has|have|does|do|did|can)\b")
+STATES = re.compile(r"\b(?:is|are|was|were|has|have|does|do|did|can)\b|'re\b")
 NOT = {"not", "no", "never", "cannot"}
 # "What pattern does the tablecloth have?": what is asked for, of which an answer may speak.
 ASKED_FOR = re.compile(
@@ -63,7 +69,7 @@ ASKED_FOR = re.compile(
 # What stands after a noun and belongs to it.
 AFTER_NOUN = re.compile(
     r"\b(?:on|in|at|by|with|near|next|behind|under|above|below|between|beside|infront|of|from|to|that|who"
-    r"|which|facing|hanging|wearing|holding|standing|sitting|parked)\b"
+    r"|which|facing|hanging|wearing|written|printed|worn|holding|standing|sitting|parked)\b"
 )
 # "What is on the table?", "Which animal is sleeping?", not "What is the man doing?"
 WH_SUBJECT = re.compile(
@@ -72,7 +78,7 @@ WH_SUBJECT = re.compile(
 # What a sentence adds to its claim.
 ADDED = re.compile(r",? (?:because|since|based on|judging|which|given|as (?:it|seen|shown|i)|than)\b.*", re.S)
 ATTRIBUTE = re.compile(
-    r"what (?:is|are|was|were) the (?:\w+ )?(?:color|material|shape|pose|size|pattern|number)s? of"
+    r"what (?:is|are|was|were) the (?:\w+ )?(?:color|material|shape|pose|size|pattern|number)s? (?:of|on)\b"
 )
 
 
@@ -114,12 +120,26 @@ def says_same(said: str, gold: str, question: str) -> bool:
         return False  # "Her hair is red and her dress is blue": which is which
     if gold.startswith("there ") and RELATIONS & set(words(said)) and not in_order(words(said), words(gold)):
         return False  # "There is a bed between two lamps", for a lamp between two beds
+    known = [word for word in words(said) if word in words(gold)]
+    alike = head(split_at_verb(said)[0]) == head(split_at_verb(gold)[0])
+    if alike and SEEN_FROM.fullmatch(said) and RELATIONS & set(known) and not in_order(known, words(gold)):
+        return False  # "The police car is left of the red car", for a red car left of it
     if counts_another(words(said), question):
         return False
     key = gold_key(gold, question)
     if not in_order([word for word in words(gold) if word in key], words(said)) and not is_sentence(gold):
         return False
     return bool(key) and says(said, gold, question) == key
+
+
+def turned(said: str) -> str:
+    """A relation seen from its other side.
+
+    >>> turned("The bench is on the left side of the bicycle."), turned("The bench is left.")
+    ('the bicycle is right of the bench', '')
+    """
+    found = SEEN_FROM.fullmatch(without_reason(said))
+    return f"{found[3]} is {TURNED[found[2]]} of {found[1]}" if found else ""
 
 
 def restated(said: str, question: str) -> str | None:
@@ -219,7 +239,7 @@ def subject_words(said: str, gold: str, question: str) -> set[str]:
     if READS.search(said):  # "The sign says STOP", where the gold speaks of the word on the sign
         return set(asked)
     # "The cup on the table", for the cup: the same noun, and more of the question.
-    other_side = (about ^ gold_about) & RELATIONS
+    other_side = (about - gold_about) & RELATIONS
     return set(asked) if head(subject) == head(gold_subject) and not other_side else set()
 
 
@@ -242,7 +262,7 @@ def with_gerunds(said: str, other: str) -> str:
     """
     for stem in re.findall(r"\b(\w{2,})ing\b", other.lower()):
         short = stem[:-1] if stem[-1] == stem[-2] else stem
-        said = re.sub(rf"\b(?:{short}|{stem})e?s\b", f"is {stem}ing", said)
+        said = re.sub(rf"\b(?:{short}e?s|{stem}e?s|{stem[:-1]}ies)\b", f"is {stem}ing", said)
     return said
 
 
@@ -302,6 +322,8 @@ def alternatives(question: str) -> set[str]:
     if after and after[0].endswith("ing"):  # "carrying the board or riding it"
         before = [word for word in before if word.endswith("ing")]
         after = after[:1]
+    if after and words(after[0])[0].isdigit():  # "two or four windows"
+        after = after[:1]
     before = before[-len(after) :] if after else []
     if before[-1:] == after[-1:] and "and" not in after:  # "long sleeves or short sleeves"
         before = before[:-1]
@@ -316,9 +338,10 @@ def plain(text: str) -> str:
     ('dark gray', 'infront of the wood bench')
     """
     text = without_lead(" ".join(unwrap(text).split())).lower().removeprefix("that ")
-    text = SEEN.sub("", text)
+    text = SEEN.sub("", text).removeprefix("the number of ")
     text = text.replace("grey", "gray").replace("colour", "color").replace("wooden", "wood")
     text = text.replace("in front of", "infront of").replace("on top of", "ontop of").replace("'re ", " are ")
+    text = re.sub(r"\b(he|she|there)'s\b", r"\1 is", text)
     text = re.sub(r"\b(left|right)[- ]hand\b", r"\1", text).replace("-", " ")
     return text.strip(" .")
 

@@ -5,12 +5,15 @@ from collections import Counter
 from functools import lru_cache
 
 # Words and their symbols. A plural may end in s; a symbol stands for itself.
-MEASURES = "meter/m metre/m gram/g liter/l litre/l second/s newton/n joule/j watt/w volt/v ampere/a"
-MEASURES += " hertz/hz pascal/pa"
+MEASURES = """
+    meter/m metre/m gram/g liter/l litre/l second/s newton/n joule/j watt/w volt/v ampere/a hertz/hz
+    pascal/pa
+"""
 PREFIXES = {"": "", "kilo": "k", "centi": "c", "milli": "m"}
-OTHERS = "percent/% degree/° deg/° celsius/°c fahrenheit/°f foot/ft feet/ft inch/in inches/in yard/yd"
-OTHERS += " mile/mi sec/s minute/min hour/h hr/h pound/lb lbs/lb ounce/oz dollar/$ usd/$ euro/€ eur/€"
-OTHERS += " gbp/£ cent/¢"
+OTHERS = """
+    percent/% degree/° deg/° celsius/°c fahrenheit/°f dollar/$ usd/$ euro/€ eur/€ gbp/£ cent/¢
+    foot/ft feet/ft inch/in inches/in yard/yd mile/mi sec/s minute/min hour/h hr/h pound/lb lbs/lb ounce/oz
+"""
 UNITS = dict(pair.split("/") for pair in OTHERS.split())
 for pair in MEASURES.split():
     word, _, symbol = pair.partition("/")

@@ -30,17 +30,18 @@ def check_keys(row: dict) -> None:
             raise ValueError(f"the key {key!r} is not read: it is called {ours!r} here (docs/data.md)")
 
 
-def read_question(text):
-    """The question without the mark of its image. Raises ValueError for marks of several images.
+def read_question(text) -> str:
+    """The question without the mark of its image. Raises ValueError for what is no text, and for marks of
+    several images.
 
     >>> read_question("<image>\\nWhich?")
     'Which?'
     """
-    if not isinstance(text, str) or MARK not in text:
-        return text
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"no question, or one that is no text: {short(text)}")
     if text.count(MARK) > 1:
         raise ValueError(f"{text.count(MARK)} marks {MARK}; a question has one image")
-    return text.replace(MARK, "").strip()
+    return text.replace(MARK, "").strip() if MARK in text else text
 
 
 def read_answers(answer) -> tuple[str, ...]:

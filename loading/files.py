@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute
 
-LONGEST_PATH = 1000  # characters; a longer text is an image in base64
+LONGEST_NAME = 255  # characters of a file's name; of a longer text in base64 no file is looked for
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 
 
@@ -122,11 +122,11 @@ def read_image(cell, folder: Path, allow_outside: bool = False) -> str | bytes:
         return base64.b64decode(cell[len(head + comma) :], validate=True)
     if cell.startswith(("http://", "https://")):
         raise ValueError(f"{short(cell)} is not fetched: download the image into the folder")
-    if len(cell) <= LONGEST_PATH and find_file(folder, cell):
-        return inside(folder, cell, allow_outside)
-    if BASE64.fullmatch(cell):
+    if len(cell) > LONGEST_NAME and BASE64.fullmatch(cell):
         return base64.b64decode(cell)
-    raise ValueError(f"no image {short(str(folder / cell[:LONGEST_PATH]))}")
+    if not find_file(folder, cell) and BASE64.fullmatch(cell):
+        return base64.b64decode(cell)
+    return inside(folder, cell, allow_outside)
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -238,6 +238,117 @@ CORPUS = [
         ["H", "a cat", "not A", "A or H", "AA", ""],
     ),
 ]  # fmt: skip
+CORPUS += [
+    (
+        "powers in superscript", "100", (),
+        ["10²", "10^2", "The answer is 10².", "1000⁄10", "100"],
+        ["102", "10³", "10⁻²", "2¹⁰⁰", "1⁰0"],
+    ),
+    ("what looks like a power without its sign", "102", (), ["102", "102.0"], ["10²", "$10²$", "10^2"]),
+    ("a negative power", "0.001", (), ["10⁻³", "10^{-3}", "1/1000"], ["10³", "10-3", "103"]),
+    (
+        "mixed numbers", "3.5", (),
+        ["3½", "3 1/2", "3 ½", "7/2", "It is 3½."],
+        ["31/2", "15.5", "3/2", "½", "-3½", "3⅓"],
+    ),
+    ("a fraction of one sign", r"\frac{3}{4}", (), ["¾", "3⁄4", "The part is ¾."], ["43", "½", "-¾"]),
+    ("a currency is a unit", "25%", (), ["25%", "25", "25 percent"], ["$25", r"\$25", "25 dollars", "€25"]),
+    (
+        "dollars", "$4.35", (),
+        ["$4.35", r"\$4.35", "4.35 dollars", "4.35", "It costs $4.35."],
+        ["4.35%", "€4.35", "4.35 cents", "$4", "$4.35 or $5"],
+    ),
+    (
+        "a number that is an option stands free", "10", ("9", "10", "100"),
+        ["10", "c = 10", r"$\sqrt{6^2+8^2}=10$", "The side is 10."],
+        [r"$\sqrt{10}$", "√10", "10²", "10/2", "$10^2$", "1/10"],
+    ),
+    (
+        "a part of a pair is no option", "Lyon and Riga", ("Oslo and Riga", "Lyon and Riga", "100 to 200"),
+        ["Lyon and Riga", "B", "The cities are Lyon and Riga."],
+        ["Lyon", "Riga", "Lyon and Bern", "100", "Oslo and Riga"],
+    ),
+    (
+        "typographic signs", "women's dress", (),
+        ["women’s dress", "“Women’s dress”", "women‘s\u00a0dress", "the wo\u200bmen's dress",
+         "«women's dress»"],
+        ["men’s dress", "women’s", "“Women’s dresses”"],
+    ),
+    (
+        "a number's typographic signs", "-12345", (),
+        ["−12345", "–12345", "\u221212\u202f345", "-12\u00a0345", "-12 345", "‑12,345"],
+        ["12345", "12 345", "-12 34", "-1234", "−12\u202f346"],
+    ),
+    (
+        "a letter that is called right", "the dog", PETS,
+        [
+            "B is correct.", "Option B is correct", "(B) is the correct answer.", "Statement B is true.",
+            "The true statement is B", "The correct statement is B.", "B!", 'The answer is "B"',
+            "The answer is “B”.",
+            "选择B", "B选项", "选项B", "<answer>B</answer></answer>", "It barks, so **B**.",
+            "It barks, so B.",
+            "The correct answer to the question is (B) the dog. The other pets do not match. "
+            "Therefore, the best answer is (B).",
+        ],
+        [
+            "A is correct.", "B is false.", "B is not correct", "Option B is incorrect", "A!", "选择A",
+            "A选项",
+            "B is correct, or A", "It barks, so not B.", "The answer is not B. It meows, so A.",
+            "The answer is (B) the dog. Therefore, the best answer is (A).", "The best answer is (B) or (A).",
+            "The answer is B. This is not true.", "<answer>A</answer></answer>",
+        ],
+    ),
+    (
+        "an area", "25 m^2", (),
+        [
+            "25", "25 m^2", "25 m²", "25 m2", "25 square meters", "25 square metres", "25 sq. m",
+            "25 meters squared",
+            r"$25\,\text{m}^2$", r"25 \mathrm{~m}^{2}", "The area is 25 m².",
+            "It is 25 square meters large.",
+        ],
+        ["25 m", "25 cm²", "25 m^3", "25 square feet", "The area is 25 cm².", "25 cubic meters", "25 m/s",
+         "24 m²"],
+    ),
+    (
+        "a speed", "120 km/h", (),
+        ["120 km/h", "120 kilometers per hour", "120", r"$120\text{ km/h}$", "120 kph", "240 / 2 = 120 km/h"],
+        ["120 m/s", "120 km", "120 mph", "120 hours", "120 miles per hour", "12 km/h"],
+    ),
+    (
+        "an acceleration", "2.5 m/s^2", (),
+        [
+            "2.5 m/s²", "2.5 meters per second squared", r"$2.5\ \mathrm{m/s^2}$", "2.5 m s^-2",
+            "a = 2.5 m/s²", "a = F/m = 10/4 = 2.5 m/s^2",
+        ],
+        ["2.5 m/s", "2.5 km/s^2", "25 m/s²", "2.5 meters per second", "2.5 s^2/m"],
+    ),
+    (
+        "a formula with a unit", "9π cm²", (),
+        ["9π cm²", "9*pi cm^2", "9π square centimeters", r"$9\pi\ \text{cm}^2$", "9π",
+         r"A = \pi r^2 = 9\pi \text{ cm}^2"],
+        ["9 cm²", "9π cm", "9π m²", "6π cm²", "9π square meters"],
+    ),
+    (
+        "a calculation that ends in its value", "25%", (),
+        ["(80 − 60)/80 = 25%", "20/80 = 25%", "100% - 75% = 25%", "p = 25%"],
+        ["5 = 25%", "25% = 20/80 = 5", "not p = 25%", "a = 25%, b = 30%", "p <= 25%", "p = 25% or 30%"],
+    ),
+    (
+        "an equation of two numbers", "12", (),
+        ["3 × 4 = 12", "x = 12", "? = 12"], ["5 = 12", "x = 5 = 12", "x ≠ 12", "x >= 12", r"x \le 12"],
+    ),
+    (
+        "an inequality", "x > 3", (),
+        ["x > 3", "x>3", "$x > 3$", "3 < x", "The inequality is x > 3."],
+        ["x < 3", "x ≥ 3", "3 > x", "3", "x = 3", "x > -3"],
+    ),
+    ("a number is no inequality", "3", (), ["3", "x = 3"], ["x > 3", "3 < x", "x >= 3", "x<3", "3 > x"]),
+    (
+        "a point", "(3, -2)", (),
+        ["They intersect at (3, −2).", "(3,-2)", "At the point **(3, -2)**", r"$\left(3, -2\right)$"],
+        ["(-2, 3)", "(3, -2) and (-3, 2)", "-(3, -2)", "not at (3, -2)", "They meet at (3, 2).", "f(3, -2)"],
+    ),
+]  # fmt: skip
 ROWS = [
     (probe, gold, options, answer, right)
     for probe, gold, options, good, bad in CORPUS
@@ -254,6 +365,56 @@ def test_the_corpus_is_large():
 @pytest.mark.parametrize("probe, gold, options, right, wrong", CORPUS, ids=[row[0] for row in CORPUS])
 def test_corpus(probe, gold, options, right, wrong):
     sample = Sample("1", b"", "Which?", gold, options=options)
+    assert [answer for answer in right if not is_correct(answer, sample)] == []
+    assert [answer for answer in wrong if is_correct(answer, sample)] == []
+
+
+# question, gold, options, right answers, wrong answers
+ASKED = [
+    (
+        "By how much did the rate fall?", "2.5 points", ("1.5 points", "2.5 points"),
+        ["B", "It fell by 2.5 points.", "It dropped by 2.5 points", "2.5"],
+        ["It rose by 2.5 points.", "It increased by 2.5 points", "It fell by 1.5 points"],
+    ),
+    (
+        "What is the ratio of cats to dogs?", "2:3", ("2:3", "3:2"),
+        ["The ratio of cats to dogs is 2:3.", "2:3"], ["The ratio of dogs to cats is 2:3.", "3:2"],
+    ),
+    (
+        "Which statement is false?", "tea rose", ("tea rose", "coffee rose"),
+        ["A", "The answer is A."], ["Statement A is true.", "A is correct", "B"],
+    ),
+    (
+        "How does the pressure change?", "It stays the same", ("It increases", "It stays the same"),
+        ["The pressure stays the same.", "It stays the same.", "stays the same"],
+        ["The pressure increases.", "It does not stay the same.", "The pressure increases or stays the same"],
+    ),
+    (
+        "Which type of rock is pictured?", "sedimentary rock", ("igneous rock", "sedimentary rock"),
+        ["The rock is sedimentary rock.", "Sedimentary", "It is a sedimentary rock."],
+        ["The rock pictured is not sedimentary.", "The rock pictured is igneous.", "sedimentary or igneous"],
+    ),
+    (
+        "How many states have a value above 50?", "3", ("-3", "3", "13"),
+        ["There are 3 states.", "three", "3"],
+        ["More than 3 states have a value above 50.", "There are 13 states with a value above 50", "-3",
+         "above 3"],
+    ),
+    (
+        "What density does the region have?", "above 200", ("below 50", "above 200"),
+        ["The region has a density above 200.", "above 200"],
+        ["200", "not above 200", "below 200", "The region has a density below 50"],
+    ),
+    (
+        "How does it go on?", "It first rises and then falls", ("It first rises and then falls", "It stays"),
+        ["It first rises and then falls.", "first rises and then falls"], ["It first falls and then rises."],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("question, gold, options, right, wrong", ASKED, ids=[row[0] for row in ASKED])
+def test_what_is_asked_decides(question, gold, options, right, wrong):
+    sample = Sample("1", b"", question, gold, options=options)
     assert [answer for answer in right if not is_correct(answer, sample)] == []
     assert [answer for answer in wrong if is_correct(answer, sample)] == []
 

@@ -82,6 +82,37 @@ SENTENCES = [
         ["a dog", "two cats and a dog", "no cat"],
     ),
     (
+        "Is the bicycle on the left or right side of the bench?",
+        "The bicycle is on the right side of the bench.",
+        ["The bench is on the left side of the bicycle.", "The bench is to the left of the bicycle", "right"],
+        ["The bench is on the right side of the bicycle.", "The bicycle is left of the bench",
+         "The tree is on the left side of the bicycle.", "The bench is not on the left of the bicycle."],
+    ),
+    (
+        "Is the red car on the left or right side of the police car?",
+        "The red car is on the left side of the police car.",
+        ["left", "The police car is on the right side of the red car."],
+        ["The red car is on the right side of the police car.", "The police car is left of the red car."],
+    ),
+    (
+        "Does the red house have two or four windows?",
+        "The red house has four windows.",
+        ["Four", "4", "Four, not two.", "It has four windows."],
+        ["two", "2", "four or two", "five"],
+    ),
+    (
+        "What number is on the jersey of the player?",
+        "The number on the jersey of the player is 17.",
+        ["17", "seventeen", "It is seventeen."],
+        ["seven", "71", "seventy"],
+    ),
+    (
+        "How many people are on the bench?",
+        "There are three people on the bench.",
+        ["The number of people on the bench is 3.", "three"],
+        ["The number of people on the bench is 4.", "The number of dogs on the bench is 3."],
+    ),
+    (
         "What is the woman doing?",
         "The woman is riding a bicycle.",
         ["riding a bicycle", "She is riding a bicycle", "The woman is riding a bicycle."],
@@ -92,8 +123,9 @@ SENTENCES = [
 
 @pytest.mark.parametrize(("question", "gold", "same", "other"), SENTENCES, ids=[row[0] for row in SENTENCES])
 def test_a_sentence_is_said_in_other_words(question, gold, same, other):
-    assert [said for said in same if not says_same(said, gold, question)] == []
-    assert [said for said in other if says_same(said, gold, question)] == []
+    sample = Sample("1", b"", question, gold)
+    assert [said for said in same if not is_correct(said, sample)] == []
+    assert [said for said in other if is_correct(said, sample)] == []
 
 
 # 480 rows of the three kinds by writers who had not seen the rules: forms that a fair reader takes for the
@@ -169,6 +201,10 @@ LAYOUTS = [
     "{head} (A) {0} (B) {1} (C) {2}",
     "{head} (A) {0}; (B) {1}; (C) {2}.",
     "{head}\n[A] {0}\n[B] {1}\n[C] {2}",
+    "{head}\nA - {0}\nB - {1}\nC - {2}",
+    "{head}\nA.) {0}\nB.) {1}\nC.) {2}",
+    "{head} {{A: {0}, B: {1}, C: {2}}}",
+    "{head} Pick from [A) {0}, B) {1}, C) {2}]",
 ]
 
 
