@@ -559,6 +559,63 @@ def test_any_json_in_the_papers_columns(tmp_path, monkeypatch, field, value):
         assert samples[1].answer in golds or isinstance(value, bool)
 
 
+SEAL_ROW = {
+    "conversations": [{"value": "<image>\nWhich colour is it?"}, {"value": "red"}],
+    "image": "a.png",
+    "target_instances": [{"bbox": [1, 2, 30, 40]}],
+}
+VSTAR_ROW = {"question": "Which colour is it?", "options": ["red", "blue"], "bbox": [[1, 2, 30, 40]]}
+LOGIC_ROW = {"question": "Which colour is it?", "answer": "A", "skill": ["x"], "imagename": "a.png"}
+
+
+def load_seal(row: dict) -> list[Sample]:
+    for name in ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data"):
+        write_json(Path(f"{name}.json"), [SEAL_ROW, row] if name == "GQA_data" else [])
+    return load("seal", root=".")
+
+
+def load_vstar(row: dict) -> list[Sample]:
+    for place, content in (("direct_attributes", VSTAR_ROW), ("relative_position", row)):
+        Path(place).mkdir(exist_ok=True)
+        Path(place, "a.png").write_bytes(encoded())
+        write_json(Path(place, "a.json"), content)
+    return load_benchmark("vstar", ".")
+
+
+def load_logicvista(row: dict) -> list[Sample]:
+    write_json(Path("dataset.json"), {"good": LOGIC_ROW, "other": row})
+    return load_benchmark("logicvista", ".")
+
+
+@pytest.mark.parametrize(
+    ("loader", "good"), [(load_seal, SEAL_ROW), (load_vstar, VSTAR_ROW), (load_logicvista, LOGIC_ROW)]
+)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_json_in_public_layouts(tmp_path, monkeypatch, loader, good, data):
+    """One field of a row is anything: the row is asked as it stands, or left out; the other row stays."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encoded())
+    field = data.draw(st.sampled_from(list(good)))
+    row = good | {field: data.draw(JSON)}
+    samples = loader(row)
+    assert 1 <= len(samples) <= 2
+    if len(samples) == 1:
+        return
+    if loader is load_seal:
+        human, model = row["conversations"][:2]
+        assert samples[1].question == human["value"].replace("<image>", "").strip()
+        assert samples[1].answer == model["value"]
+    elif loader is load_logicvista:
+        assert samples[1].question.startswith(row["question"].replace("<image>", "").strip())
+        assert samples[1].answer == str(row["answer"])
+    else:
+        sample = next(each for each in samples if each.id.startswith("relative_position"))
+        assert sample.question.startswith(row["question"].replace("<image>", "").strip())
+        if isinstance(row["options"], list):
+            assert sample.options == tuple(map(str, row["options"]))
+
+
 def test_what_is_read_of_a_list_that_is_text():
     """Nothing is run, and nothing takes long."""
     for text in ("__import__('os').getcwd()", "[" * 5000, "[x for x in (1, 2)]", "{'A': red}", "A, B"):
