@@ -30,7 +30,6 @@ from unittest.mock import patch
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL would spread over all cards
 import torch
-import transformers
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
@@ -46,7 +45,7 @@ from data import load
 from engine.families import family_of
 from engine.slots import SlotEngine
 from machine.time_estimate import Work, device_speed, floors
-from model import family_named, load_model, lora_config
+from model import family_named, load_model, lora_config, prepare_libraries
 from options import controls
 from safe.files import fail, write_json
 from safe.memory import free_memory, is_out_of_memory
@@ -572,8 +571,8 @@ def read_config(argv: list[str]) -> BenchConfig:
 
 
 def main(config: BenchConfig) -> None:
-    torch.set_num_threads(config.threads)
-    transformers.logging.set_verbosity_error()
+    prepare_libraries(config.threads)
+    print("loading the model; repeat 0 warms up and is not counted", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         result = run_arms(config, Path(folder))
     print(report(result))
