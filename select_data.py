@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -141,6 +142,7 @@ def score_chunk(model, processor, samples, config: SelectConfig, seed: int, judg
     chunk, the same on whatever process."""
     from grading.correct import is_correct, verifiable
     from rollout import rollout
+    from safe.memory import in_memory
 
     settings = rollout_limits(config)
     settings |= {"group": config.k, "seed": seed, "temperature": 1.0, "max_turns": 1}
@@ -162,7 +164,10 @@ def score_chunk(model, processor, samples, config: SelectConfig, seed: int, judg
     boxed = [sample for sample in samples if sample.boxes]
     stages = {"look": (samples, {"tool": "off"}), "crop": (boxed, {"begin_with_targets": True})}
     for stage, (asked, how) in stages.items():
-        trajectories = rollout(model, processor, asked, **settings | how) if asked else []
+        if not asked:
+            continue
+        sample = partial(rollout, model, processor, asked, **settings | how)
+        trajectories = in_memory(sample, settings["batch"], least=config.k)
         for index, sample in enumerate(asked):
             group = trajectories[index * config.k : (index + 1) * config.k]
             correct = [is_correct(trajectory.answer, sample, judge) for trajectory in group]

@@ -33,7 +33,10 @@ def capture_graph(step, arguments: tuple[torch.Tensor, ...]):
         if not torch.allclose(result, expected, atol=0.5):
             raise RuntimeError("it computes something else")
     except RuntimeError as error:  # a kernel that waits for the device, too little memory ...
-        warnings.warn(f"decoding without a CUDA graph, more slowly: {error}", stacklevel=2)
+        reason = error
+        while reason.__context__:  # the innermost one: what follows is that the capture broke off
+            reason = reason.__context__
+        warnings.warn(f"decoding without a CUDA graph, more slowly: {reason}", stacklevel=2)
         # A capture that breaks off leaves its own stream current.
         torch.cuda.set_stream(stream)
         return None

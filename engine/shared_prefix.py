@@ -33,7 +33,10 @@ class Layout:
     prompts: torch.Tensor  # (S, P) indices in the row, padded right with index 0
     prompts_real: torch.Tensor  # (S, P) bool
     completions: torch.Tensor  # (B, T)
-    completions_real: torch.Tensor  # (B, T) bool
+    # Where the real ones are in (S, P) and (B, T), flattened. A mask would do, but on a GPU it makes the host
+    # wait in every layer, forward and backward.
+    prompt_places: torch.Tensor
+    completion_places: torch.Tensor
     owner: torch.Tensor  # (B,) the prompt of each completion
     mask: torch.Tensor  # (B, 1, T, P + T) bool: what a completion's tokens see
 
@@ -77,8 +80,8 @@ def shared_prompt_attention(
         attn_mask=layout.mask,
         scale=scaling,
     )
-    prompts = prompts.transpose(1, 2)[layout.prompts_real]
-    completions = completions.transpose(1, 2)[layout.completions_real]
+    prompts = prompts.transpose(1, 2).flatten(0, 1).index_select(0, layout.prompt_places)
+    completions = completions.transpose(1, 2).flatten(0, 1).index_select(0, layout.completion_places)
     row = torch.cat([prompts, completions])
     return row[None], None  # (1, N, heads, head size)
 
@@ -116,10 +119,23 @@ def ragged(lengths: list[int], start: int, device):
     return indices * real, real
 
 
+def real_places(lengths: list[int], device) -> torch.Tensor:
+    """Where the real ones are among padded rows of these lengths, flattened.
+
+    >>> real_places([2, 1], "cpu")
+    tensor([0, 1, 2])
+    >>> real_places([1, 3], "cpu")
+    tensor([0, 3, 4, 5])
+    """
+    longest = max(lengths)
+    places = [torch.arange(number * longest, number * longest + n) for number, n in enumerate(lengths)]
+    return torch.cat(places).to(device)
+
+
 def make_layout(prompts: list[int], completions: list[int], owner: list[int], device) -> Layout:
     """The layout of prompts and completions of these lengths; owner: the prompt of each completion."""
     indices, real = ragged(prompts, 0, device)
-    own, own_real = ragged(completions, sum(prompts), device)
+    own, _ = ragged(completions, sum(prompts), device)
     owner = torch.tensor(owner, device=device)
     longest = own.shape[1]
     causal = torch.ones(longest, longest, dtype=torch.bool, device=device)
@@ -131,7 +147,8 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
         prompts=indices,
         prompts_real=real,
         completions=own,
-        completions_real=own_real,
+        prompt_places=real_places(prompts, device),
+        completion_places=real_places(completions, device),
         owner=owner,
         mask=mask[:, None],
     )

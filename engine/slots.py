@@ -345,7 +345,7 @@ class SlotEngine:
         hidden = self.forward(where, inputs, columns, end, positions)
         lengths = list(map(len, chunks))
         lengths = torch.tensor(lengths, device=self.device)
-        last = hidden[torch.arange(len(rows)), lengths - 1]  # (R, H)
+        last = hidden[torch.arange(len(rows), device=self.device), lengths - 1]  # (R, H)
         logits = self.model.lm_head(last)
         self.logits[where] = logits.float()
         for slot, chunk in zip(slots, chunks):

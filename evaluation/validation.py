@@ -3,6 +3,7 @@ answers.jsonl, and comparisons of before with after."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from config import ENOUGH, EVAL_SEED, TrainConfig
@@ -20,6 +21,7 @@ from evaluation.scores import (
 )
 from grading.boxes import iou
 from safe.files import append_rows, keep_rows, read_json, read_rows, write_json
+from safe.memory import in_memory, phase
 
 TOY_SIZE = 4096  # questions of the toy; their order must not depend on the number of steps
 # The fields of a record that answers.jsonl keeps.
@@ -83,7 +85,9 @@ class Validation:
             print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
             missed = self.judge.missed if self.judge else 0
             settings = self.settings | {"judge": self.judge, "progress": True}
-            records = answer_records(model, processor, self.samples, arm, **settings)
+            ask = partial(answer_records, model, processor, self.samples, arm, **settings)
+            with phase("rollout"):
+                records = in_memory(ask, settings["batch"])
             unjudged.pop(name, None)
             if self.judge and self.judge.missed > missed:
                 unjudged[name] = self.judge.missed - missed

@@ -168,8 +168,10 @@ def table(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def advice(config: TrainConfig) -> str:
-    """The flag that makes most room."""
+def advice(config: TrainConfig, phase: str = "") -> str:
+    """The flag that makes room in the phase that failed; where it is not known, the one that makes most."""
+    if phase in LOWER:
+        return f"to make it smaller: {LOWER[phase]}"
     parts = memory(config, config_of(config.model))
     totals = {phase: phase_total(parts, phase) for phase in LOWER}
     if config.quantize:

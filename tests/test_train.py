@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from trl import GRPOTrainer
 import reward
 import train
 from bench import stock_batch
+from config import TrainConfig
 from data import Sample, load
 from engine import slots
 from engine.shared_prefix import shared_prefix_logprobs
@@ -32,6 +34,8 @@ from reward import group_advantages
 from rollout import Trajectory
 from runlog.runs import image_bytes
 from safe.checkpoints import newest_whole
+from training.settle import read_config
+from training.shutdown import last_line
 
 
 def random_turn(rng: random.Random) -> str:
@@ -738,7 +742,7 @@ def cap_updates(monkeypatch, most: int, where: str) -> None:
     monkeypatch.setattr(train, "policy_logprobs", capped_plain)
 
 
-def out_of_memory(*arguments):
+def out_of_memory(*arguments, **more):
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
 
@@ -822,6 +826,36 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch,
     monkeypatch.setattr(slots.SlotCache, "__init__", out_of_memory)
     with pytest.raises(RuntimeError, match="can't allocate"):
         build().train()
+
+
+def test_the_last_word_is_of_the_phase_that_failed(build, script, monkeypatch, capsys):
+    """Advice is by the phase, not by the plan's largest part; and it can be typed: see the next test."""
+    script(random_turn)
+    for where, flag in (("rollout", "--batch"), ("update", "--micro_batch")):
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+            if where == "rollout":
+                patched.setattr(slots.SlotCache, "__init__", out_of_memory)
+            else:
+                patched.setattr(train.ZoomGRPOTrainer, "compute_loss", out_of_memory)
+            with last_line(TrainConfig()):
+                build().train()
+        assert ended.value.code == 1
+        assert f"to make it smaller: lower {flag}" in capsys.readouterr().err
+
+
+def test_batch_and_micro_batch_may_change_when_a_run_goes_on(tmp_path):
+    """Of another micro-batch the same steps come out, but for rounding."""
+    flags = shlex.split("--eval_size 0 --prompts 2 --group 4 --micro_batch 8 --save_every 1 --threads 1")
+    for name, steps in (("whole", 2), ("parts", 1)):
+        done = run_script("train.py", *flags, "--steps", steps, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    assert read_config(["--out", str(tmp_path / "parts"), "--resume", "--batch", "4"]).batch == 4
+    less = ["--steps", 2, "--micro_batch", 4]
+    done = run_script("train.py", "--out", tmp_path / "parts", "--resume", *less)
+    assert done.returncode == 0, done.stderr
+    whole, parts = metrics(tmp_path / "whole")[1], metrics(tmp_path / "parts")[1]
+    for key in ("reward", "tokens", "loss", "grad_norm"):
+        assert parts[key] == pytest.approx(whole[key], rel=2e-3, abs=1e-5), key
 
 
 def test_the_last_word_names_the_flag(tmp_path):

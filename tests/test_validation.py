@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import call
 
 from data import load
 from engine.slots import SlotEngine
+from evaluation import scores as scores_module
 from evaluation import validation
 from evaluation.stats import two_way_interval
 from evaluation.validation import Validation, aim_of, comparison_text
@@ -18,6 +20,7 @@ LIMITS = {
     "max_turns": 3,
     "max_turn_tokens": 60,
     "max_tokens": 300,
+    "batch": 256,
     "look_pixels": 112 * 112,
     "crop_pixels": 112 * 112,
     "engine": "slots",
@@ -33,7 +36,6 @@ def held_out(tmp_path):
 @pytest.fixture
 def policy(monkeypatch, processor):
     """policy(box, answer): zoom on `box(sample)`, if there is one, then say `answer(sample)`."""
-    import torch
 
     def install(box, answer):
         def choose(engine, scores):
@@ -128,6 +130,26 @@ def test_an_interval_over_seeds_is_wider_where_seeds_differ():
     one = two_way_interval(alike[:1])  # a single run: its questions are all there is to draw
     assert one[0] < np.mean(alike[0]) < one[1]
     assert two_way_interval(apart) == two_way_interval(apart)  # the same each time
+
+
+def test_scoring_that_runs_out_of_memory_is_done_with_half_the_batch(
+    held_out, policy, model, processor, capsys, monkeypatch
+):
+    policy(lambda s: None, lambda s: s.answer)
+    plain = scores_module.rollout
+    asked = []
+
+    def capped(*arguments, batch, **settings):
+        asked.append(batch)
+        if batch > 128:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(*arguments, batch=batch, **settings)
+
+    monkeypatch.setattr(scores_module, "rollout", capped)
+    held_out.settings["batch"] = 256
+    scores = held_out.score(model, processor, "before", ("off",))
+    assert asked == [256, 128] and scores["off"]["all"]["accuracy"] == 1.0
+    assert "out of memory: once more with --batch 128" in capsys.readouterr().out
 
 
 def test_a_swap_is_summed_up():

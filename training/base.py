@@ -22,7 +22,7 @@ from safe.checkpoints import (
     put_in_place,
     step_of,
 )
-from safe.memory import free_memory, is_out_of_memory
+from safe.memory import free_memory, is_out_of_memory, phase
 from safe.signals import REQUEST
 
 MOST_BAD = 3  # steps in a row without finite numbers
@@ -86,13 +86,15 @@ class PatientTrainer(GRPOTrainer):
         """Forward and backward over a micro-batch, in place of TRL's; where memory runs out, once more in two
         halves."""
         model.train()
-        groups = self._prepare_inputs(inputs)
+        with phase("rollout"):
+            groups = self._prepare_inputs(inputs)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         before = [copied(weight.grad) for weight in trained]
         try:
             loss = self.backward_over(model, groups)
         except RuntimeError as error:
             if not self.may_shrink(error) or self.in_halves:
+                error.phase = "update"
                 raise
             loss = None
         if loss is None:
@@ -102,7 +104,8 @@ class PatientTrainer(GRPOTrainer):
             self.in_halves = True
             half = -(-self.args.per_device_train_batch_size // 2)
             print(f"out of memory in an update: from here on --micro_batch {half}", flush=True)
-            loss = self.backward_over(model, groups)
+            with phase("update"):
+                loss = self.backward_over(model, groups)
         self._step += 1  # as TRL counts
         return loss
 

@@ -93,6 +93,7 @@ def train(config: TrainConfig, samples, held_out, state: PartialState, build_tra
             make_page(folder)
         raise Stopped(REQUEST.number)
     if state.is_main_process:
+        validation.settings["batch"] = trainer.rollout_batch  # it may have shrunk, as memory ran out
         finish(folder, trainer, validation, done)
         print(f"{time.time() - began:.0f} s in all")
     state.wait_for_everyone()

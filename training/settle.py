@@ -22,7 +22,7 @@ from config import (
 from safe.files import fail, read_json
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))  # processes
-MAY_CHANGE = {"steps", "judge", "report_to"}  # when a run goes on
+MAY_CHANGE = {"steps", "judge", "report_to", "batch", "micro_batch"}  # when a run goes on
 
 
 def command_config(doc: str) -> TrainConfig:

@@ -25,7 +25,8 @@ def last_line(config: TrainConfig):
         fail(str(error), code=1)
     except (RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            fail(f"out of memory. {memory_estimate.advice(config)}; then --resume", code=1)
+            advice = memory_estimate.advice(config, getattr(error, "phase", ""))
+            fail(f"out of memory. {advice}; then --resume", code=1)
         if not is_full(error):
             raise
         fail(f"the disk is full: {error}; make room, then --resume", code=1)
