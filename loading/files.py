@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-import pyarrow.compute
+import pyarrow
 
 LONGEST_NAME = 255  # characters of a file's name; of a longer text in base64 no file is looked for
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
@@ -84,10 +84,10 @@ def raw_cell(rows: datasets.Dataset, number: int, column: str):
 def check_one_image(rows: datasets.Dataset, number: int, column: str) -> None:
     """Raise ValueError for a cell that is a list of no image or of several. The images stay unread."""
     cell = rows.data.column(column)[number]
-    if hasattr(cell, "values") and not hasattr(cell, "keys"):  # a list, not a struct
-        count = pyarrow.compute.list_value_length(cell).as_py()
+    if isinstance(cell, pyarrow.ListScalar | pyarrow.LargeListScalar):
+        count = len(cell) if cell.is_valid else 0
         if count != 1:
-            raise ValueError(f"{count or 0} images; a question has one")
+            raise ValueError(f"{count} images; a question has one")
 
 
 def cell_image(
