@@ -831,16 +831,16 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch,
 def test_the_last_word_is_of_the_phase_that_failed(build, script, monkeypatch, capsys):
     """Advice is by the phase, not by the plan's largest part; and it can be typed: see the next test."""
     script(random_turn)
-    for where, flag in (("rollout", "--batch"), ("update", "--micro_batch")):
+    for where, flag in (("rollout", "--batch 32"), ("update", "--micro_batch 16")):
         with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
             if where == "rollout":
                 patched.setattr(slots.SlotCache, "__init__", out_of_memory)
             else:
                 patched.setattr(train.ZoomGRPOTrainer, "compute_loss", out_of_memory)
-            with last_line(TrainConfig()):
+            with last_line(TrainConfig(out="runs/x")):
                 build().train()
         assert ended.value.code == 1
-        assert f"to make it smaller: lower {flag}" in capsys.readouterr().err
+        assert f"go on with less: python train.py --out runs/x --resume {flag}" in capsys.readouterr().err
 
 
 def test_batch_and_micro_batch_may_change_when_a_run_goes_on(tmp_path):
@@ -873,7 +873,7 @@ runpy.run_path("train.py", run_name="__main__")
     done = run_script("-c", code)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert "out of memory" in last and "lower --" in last and "--resume" in last
+    assert "out of memory" in last and "--resume --batch 8" in last
     assert "Traceback" not in done.stderr
 
 

@@ -25,8 +25,7 @@ def last_line(config: TrainConfig):
         fail(str(error), code=1)
     except (RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            advice = memory_estimate.advice(config, getattr(error, "phase", ""))
-            fail(f"out of memory. {advice}; then --resume", code=1)
+            fail(f"out of memory. {with_less_memory(config, getattr(error, 'phase', ''))}", code=1)
         if not is_full(error):
             raise
         fail(f"the disk is full: {error}; make room, then --resume", code=1)
@@ -36,6 +35,22 @@ def last_line(config: TrainConfig):
         )
         print(f"\nstopped; {go_on}", flush=True)
         sys.exit(getattr(stop, "code", 130))
+
+
+def with_less_memory(config: TrainConfig, phase: str) -> str:
+    """What to type after memory has run out in a phase, where half of it has been tried already.
+
+    >>> with_less_memory(TrainConfig(out="runs/x", micro_batch=16), "update")
+    'go on with less: python train.py --out runs/x --resume --micro_batch 4'
+    """
+    used = min(config.batch, config.prompts * config.group)
+    less = {
+        "rollout": f"--batch {max(config.group, used // 4)}",
+        "update": f"--micro_batch {config.micro_batch // 4}",
+    }
+    if phase in less and config.out and config.micro_batch >= 4:
+        return f"go on with less: python train.py --out {config.out} --resume {less[phase]}"
+    return f"{memory_estimate.advice(config, phase)}; then --resume"
 
 
 def is_full(error: BaseException) -> bool:
