@@ -317,7 +317,7 @@ def fill_limits(config, given: set[str]):
     if run:  # it may be older than these flags
         usual |= {"look_share": 1.0, "max_plain_tokens": 0}
         taken = [f"{name} {run[name]}" for name in LIMITS if name in run and name not in given]
-        print(f"{config.model}: as in its run {', '.join(taken)}")
+        print(f"limits of {config.model}, as in its run: {', '.join(taken)}")
     values = {name: run.get(name, usual[name]) for name in LIMITS if name not in given}
     return replace(config, **values)
 

@@ -66,13 +66,16 @@ class Sample:
             image = self.stored()
             check_size(image)
             image = to_rgb(image)
-            check_boxes(image.size, self.boxes)
-            return image
         # PIL raises half a dozen kinds; which one does not matter to the user.
         except Exception as error:
             raise ValueError(
                 f"sample {self.id}: its image can't be read ({type(error).__name__}: {error})"
             ) from error
+        try:
+            check_boxes(image.size, self.boxes)
+        except ValueError as error:
+            raise ValueError(f"sample {self.id}: {error}") from error
+        return image
 
     def stored(self) -> Image.Image:
         """The image as it is stored: not decoded yet, but its size is known."""
@@ -93,8 +96,8 @@ class Sample:
 
 NO_PART = {
     "train": "no usable row to train on: all of them say that they are held out",
-    "test": "no usable row in its held-out part: eval.py --split all asks all rows, train.py --eval_size 0"
-    " needs none",
+    "test": 'no usable row in its held-out part: give some rows "split": "test", or ask all with eval.py'
+    " --split all, or train with --eval_size 0",
 }
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
 DEEPEYES_GB = 4.84  # three parquet files
@@ -315,7 +318,7 @@ def check(sample: Sample) -> None:
         if len(box) != 4 or not all(map(math.isfinite, box)):
             raise ValueError(f"not a box of four numbers: {box}")
         if not (box[0] < box[2] and box[1] < box[3]):
-            raise ValueError(f"not a box x1, y1, x2, y2: {box}")
+            raise ValueError(f"not a box x1, y1, x2, y2 with x1 < x2 and y1 < y2: {box}")
 
 
 def is_cached(repository: str, kind: str, file: str) -> bool:
@@ -432,7 +435,9 @@ def folder_rows(folder: Path, allow_outside: bool = False):
     lines = sorted(folder.glob("*.jsonl"))
     tables = sorted(folder.glob("selected*.parquet"))
     if not lines and not tables:
-        raise ValueError(f"{folder} holds neither .jsonl files nor a selected.parquet")
+        others = [file.name for file in folder.glob("*.json") if file.name != "args.json"]
+        rename = f" (are its rows in {others[0]}? Rename it to .jsonl)" if others else ""
+        raise ValueError(f"{folder} holds neither .jsonl files nor a selected.parquet{rename}")
     for file in tables:
         rows = parquet(file, ("image", "question", "answer"))
         texts = rows.remove_columns("image")
@@ -482,7 +487,7 @@ def folder_sample(row: dict, image, name: str) -> Sample:
         image=image,
         question=read_question(row["question"]),
         answer=golds[0],
-        accepted=golds[1:] + tuple(map(read_text, accepted)),
+        accepted=golds[1:] + tuple(read_text(other, "accepted") for other in accepted),
         options=options,
         boxes=read_boxes(row.get("boxes")),
         meta=read_meta(row),

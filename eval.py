@@ -341,10 +341,17 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
     judge = Judge(config.judge, out / "judge.jsonl") if config.judge else None
     on_page = {sample.id for sample in samples[:PAGE_QUESTIONS]}
     failures = 0
+    unreadable = set()
     with tqdm(total=len(records) + missing, initial=len(records), unit="answer") as bar:
         for job in jobs:
             answer = partial(answer_job, job, model=model, processor=processor, config=config, judge=judge)
-            answers, failed = by_halves(answer, [sample for sample in map(opened, job.samples) if sample])
+            known = [sample for sample in job.samples if sample.id not in unreadable]
+            readable = [sample for sample in map(opened, known) if sample]
+            lost = {sample.id for sample in known} - {sample.id for sample in readable}
+            for name in sorted(lost):
+                append_rows(out / "failed.jsonl", {"arm": "all", "id": name, "reason": "can't be opened"})
+            unreadable |= lost
+            answers, failed = by_halves(answer, readable)
             if failed and not answers and not records:
                 raise ValueError(f"not one question of the first batch could be answered: {failed[0][1]}")
             for sample, reason in failed:
@@ -361,6 +368,9 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
             bar.set_postfix_str(f"{job.arm}: accuracy {fmean(right):.3f}" if right else "")
     if judge and judge.missed:
         print(f"{judge.say_missed()}; the same command asks for them again")
+    if unreadable:
+        named = f"they are named in {out / 'failed.jsonl'}"
+        print(f"{len(unreadable)} of {len(samples)} questions are left out, as they can't be opened; {named}")
     if failures:
         print(f"{failures} answers failed and are not counted; they are named in {out / 'failed.jsonl'}")
     return records
@@ -440,7 +450,8 @@ def result_text(result: dict) -> str:
         figures = ", ".join(f"{model} {value}" for model, value in published.items())
         lines.append("the paper's figures, not measured here: " + figures)
         lines.append("this run is unlike theirs in: " + ", ".join(result["unlike the paper"]))
-    lines.append("protocol: " + ", ".join(f"{key} {value}" for key, value in result["protocol"].items()))
+    known = (f"{key} {value}" for key, value in result["protocol"].items() if value != "")
+    lines.append("protocol: " + ", ".join(known))
     return "\n".join(filter(None, lines))
 
 

@@ -300,6 +300,8 @@ def make_random(config, dtype, device: str, quantize: str | None, processor):
 def merge(checkpoint: str, out: Path) -> None:
     """Write base and adapter as one plain checkpoint in Hub layout, in the base's own precision; with the
     flags of its run, whose limits it keeps. Raises ValueError for what is no LoRA checkpoint."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: another model's files would be mixed with this one's")
     adapter = find_model(checkpoint)
     if not (adapter / "adapter_config.json").exists():
         raise ValueError(f"{adapter} is no LoRA checkpoint: it is whole already")
@@ -315,6 +317,8 @@ def merge(checkpoint: str, out: Path) -> None:
         is_index = file.name.endswith("index.json")  # of the base's own weights
         if file.exists() and not is_index and not (out / file.name).exists():
             shutil.copy(file, out)
+    for file in out.iterdir():
+        file.chmod(0o644)  # the weights, too: a server may run under another user
 
 
 def prepare_libraries(threads: int) -> None:
@@ -350,6 +354,7 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    prepare_libraries(threads=2)
     merge(arguments.checkpoint, arguments.out)
     print(f"written: {arguments.out}")
 

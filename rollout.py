@@ -33,7 +33,7 @@ from engine.slots import SlotEngine
 from engine.workers import count_workers, run_in_workers
 from grading.answers import find_answer
 from grading.boxes import Box
-from model import load_model
+from model import load_model, prepare_libraries
 from options import controls, toolbox
 from reward import Reward, score
 from runlog.print_trajectory import ViewConfig, print_group, read_config
@@ -526,7 +526,7 @@ def run_engine(model, env: ZoomEnv, samples, openings, temperature: float) -> li
 
 
 def main(config: ViewConfig) -> None:
-    torch.set_num_threads(config.threads)
+    prepare_libraries(config.threads)
     model, processor = load_model(config.model, quantize=config.quantize)
     questions = load("toy", split="test", limit=100 * (config.number + 1))
     sample = [each for each in questions if each.meta["kind"] == config.kind][config.number]

@@ -33,8 +33,8 @@ class Benchmark:
 def make_question(text: str, answer, options=(), **kwargs) -> Sample:
     """A sample whose id and image are filled in later. Raises ValueError for what is neither text nor
     number."""
-    texts = tuple(map(read_text, options))
-    return Sample("", b"", text.strip(), read_text(answer), texts, **kwargs)
+    texts = tuple(read_text(option, "options") for option in options)
+    return Sample("", b"", text.strip(), read_text(answer, "answer"), texts, **kwargs)
 
 
 def lettered_options(options: dict | list, answer: str) -> tuple[str, tuple[str, ...]]:

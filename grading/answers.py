@@ -21,7 +21,7 @@ LEAD = re.compile(
     r"(?: (?:is|are|would be|should be|must be))?(?![a-z])"
     r"|(?:i think |i believe )?(?:it is|it's|it must be|that is|that's)(?![a-z])"
     r"|i (?:would )?(?:choose|pick|select)(?![a-z])"
-    r"|(?:正确)?(?:答案|选项)(?:是|为)?|选择?"
+    r"|(?:正确)?(?:答案|选项)(?:是|为)?|故?选择?"
     r")\s*[:=]?\s*(?:(?:options?|choices?|letters?|answers?)\b\s*)?",
     re.I,
 )
@@ -54,7 +54,7 @@ LONE_NUMBER_WORDS |= {
 
 
 # What looks alike is written alike.
-PLAIN = dict.fromkeys("‘’‚‛´ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
+PLAIN = dict.fromkeys("‘’‚‛´ʼ", "'") | dict.fromkeys("“”„‟«»「」『』", '"') | dict.fromkeys("‐‑‒–−", "-")
 PLAIN |= dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", "") | dict.fromkeys("º˚", "°")
 PLAIN = str.maketrans(PLAIN | {"。": ".", "—": " - "})
 RAISED = "¹²³⁰-ⁿˣ"
@@ -175,7 +175,7 @@ def normalise(text: str) -> str:
     >>> normalise(" The Red car. ")
     'red car'
     """
-    text = " ".join(text.lower().split())
+    text = re.sub(r"(?<=\w)_(?:\{(\w+)\}|(?=\w))", r"\1", " ".join(text.lower().split()))  # x_1, written x₁
     return re.sub(r"^(a|an|the) (?=\w)", "", text).strip(" .,;:!?\"'()[]")
 
 
@@ -194,7 +194,7 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
     >>> [option_index(p, options) for p in ("A or B", "not B", "car", "", "The answer is not option B")]
     [None, None, None, None, None]
     """
-    text = " ".join(unwrap(prediction).split())
+    text = without_others(" ".join(unwrap(prediction).split()))
     texts = [normalise(unwrap(option)) for option in options]
     last = chr(64 + len(options))
     for claim in (text, without_lead(text)):
@@ -214,6 +214,19 @@ def option_index(prediction: str, options: tuple[str, ...]) -> int | None:
     if index is not None or LETTER_FIRST.match(without_lead(text)):  # "D. no pet", where that is C
         return index
     return named(text, texts)
+
+
+def without_others(text: str) -> str:
+    """An answer without a last sentence that only denies the other options.
+
+    >>> without_others("(B) red. Options (A) and (C) do not fit."), without_others("(B). (B) does not fit.")
+    ('(B) red.', '(B). (B) does not fit.')
+    """
+    *before, last = re.split(r"(?<=[.!;]) ", text)
+    said = " ".join(before)
+    named = [set(re.findall(r"\b[A-I]\b", part)) for part in (said, last)]
+    others = re.match(r"(?:the other|options?|choices?)\b.*(?:\bnot\b|n't\b)", last, re.I)
+    return said if others and said and not named[0] & named[1] else text
 
 
 def letter_first(claim: str, texts: list[str], last: str) -> int | None:
@@ -272,9 +285,16 @@ def named(text: str, texts: list[str]) -> int | None:
     if len(inside) != 1:
         return None
     option = texts[inside[0]]
+    others = {word for text in texts if text != option for word in text.split()}
+    rest = set(option.split()) - set(said.split()) - others - LITTLE
+    if rest and len(option.split()) <= 3:  # "New" is not "New Hampshire"
+        return None
     one_of = re.search(rf"\b(?:and|&|to) {re.escape(said)}|{re.escape(said)} (?:and|&|to)\b", option)
     unclear = one_of or leaves_open(text, option) or leaves_open(option, said)  # "pet" is not "no pet"
     return None if unclear else inside[0]
+
+
+LITTLE = {"a", "an", "the", "of", "in", "on", "is", "are", "it"}
 
 
 def without_pronoun(text: str) -> str:
@@ -318,37 +338,29 @@ def letters(text: str) -> str:
 
 
 def yes_or_no(text: str) -> str | None:
-    """The yes or no that begins an answer, unless the answer takes it back. "There is no ..." is a no.
+    """The yes or no that begins an answer, unless the answer takes it back.
 
     >>> [yes_or_no(t) for t in ("Yes, it is.", "no", "No, there is no dog.", "The answer is no.", "是")]
     ['yes', 'no', 'no', 'no', 'yes']
     >>> [yes_or_no(t) for t in ("yes and no", "no idea", "maybe", "Yes. No.", "There is no dog here.")]
-    [None, None, None, None, 'no']
+    [None, None, None, None, None]
     """
     said = without_lead(" ".join(unwrap(text).lower().split()))
     said = {"是": "yes", "否": "no"}.get(said.strip(" ."), said)
     first = re.match(r"\W*(yes|no)\b(?! (?:idea|doubt|question|way))(.*)", said)
-    if first:
-        rest = first[2]
-        other = "no" if first[1] == "yes" else "yes"
-        taken_back = re.search(rf"^\W*(?:and|or|/) ?{other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)", rest)
-        return None if taken_back else first[1]
-    there = re.match(r"there (?:is|are)(?: (no|not|nobody|nothing)\b|n't\b)?", said)
-    if not there:
+    if not first:
         return None
-    if re.search(r"\b(?:enough|information|way)\b", said):  # "There is not enough information"
-        return None
-    denied = there[1] or there[0].endswith("n't")
-    if denied:
-        return "no"
-    return None if DENIES.search(said) or CHOICE.search(said) else "yes"
+    other = "no" if first[1] == "yes" else "yes"
+    taken_back = rf"^\W*(?:and|or|/) ?{other}\b|(?:^|[.!;,])\s*{other}\s*(?:[.!;,]|$)"
+    return None if re.search(taken_back, first[2]) else first[1]
 
 
 # --------------------------------------------------------------------------------------------------
 # Numbers and formulas.
 
 NUMBER = re.compile(
-    r"(?P<currency>[$€£]?) ?(?P<sign>-?)(?P<value>(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<currency>[$€£]?) ?(?P<sign>-?)(?P<value>(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d{1,2})?"
+    r"|\.\d+)"
     r"(?:(?: (?P<above>\d+))? ?/ ?(?P<below>\d+(?:\.\d+)?))? ?(?P<unit>(?:[^\d\s].*)?)"
 )
 NUMBER_IN_TEXT = re.compile(
@@ -369,6 +381,10 @@ POWER = re.compile(r"(?<![a-zA-Z])\^\{?-?\d+\}?$")  # of a number; cm^2 is a uni
 MORE_NUMBER_WORDS = re.compile(
     r"\b(?:\w+teen|\w+ty|hundred|thousand|million|half|thirds?|quarters?|minus|negative)\b"
 )
+SCALES = (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
+TEN_TO = r"10\^\{?(-?\d{1,2})\}?(?!\d)"
+TIMES_TEN = re.compile(rf"(?<=\d) ?(?:[·×*⋅x]|\\times|\\cdot) ?{TEN_TO}")
+TEN_TO = re.compile(rf"(?<![\w.^\\]){TEN_TO}")
 ABOUT = re.compile(r"(?:approximately|about|around|roughly|nearly|≈|~)\s*", re.I)
 
 
@@ -382,7 +398,7 @@ def as_number(text: str) -> tuple[float, str] | None:
     >>> [as_number(t) for t in ("B2", "1 or 2", "1,2", "", "2 or 3 dogs")]
     [None, None, None, None, None]
     """
-    text = ABOUT.sub("", text.strip(), count=1)
+    text = in_digits(ABOUT.sub("", text.strip(), count=1))
     sign = re.match(r"(?:minus|negative) ", text, re.I)
     text = text[sign.end() :] if sign else text
     word = text.lower().rstrip(".")
@@ -405,6 +421,17 @@ def as_number(text: str) -> tuple[float, str] | None:
     return -value if sign or match["sign"] else value, unit
 
 
+def in_digits(text: str) -> str:
+    """Millions and powers of ten as Python writes them.
+
+    >>> in_digits("$4.5 million"), in_digits("1.5·10^3"), in_digits("10^{-3}")
+    ('$4.5e6', '1.5e3', '1e-3')
+    """
+    for word, power in SCALES:
+        text = re.sub(rf"(?<=\d) {word}\b", f"e{power}", text, flags=re.I)
+    return TEN_TO.sub(r"1e\1", TIMES_TEN.sub(r"e\1", text))
+
+
 def only_number(text: str) -> tuple[float, str] | None:
     """The number in a short sentence with a single one, such as "There are 2 dogs."
 
@@ -415,7 +442,7 @@ def only_number(text: str) -> tuple[float, str] | None:
     """
     if len(text) > 80 or DENIES.search(text) or CHOICE.search(text) or BOUND.search(text):
         return None
-    words = [word.strip(".,;:!?()") for word in text.split()]
+    words = [word.strip(".,;:!?()") for word in in_digits(text).split()]
     places = [place for place, word in enumerate(words) if as_number(word)]
     if len(places) != 1 or not any(c.isalpha() for c in text):
         return None
@@ -462,7 +489,7 @@ def same_quantity(prediction: str, gold: str) -> bool:
 
 
 def close(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-6 * max(1, abs(b))
+    return abs(a - b) <= min(1e-6 * max(1, abs(b)), 1e-3 * abs(b))
 
 
 def last_number(text: str) -> float | None:

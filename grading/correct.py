@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from grading import answers, sentences
 
-MOST_WORDS = 4  # that a sentence may say beyond its question, if rules are to check it
+MOST_WORDS = 4  # of an answer that rules are to check
 MAX_ANSWER_CHARS = 1000  # the paper's guard against long answers that sway the judge
 # "The area of the circle is", "Angle 1 is", "The clock shows".
 STATED = re.compile(r"^(?:the|its?|angle|∠) ?[^=]{0,60}?(?:\b(?:is|equals|shows)\s+|= ?)", re.I)
@@ -152,19 +152,14 @@ def same_statement(said: str, sample) -> bool | None:
     is_value = re.search(r"\d", sample.answer) and not sentences.is_sentence(sample.answer)
     if sample.options or not sample.tool or is_value:
         return None
-    gold = sample.answer
-    other_way = sentences.turned(said)
-    if not sentences.in_order(sentences.words(other_way), sentences.words(sentences.plain(gold))):
-        other_way = ""
-    return any(sentences.says_same(way, gold, sample.question) for way in (said, other_way)) or None
+    return sentences.says_same(said, sample.answer, sample.question) or None
 
 
 RULES = (same_option, same_text, same_yes_or_no, same_value, same_statement)
 
 
 def verifiable(sample) -> bool:
-    """Can rules check an answer? Options, numbers, yes and no, short texts, and sentences that say up to four
-    words beyond their question; what says more needs a judge.
+    """Is there a short answer that rules pay: an option on offer, yes or no, a value, up to four words?
 
     >>> from data import Sample
     >>> rows = [("?", "12 cm"), ("?", "a red cup"), ("What color is it?", "The color of the cup is red.")]
@@ -172,12 +167,15 @@ def verifiable(sample) -> bool:
     >>> [verifiable(Sample("1", b"", question, answer)) for question, answer in rows]
     [True, True, True, False]
     """
-    if sample.options or not sample.tool or not sentences.is_sentence(sample.answer):
-        return True
-    return (
-        sentences.begins_yes_or_no(sample.answer)
-        or 0 < len(sentences.gold_key(sample.answer, sample.question)) <= MOST_WORDS
-    )
+    if sample.options:
+        return gold_option(sample) is not None
+    for gold in (sample.answer, *sample.accepted):
+        beyond = sentences.beyond(sentences.claim(gold, sample.question), sample.question)
+        forms = (gold, " ".join(beyond), "yes", "no")
+        short = [form for form in forms if form and len(re.findall(r"\w{2,}", form)) <= MOST_WORDS]
+        if any(by_rules(answers.unwrap(form), replace(sample, answer=gold)) for form in short):
+            return True
+    return False
 
 
 def gold_option(sample) -> str | None:

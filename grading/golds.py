@@ -3,35 +3,43 @@
 `read_gold` goes through these stages: a gold's own lead is taken off ("#### 3", "Answer: B"); choices that
 stand in the question's text become options; a gold that names an option, by letter, text or both, becomes its
 text. Where a stage can't tell, the row stays as it is: choices whose letters are not A, B, C ... in
-order, an inline list that neither label, brackets nor a question mark announces, a gold that none of the
-options says.
+order, letters in a sentence that goes on ("Which is longer, (A) or (B)?"), an inline list that neither label,
+brackets nor a question mark announces, a gold that none of the options says.
 """
 
 import re
 
 from grading.answers import find_answer, last_boxed, normalise, option_index, unwrap
 
-LEAD = re.compile(r"^\s*(?:(?:the )?(?:correct |final )?answer(?: is)?\s*[:=]|answer is)\s*", re.I)
+LEAD = re.compile(r"^\s*(?:the )?(?:correct |final )?ans(?:wer)?(?: is\b\s*[:=]?|\s*[:=])\s*", re.I)
 LABEL = re.compile(
     r"\s*\b(?:(?:the )?(?:answer )?(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:"
     r"|(?:pick|choose) from:?)\s*$",
     re.I,
 )
 # What announces a list of choices within a line.
-LISTED = re.compile(
+ANNOUNCED = re.compile(
     r"\b(?:(?:choices?|options?|(?:pick|choose) one)(?: are)?\s*:|(?:pick|choose) from\b)"
     r"|[?:]\s+(?=[(\[{]?A\W)",
     re.I,
 )
-AS_LIST = re.compile(r"""\[\s*['"]A\W""")  # a list as a program prints it
-# A letter that opens a choice: at the start of a line, or, in brackets or after a label, within one.
-AT_LINE = re.compile(r"(?:^|\n)[ \t]*(?:[-*•] +)?[(\[<]?([A-Za-z])(?:\.?[)\]>.:][ \t]*| [-–] )(?=\S)")
-INLINE = re.compile(r"(?:^|[\s;,])[(\[<]([A-Za-z])[)\]>][.:]?\s*")
-AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[{]?([A-Za-z])[)\].:]\s*")
+# A letter that opens a choice, by layout: at the start of a line; in brackets, or after a label, within one.
+AT_LINE = re.compile(
+    r"(?:^|\n)[ \t]*(?:[-*•] +)?(?:\*\*)?(?:option )?[(\[<]?([A-Za-z])"
+    r"(?:\.?[)\]>.:、](?:\*\*)?[ \t]*| [-–] )(?=\S)",
+    re.I,
+)
+IN_BRACKETS = re.compile(r"(?:^|[\s;,])[(\[<]([A-Za-z])[)\]>][.:]?\s*")
+AFTER_LABEL = re.compile(r"(?:^|[\s;,])[(\[{]?([A-Za-z])[)\].:、]\s*")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# What to do with the choices, behind the last of them.
 INSTRUCTION = re.compile(
-    r"\n\s*(?=(?:please |answer |select |choose |think |directly |respond |give |context|hint)).*",
+    r"\n\s*(?:please |(?:your )?answer[ :]|select |choose |think |directly |respond |give |context|hint).*"
+    r"|\s(?:(?i:please )|(?=Answer|Select|Choose|Respond|Give))(?i:answer|select|choose|respond|give)"
+    r" (?:with|by|using|directly|only|from|the|one)\b.*",
     re.I | re.S,
 )
+GOES_ON = re.compile(r"^(?:[,;?]|(?:and|or)\b)|[\s,](?:and|or)$")  # a choice of no list
 
 
 def read_gold(question: str, gold: str, options: tuple[str, ...] = ()) -> tuple[str, str, tuple[str, ...]]:
@@ -46,7 +54,8 @@ def read_gold(question: str, gold: str, options: tuple[str, ...] = ()) -> tuple[
     found = None if options else split_choices(question)
     if found:
         head, choices = found
-        chosen = named_option(gold, choices)
+        index = option_index(gold, choices)  # a letter before the texts, which may be letters themselves
+        chosen = named_option(gold, choices) if index is None else choices[index]
         if chosen is not None:
             return head, chosen, choices
     if options:
@@ -57,14 +66,18 @@ def read_gold(question: str, gold: str, options: tuple[str, ...] = ()) -> tuple[
 
 def without_gold_lead(gold: str) -> str:
     """
-    >>> [without_gold_lead(t) for t in ("2 + 1\\n#### 3", "Answer: B", "<answer> B </answer>", "A: B")]
-    ['3', 'B', 'B', 'A: B']
+    >>> [without_gold_lead(t) for t in ("2 + 1\\n#### 3", "The answer is 3.", "<answer> B </answer>", "A: B")]
+    ['3', '3', 'B', 'A: B']
     """
+    tagged = {found.strip() for found in re.findall("<answer>(.*?)</answer>", gold, re.S)}
+    if len(tagged) > 1 or "" in tagged:
+        raise ValueError("the gold has two answers" if len(tagged) > 1 else "the gold has an empty answer")
     gold = find_answer(gold) or gold
     if "####" in gold:
         gold = gold.rpartition("####")[2]
     gold = last_boxed(gold) or gold
-    return LEAD.sub("", gold).strip()
+    lead = LEAD.match(gold)
+    return gold[lead.end() :].strip().removesuffix(".") if lead else gold.strip()
 
 
 def named_option(gold: str, options: tuple[str, ...]) -> str | None:
@@ -91,30 +104,68 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
     >>> split_choices("Which? {A: red, B: blue}"), split_choices("Which? Pick from [A) red, B) blue]")
     (('Which?', ('red', 'blue')), ('Which?', ('red', 'blue')))
     """
-    if AS_LIST.search(text):
+    text = re.sub(r"<br ?/?>", "\n", text)
+    if re.search(r"""\[\s*['"]A\W""", text):  # a list as a program prints it
         text = re.sub(r"""\[\s*['"](?=[A-Z]\W)|['"]\s*,\s*['"](?=[A-Z]\W)|['"]\s*\]""", " ", text)
-    label = LISTED.search(text)
-    patterns = [AT_LINE, INLINE] + [AFTER_LABEL] * bool(label)
-    for pattern in patterns:
-        marks = list(pattern.finditer(text, label.start() if label and pattern is AFTER_LABEL else 0))
-        # The last A from which the letters run on in order, to the end of the text.
-        starts = [number for number, mark in enumerate(marks) if mark[1] in "Aa"]
-        marks = marks[starts[-1] :] if starts else []
-        letters = "".join(mark[1] for mark in marks)
-        if not letters or letters not in (LETTERS[: len(letters)], LETTERS[: len(letters)].lower()):
-            continue
-        ends = [mark.start() for mark in marks[1:]] + [len(text)]
-        choices = [text[mark.end() : end].strip(" \n\t;,") for mark, end in zip(marks, ends)]
-        first = text[marks[0].start() : ends[0]].strip()
-        if first[:1] in ("[", "{") and first[2:3] not in ("]", "}"):  # around all of them
-            choices[-1] = choices[-1].rstrip("]}")
-        instruction = INSTRUCTION.search(choices[-1])
-        rest = instruction[0].strip() if instruction else ""
-        choices[-1] = INSTRUCTION.sub("", choices[-1]).strip()
-        head = LABEL.sub("", text[: marks[0].start()]).strip()
-        if len(choices) > 1 and all(choices) and head:
-            return "\n".join(filter(None, (head, rest))), tuple(choices)
+    for layout in LAYOUTS:
+        head, choices, rest = cut(text, run_on(layout(text)))
+        if is_a_list(head, choices):
+            return "\n".join(filter(None, (LABEL.sub("", head).strip(), rest))), tuple(choices)
     return None
 
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Each layout gives the marks that may open a choice.
+
+
+def at_lines(text: str) -> list[re.Match]:
+    return list(AT_LINE.finditer(text))
+
+
+def in_brackets(text: str) -> list[re.Match]:
+    return list(IN_BRACKETS.finditer(text))
+
+
+def after_label(text: str) -> list[re.Match]:
+    label = ANNOUNCED.search(text)
+    return list(AFTER_LABEL.finditer(text, label.start())) if label else []
+
+
+LAYOUTS = (at_lines, in_brackets, after_label)
+
+
+def run_on(marks: list[re.Match]) -> list[re.Match]:
+    """The marks from the last A on, if their letters run on in order; else none."""
+    found = "".join(mark[1] for mark in marks)
+    start = max(found.rfind("A"), found.rfind("a"), 0)
+    in_order = LETTERS[: len(found) - start]
+    return marks[start:] if found[start:] in (in_order, in_order.lower()) else []
+
+
+def cut(text: str, marks: list[re.Match]) -> tuple[str, list[str], str]:
+    """What stands before the marks, the choices behind each, and an instruction after the last."""
+    if not marks:
+        return text, [], ""
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    choices = [text[mark.end() : end].strip(" \n\t;") for mark, end in zip(marks, ends)]
+    first = text[marks[0].start() : ends[0]].strip()
+    if first[:1] in ("[", "{") and first[2:3] not in ("]", "}"):  # around all of them
+        choices[-1] = choices[-1].rstrip("]}")
+    instruction = INSTRUCTION.search(choices[-1])
+    rest = instruction[0].strip() if instruction else ""
+    choices[-1] = INSTRUCTION.sub("", choices[-1])
+    choices = [choice.strip().rstrip(", ") for choice in choices]
+    choices = [choice.replace("**", "") if choice.count("**") == 1 else choice for choice in choices]
+    return text[: marks[0].start()].strip(), choices, rest
+
+
+def is_a_list(head: str, choices: list[str]) -> bool:
+    """Are these choices of a question, or letters in a sentence that goes on?
+
+    >>> is_a_list("Which?", ["red", "blue"]), is_a_list("Which is longer,", ["or", "?"])
+    (True, False)
+    >>> is_a_list("Which of", ["cats", "dogs and", "birds has the largest share?"])
+    False
+    """
+    asks = "?" in "".join(choices) and not head.endswith(("?", ":"))
+    whole = all(choice.strip(" .,;:?!") and not GOES_ON.search(choice) for choice in choices)
+    return len(choices) > 1 and bool(LABEL.sub("", head)) and whole and not asks

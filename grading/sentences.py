@@ -1,9 +1,9 @@
 """Gold answers that are sentences, as the V* rows have them: "The color of the boy's shirt is red."
 
 Correct is what says the same beyond the question. The words of the question, and words that say nothing, are
-taken off both sentences; what is left must be equal: "red", "It is red.", "The shirt is red." all leave
-{red}. Where the question offers alternatives ("left or right"), their words count. A gold that begins with
-yes or no is answered by the same word, or by the rest of it.
+taken off both sentences; what is left must be equal, in its order: "red", "It is red.", "The shirt is red."
+all leave [red]. Where the question offers alternatives ("left or right"), their words count. A gold that
+begins with yes or no is answered by the same word, or by the rest of it.
 
 A question of yes or no is also answered by repeating it, affirmed or denied. A denial of something that the
 gold does not say ("left, not right") adds nothing.
@@ -37,15 +37,14 @@ def words(text: str) -> list[str]:
 FILLER = """
     a an the this that these those there here it its he she his her they their them
     of to in on at by for with from and or as also is are was were be been being do does did has have had
-    both very which what who whom whose where when how likely probably mostly mainly
+    both very clearly visibly which what who whom whose where when how likely probably mostly mainly
     appear appears seem seems look looks made shown seen visible wear wearing
     says reads shows displays contains holds pair located placed positioned situated
     side part area color colored material
     image picture photo scene background foreground
 """
 FILLER = frozenset(words(FILLER))
-RELATIONS = "between infront behind above below under ontop inside outside beside left right"
-RELATIONS = frozenset(RELATIONS.split())
+RELATIONS = set(words("between infront behind above below under ontop inside outside beside left right"))
 # Seen from the other thing.
 TURNED = {"left": "right", "above": "below", "over": "under", "infront": "behind"}
 TURNED |= {other: word for word, other in TURNED.items()}
@@ -53,32 +52,52 @@ SEEN_FROM = re.compile(
     rf"(.+) (?:is|are)(?: (?:located|placed|on|to|at|the))* ({'|'.join(TURNED)})(?: side)?(?: of)? (the .+)"
 )
 ANYONE = {"person", "people", "someone", "individual", "object", "item", "thing", "one"}
-VERB = re.compile(
-    r"\b(?:is|are|was|were|appears?|seems?|looks?|has|have|had"
-    r"|says?|reads?|shows?|displays?|contains?|holds?)\b"
-)
+READ = r"says?|reads?|shows?|displays?|contains?|holds?"
+READS = re.compile(rf"\b(?:{READ})\b")
+HAS = re.compile(r"\b(?:has|have|wearing|holding)\b")
+VERB = re.compile(rf"\b(?:is|are|was|were|appears?|seems?|looks?|has|have|had|{READ})\b")
 SEEN = re.compile(r"^i (?:can )?(?:see|count|think) (?:that )?")
-READS = re.compile(r"\b(?:says?|reads?|shows?|displays?|contains?|holds?)\b")
+# "In the image, ...", "After zooming in, ..."
+LOOKED = re.compile(
+    r"^(?:in|from|based on|according to|looking at|after|upon|by)\b[^,.]{0,40}"
+    r"\b(?:image|picture|photo|scene|crop\w*|zoom\w*)\b[^,.]{0,30}, "
+)
 HOW_MANY = re.compile(r"how many (.+?) (?:are|is|were|do|does|can|have|has|in|on|at)\b")
 STATES = re.compile(r"\b(?:is|are|was|were|has|have|does|do|did|can)\b|'re\b")
 NOT = {"not", "no", "never", "cannot"}
+SEE = {"can", "do", "you", "see", "any"}  # "Can you see any ...?"
 # "What pattern does the tablecloth have?": what is asked for, of which an answer may speak.
 ASKED_FOR = re.compile(
     r"\b(?:what|which) (?:kind of |type of )?(\w+) (?:is|are|was|were|does|do|did|can|has|have)\b"
+    r"|\bwhat (?:is|are) the (?:\w+ )?(\w+) (?:of|on)\b|\b(\w+) or (?:\w+ ){1,3}\3\b"
 )
 # What stands after a noun and belongs to it.
 AFTER_NOUN = re.compile(
-    r"\b(?:on|in|at|by|with|near|next|behind|under|above|below|between|beside|infront|of|from|to|that|who"
-    r"|which|facing|hanging|wearing|written|printed|worn|holding|standing|sitting|parked)\b"
+    r"\b(?:(?:\w+ing|\w+ed|held|worn|seen|written|closest|nearest|next) (?=(?:the|a|an|his|her|in|on|by|to|at"
+    r"|from|of|with|near|under|against|behind|infront|ontop|above|below|beside)\b)"
+    r"|(?:on|in|at|by|with|near|next|behind|under|above|below|between|beside|infront|ontop|against|of|from|to"
+    r"|that|who|which|facing|hanging|wearing|written|printed|worn|holding|standing|sitting|parked)\b)"
+    r"|(?<=\w) the\b"
 )
 # "What is on the table?", "Which animal is sleeping?", not "What is the man doing?"
 WH_SUBJECT = re.compile(
     r"\b(?:what|which|who)\b.*?\b(?:is|are|was|were)\b (?!the\b|a\b|an\b|his\b|her\b|their\b)"
 )
+# "in the box", not "on the left", "in the image"
+NO_PLACE = "|".join([*RELATIONS, "side", "image", "picture", "photo", "scene"])
+PLACES = re.compile(rf"\b(in|on|by|at|from) (?!(?:(?:the|this|its|his|her) )?(?:{NO_PLACE})\b)")
+# Between things that are listed.
+JOINED = re.compile(r", (?:and )?|\band\b|&")
+# Between two claims: "The left shoe is white and the right shoe is black."
+CLAUSES = re.compile(r",? (?:and|while|but) (?=(?:the|his|her|its|their)\b[^,]{0,60} (?:is|are|has) )")
+# After "or": "right side of ..."
+AFTER_CHOICE = re.compile(r"\b(?:side|of|the|than|to|from|in|it)\b|[?,]")
+CHOSEN = {"on", "background", "foreground"}  # they say something where a question lets choose them
 # What a sentence adds to its claim.
 ADDED = re.compile(r",? (?:because|since|based on|judging|which|given|as (?:it|seen|shown|i)|than)\b.*", re.S)
 ATTRIBUTE = re.compile(
-    r"what (?:is|are|was|were) the (?:\w+ )?(?:color|material|shape|pose|size|pattern|number)s? (?:of|on)\b"
+    r"what (?:(?:is|are|was|were) the (?:\w+ )?(?:color|material|shape|pose|size|pattern|number)s? (?:of|on)"
+    r"|(?:color|material|shape|size|pattern) (?:is|are|was|were)) (.+)"
 )
 
 
@@ -88,10 +107,6 @@ BEGINS = re.compile(r"\W*(yes|no)\b\W*", re.I)
 def is_sentence(gold: str) -> bool:
     """More than a few words, which other rules compare as they stand."""
     return len(gold.split()) > 4 or bool(VERB.search(gold.lower()))
-
-
-def begins_yes_or_no(gold: str) -> bool:
-    return bool(BEGINS.match(plain(gold)))
 
 
 def says_same(said: str, gold: str, question: str) -> bool:
@@ -104,41 +119,119 @@ def says_same(said: str, gold: str, question: str) -> bool:
     >>> [says_same(s, gold, question) for s in ("No", "on the right side", "Yes", "left")]
     [True, True, False, False]
     """
-    as_said = said
-    gold = without_reason(gold)
-    said = with_gerunds(without_reason(said), f"{gold} {question}")
-    wanted = BEGINS.match(gold)
-    if wanted:
-        claim = yes_or_no(said) or restated(as_said, question)
-        if claim is not None:
-            return claim == wanted[1]
+    gold = plain(gold)
+    if wanted := BEGINS.match(gold):
+        if decided := yes_or_no(said) or restated(said, question):
+            return decided == wanted[1]
         gold = gold[wanted.end() :]
-    said = without_denials(said, gold_key(gold, question))
-    if bool(DENIES.search(said)) != bool(DENIES.search(gold)) or " or " in said and " or " not in gold:
-        return False
-    if len(VERB.findall(gold)) > 1 and not in_order(words(said), words(gold)):
-        return False  # "Her hair is red and her dress is blue": which is which
-    if gold.startswith("there ") and RELATIONS & set(words(said)) and not in_order(words(said), words(gold)):
-        return False  # "There is a bed between two lamps", for a lamp between two beds
-    known = [word for word in words(said) if word in words(gold)]
-    alike = head(split_at_verb(said)[0]) == head(split_at_verb(gold)[0])
-    if alike and SEEN_FROM.fullmatch(said) and RELATIONS & set(known) and not in_order(known, words(gold)):
-        return False  # "The police car is left of the red car", for a red car left of it
-    if counts_another(words(said), question):
-        return False
-    key = gold_key(gold, question)
-    if not in_order([word for word in words(gold) if word in key], words(said)) and not is_sentence(gold):
-        return False
-    return bool(key) and says(said, gold, question) == key
+    said = claim(with_gerunds(plain(said), f"{gold} {question}"), question)
+    gold = without_denials(claim(gold, question), [])
+    key = beyond(gold, question)
+    said = without_denials(said, key)
+    for way in filter(None, (said, turned(said))):
+        vetoed = any(veto(way, gold, question) for veto in VETOES)
+        if key and not vetoed and beyond(way, question) == key:
+            return True
+    return False
+
+
+def claim(text: str, question: str) -> str:
+    """What a sentence says of what is asked, without a letter before it and reasons behind it.
+
+    >>> claim("B. The bag is red, because the zoom shows it.", "What color is the bag?")
+    'the bag is red'
+    >>> claim("The left shoe is white and the right shoe is black.", "What color is the left shoe?")
+    'the left shoe is white'
+    """
+    text = re.sub(r"^\(?[a-i][.):] (?=\w)", "", plain(text))
+    text = ADDED.sub("", text).strip(" .")
+    text = re.sub(r"\bplaying (?=\w+$)", "", text)  # "tennis" says as much
+    if plain(question).startswith("where "):
+        text = re.sub(r"\binside(?: of)?\b", "in", text).replace("ontop of", "on")
+    asked = set(words(plain(question)))
+    about = [part for part in CLAUSES.split(text) if set(content(split_at_verb(part)[0])) <= asked]
+    return about[0] if len(about) == 1 else text
+
+
+# Each veto tells one way in which an answer with the right words says something else.
+
+
+def denies_or_chooses(said: str, gold: str, question: str) -> bool:
+    denies = bool(DENIES.search(said)) != bool(DENIES.search(gold))
+    return denies or " or " in said and " or " not in gold
+
+
+def in_another_order(said: str, gold: str, question: str) -> bool:
+    """Which of two things is which, where there is a relation between them, or two claims.
+
+    >>> question = "Is the red car on the left or right side of the police car?"
+    >>> gold = "the red car is on the left side of the police car"
+    >>> [in_another_order(said, gold, question) for said in ("the police car is left of the red car", "left")]
+    [True, False]
+    """
+    model = words(gold if VERB.search(gold) else plain(question))
+    known = [word for word in words(said) if word in model]
+    if len(VERB.findall(gold)) > 1:
+        return not in_order(known, model)
+    asked = RELATIONS | set(words(plain(question)))
+    return bool(RELATIONS & set(known)) and not in_order([word for word in known if word in asked], model)
+
+
+def elsewhere(said: str, gold: str, question: str) -> bool:
+    """Is a thing in, on or by another than gold and question have it?
+
+    >>> [elsewhere(said, "it is in the box", "Where is it?") for said in ("on the box", "the box")]
+    [True, False]
+    """
+    places = set(PLACES.findall(f"{gold} {plain(question)}"))
+    return bool(places) and not set(PLACES.findall(said)) <= places
+
+
+def counts_another(said: str, gold: str, question: str) -> bool:
+    """Does an answer to "how many" speak of things of the question, but not of those that are counted?
+
+    >>> question = "How many sheep are near the fence?"
+    >>> [counts_another(said, "", question) for said in ("4", "4 sheep", "4 fences")]
+    [False, False, True]
+    """
+    counted = HOW_MANY.search(plain(question))
+    spoken = set(words(said))
+    asked = set(content(plain(question)))
+    return bool(counted) and bool(asked & spoken) and head(counted[1]) not in spoken
+
+
+def speaks_of_another(said: str, gold: str, question: str) -> bool:
+    """Is the subject of an answer another thing of the question than the one that is asked about?
+
+    >>> question = "What is the color of the scarf worn by the woman?"
+    >>> [speaks_of_another(f"the woman {says}", "red", question) for says in ("is red", "has a red scarf")]
+    [True, False]
+    """
+    subject, predicate = split_at_verb(said)
+    gold_subject, _ = split_at_verb(gold)
+    noun = head(subject)
+    asked = content(plain(question))
+    things = {thing_of(question), head(gold_subject)} - {""} or set(asked[:1])
+    if noun in {"", *things, *asked_for(question)}:  # "The man on the right", for the man on the left
+        sides = RELATIONS & set(words(gold_subject))
+        return bool(sides) and not RELATIONS & set(words(subject)) <= sides
+    if noun not in asked:  # one that a gold has behind its verb: "The suitcase is on the man."
+        in_front = WH_SUBJECT.search(plain(question)) or head(gold_subject) in ("", *asked_for(question))
+        return noun in words(gold) and not in_front
+    has = things & set(words(predicate)) and HAS.search(said)
+    return not (has or READS.search(said) or noun.isdigit())
+
+
+VETOES = (denies_or_chooses, in_another_order, elsewhere, counts_another, speaks_of_another)
 
 
 def turned(said: str) -> str:
     """A relation seen from its other side.
 
-    >>> turned("The bench is on the left side of the bicycle."), turned("The bench is left.")
+    >>> turned("the bench is on the left side of the bicycle"), turned("the bench is left")
     ('the bicycle is right of the bench', '')
     """
-    found = SEEN_FROM.fullmatch(without_reason(said))
+    found = SEEN_FROM.fullmatch(said)
     return f"{found[3]} is {TURNED[found[2]]} of {found[1]}" if found else ""
 
 
@@ -154,26 +247,34 @@ def restated(said: str, question: str) -> str | None:
     states = STATES.search(said.lower().replace("n't", " not"))
     said = plain(said)
     question = plain(question)
-    asked = [word for word in words(question) if word not in FILLER]
-    spoken = [word for word in words(said) if word not in FILLER | NOT]
-    if not states or " or " in f"{question} {said}" or DENIES.search(question):
+    unclear = " or " in f"{question} {said}" or DENIES.search(question) or elsewhere(said, "", question)
+    if not states or unclear:
         return None
+    if said.startswith("there "):
+        return there_is(said, question)
+    asked = content(question)
+    spoken = [word for word in content(said) if word not in NOT]
     to_its_end = asked[-1:] == spoken[-1:] or re.search(r"\b(?:them|it|there)$", said)
     if not (to_its_end and set(spoken) - set(asked[:1]) and in_order(spoken, asked)):
         return None
     return "no" if DENIES.search(said) else "yes"
 
 
-def counts_another(said: list[str], question: str) -> bool:
-    """Does an answer to "how many" speak of things of the question, but not of those that are counted?
+def there_is(said: str, question: str) -> str | None:
+    """Yes or no from what there is, or is not: what is asked for, all of it, or no more than it.
 
-    >>> question = "How many sheep are near the fence?"
-    >>> [counts_another(said, question) for said in (["4"], ["4", "sheep"], ["4", "fence"])]
-    [False, False, True]
+    >>> [there_is(f"there is {what}", "is there a red car?") for what in ("a big red car", "a car", "no car")]
+    ['yes', None, 'no']
     """
-    counted = HOW_MANY.search(plain(question))
-    asked = {word for word in words(plain(question)) if word not in FILLER}
-    return bool(counted) and bool(asked & set(said)) and head(counted[1]) not in said
+    if re.search(r"\b(?:his|her|its|their)\b", said):
+        question = re.sub(r"\b\w+'s\b", "", question)
+    asked = [word for word in content(question) if word not in SEE]
+    spoken = [word for word in content(said) if word not in NOT | SEE]
+    if head(said) != head(question):
+        return None
+    if DENIES.search(said):
+        return "no" if spoken == asked or set(spoken) <= set(words(AFTER_NOUN.split(question)[0])) else None
+    return "yes" if in_order(asked, spoken) and RELATIONS & set(spoken) <= set(asked) else None
 
 
 def in_order(some: list[str], all_words: list[str]) -> bool:
@@ -186,61 +287,26 @@ def in_order(some: list[str], all_words: list[str]) -> bool:
     return all(word in rest for word in some if word not in FILLER)
 
 
-def without_denials(said: str, key: set[str]) -> str:
+def without_denials(said: str, key: list[str]) -> str:
     """An answer without the parts that deny what is not in the gold's key.
 
-    >>> without_denials("it is left, not right", {"left"}), without_denials("not left", {"left"})
+    >>> without_denials("it is left, not right", ["left"]), without_denials("not left", ["left"])
     ('it is left', 'not left')
     """
     parts = re.split(r"[,;.]\s", said)
-    kept = [part for part in parts if not DENIES.search(part) or key & set(words(part))]
+    known = set(" ".join(key).split())
+    kept = [part for part in parts if not DENIES.search(part) or known & set(words(part))]
     return ", ".join(kept) if kept else said
 
 
-def gold_key(gold: str, question: str) -> set[str]:
-    """What a gold sentence says beyond its question; empty where nothing is left to go by.
+def thing_of(question: str) -> str:
+    """The noun whose color or number a question asks for.
 
-    >>> gold_key("The dog is on the left side of the car.", "Is the dog on the left or right of the car?")
-    {'left'}
+    >>> thing_of("What color is the scarf worn by the woman?"), thing_of("How many cups are there?")
+    ('scarf', 'cup')
     """
-    return content(plain(gold), question)
-
-
-def says(said: str, gold: str, question: str) -> set[str]:
-    """What an answer says beyond the question. {"?"} where it speaks of something else than the gold does."""
-    subject, predicate = split_at_verb(said)
-    if not predicate:
-        return content(said, question)
-    about = content(subject, "") - ANYONE
-    if thing := ATTRIBUTE.match(plain(question)):  # whatever the thing is called, its value decides
-        asked_of = plain(question)[thing.end() :]
-        other = head(subject) in words(asked_of) and head(subject) != head(asked_of)
-        return {"?"} if other else content(predicate, question)
-    if WH_SUBJECT.search(plain(question)) and about == gold_key(gold, question):
-        return about | content(predicate, question)  # the answer in front: "A van is parked there."
-    if about <= subject_words(said, gold, question) or about <= asked_for(question):
-        return content(predicate, question) | (content(subject, question) - ANYONE)
-    return {"?"} | content(predicate, question)
-
-
-def subject_words(said: str, gold: str, question: str) -> set[str]:
-    """The words that the subject of an answer may hold, if it is to speak of what the gold speaks of."""
-    subject, _ = split_at_verb(said)
-    gold_subject, _ = split_at_verb(gold)
-    about = content(subject, "")
-    gold_about = content(gold_subject, "")
-    asked = [word for word in words(plain(question)) if word not in FILLER]
-    if not VERB.search(gold):  # a word or two: what the question is about comes first
-        return set(asked[:1])
-    if not gold_about:  # "There are two cups"
-        return content(gold, "")
-    if content(gold_subject, question):  # the answer stands in front: "A cat is sitting on the bench."
-        return gold_about | (set(asked) if ANYONE & set(words(subject)) else set())
-    if READS.search(said):  # "The sign says STOP", where the gold speaks of the word on the sign
-        return set(asked)
-    # "The cup on the table", for the cup: the same noun, and more of the question.
-    other_side = (about - gold_about) & RELATIONS
-    return set(asked) if head(subject) == head(gold_subject) and not other_side else set()
+    found = ATTRIBUTE.match(plain(question)) or HOW_MANY.search(plain(question))
+    return head(found[1]) if found else ""
 
 
 def head(subject: str) -> str:
@@ -262,17 +328,9 @@ def with_gerunds(said: str, other: str) -> str:
     """
     for stem in re.findall(r"\b(\w{2,})ing\b", other.lower()):
         short = stem[:-1] if stem[-1] == stem[-2] else stem
-        said = re.sub(rf"\b(?:{short}e?s|{stem}e?s|{stem[:-1]}ies)\b", f"is {stem}ing", said)
+        forms = rf"\b(?:{short}e?s|{stem}e?s|{stem[:-1]}ies)\b|(?<=\bthey ){stem}e?\b"
+        said = re.sub(forms, f"is {stem}ing", said)
     return said
-
-
-def without_reason(text: str) -> str:
-    """
-    >>> without_reason("It is red, because the zoom shows it."), without_reason("B. The bag is red.")
-    ('red', 'the bag is red')
-    """
-    text = re.sub(r"^\(?[a-i][.):] (?=\w)", "", plain(text))
-    return ADDED.sub("", text).strip(" .")
 
 
 def asked_for(question: str) -> set[str]:
@@ -281,18 +339,33 @@ def asked_for(question: str) -> set[str]:
     >>> asked_for("What pattern does it have?"), asked_for("Is it a blue bag or a brown bag?")
     ({'pattern'}, {'bag'})
     """
-    question = plain(question)
-    found = ASKED_FOR.search(question) or re.search(r"\b(\w+) or (?:\w+ ){1,3}\1\b", question)
-    return set(words(found[1])) if found else set()
+    return {words(name)[-1] for found in ASKED_FOR.findall(plain(question)) for name in found if name}
 
 
-def content(text: str, question: str) -> set[str]:
-    """The words of a text that say something, less those of the question that are no alternative."""
+def content(text: str) -> list[str]:
+    """The words of a text that say something."""
+    return [word for word in words(text) if word not in FILLER]
+
+
+def beyond(text: str, question: str) -> list[str]:
+    """The words that a text says beyond a question, in their order; single ones that "and" joins as one.
+
+    >>> beyond("it is white and red", "Which colors?"), beyond("a red shirt and blue shorts", "What is it?")
+    (['red and white'], ['red', 'shirt', 'blue', 'short'])
+    """
     question = plain(question)
-    asked = set(words(question)) - alternatives(question)
-    found = {word for word in words(text) if word not in FILLER and word not in asked}
+    silent = (FILLER | set(words(question))) - alternatives(question)
+    subject, predicate = split_at_verb(text)
+    if predicate:
+        text = f"{' '.join(word for word in content(subject) if word not in ANYONE)} {predicate}"
+    parts = [[word for word in words(part) if word not in silent] for part in JOINED.split(text)]
+    parts = [part for part in parts if part]
     # No article ends a sentence: "The letter on the tile is A." says the letter.
-    return found | ({"a"} if re.search(r"(?:^|\W)a\W*$", text.lower()) else set())
+    if re.search(r"(?:^|\W)a\W*$", text.lower()):
+        parts.append(["a"])
+    if all(len(part) == 1 for part in parts[:-1]) and parts:  # "white and red", also before a noun
+        return [" and ".join(sorted(part[0] for part in parts)), *parts[-1][1:]]
+    return [word for part in parts for word in part]
 
 
 def alternatives(question: str) -> set[str]:
@@ -303,32 +376,23 @@ def alternatives(question: str) -> set[str]:
     >>> sorted(alternatives("is the flag blue and yellow or red and yellow?")), alternatives("what is it?")
     (['blue', 'red', 'yellow'], set())
     """
-    before, found, after = question.partition(" or ")
-    if not found:
-        return set()
-    before = before.rpartition(", ")[2]  # "What is it made of, brick or stone?"
-    determined = re.match(r"(?:(?:to|on|at|in) )?(?:the|a|an) ", after)
-    after = re.split(
-        r"\b(?:side|of|the|than|to|from|in|it)\b|[?,]", after[determined.end() if determined else 0 :]
-    )
-    after = after[0].split()
-    if not determined:  # "Are the zebras standing or lying down?": not the zebras
-        before = re.sub(r"\b(?:the|a|an) \w+(?= \w)", "", before)
-    before = [
-        word for word in re.findall(r"[\w'-]+", before) if word not in ("side", "the", "a", "an", "to", "on")
-    ]
-    if set(after) & RELATIONS:  # "in front of the car or behind it"
-        before = [word for word in before if word in RELATIONS]
-    if after and after[0].endswith("ing"):  # "carrying the board or riding it"
-        before = [word for word in before if word.endswith("ing")]
-        after = after[:1]
-    if after and words(after[0])[0].isdigit():  # "two or four windows"
-        after = after[:1]
-    before = before[-len(after) :] if after else []
-    if before[-1:] == after[-1:] and "and" not in after:  # "long sleeves or short sleeves"
-        before = before[:-1]
-        after = after[:-1]
-    return set(words(" ".join(after + before))) - FILLER
+    left, found, right = question.partition(" or ")
+    left = left.rpartition(", ")[2]  # "What is it made of, brick or stone?"
+    if determined := re.match(r"(?:(?:to|on|at|in) )?(?:the|an?) ", right):
+        right = right[determined.end() :]
+    else:  # "Are the zebras standing or lying down?": not the zebras
+        left = re.sub(r"\b(?:the|a|an) \w+(?= \w)", "", left)
+    right = words(AFTER_CHOICE.split(right)[0])
+    left = words(re.sub(r"\b(?:side|the|an?|to|on)(?= )", "", left))
+    for alike in (RELATIONS.__contains__, lambda word: word.endswith("ing"), str.isdigit):
+        if right and alike(right[0]):  # "in front of the car or behind it", "two or four windows"
+            left = [word for word in left if alike(word)]
+            right = right[:1]
+    left = left[-len(right) :]
+    if left[-1:] == right[-1:] and "and" not in right:  # "long sleeves or short sleeves"
+        left = left[:-1]
+        right = right[:-1]
+    return set(left + right) - FILLER | CHOSEN & set(left + right) if found else set()
 
 
 def plain(text: str) -> str:
@@ -338,10 +402,13 @@ def plain(text: str) -> str:
     ('dark gray', 'infront of the wood bench')
     """
     text = without_lead(" ".join(unwrap(text).split())).lower().removeprefix("that ")
-    text = SEEN.sub("", text).removeprefix("the number of ")
+    text = SEEN.sub("", LOOKED.sub("", text)).removeprefix("the number of ")
     text = text.replace("grey", "gray").replace("colour", "color").replace("wooden", "wood")
     text = text.replace("in front of", "infront of").replace("on top of", "ontop of").replace("'re ", " are ")
     text = re.sub(r"\b(he|she|there)'s\b", r"\1 is", text)
+    text = re.sub(r"\b(the \w+) one$", r"\1", text.rstrip(" ."))
+    text = re.sub(r"\b(\w+) that (?:is|are) (\w+)$", r"\2 \1", text)  # "an umbrella that is red"
+    text = re.sub(r"\b(?:the )?(\w+)'s (left|right) side\b", r"the \2 side of the \1", text)
     text = re.sub(r"\b(left|right)[- ]hand\b", r"\1", text).replace("-", " ")
     return text.strip(" .")
 

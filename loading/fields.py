@@ -57,17 +57,17 @@ def read_answers(answer) -> tuple[str, ...]:
     if isinstance(answer, list):
         if not answer:
             raise ValueError("the list of answers is empty")
-        return tuple(map(read_text, answer))
-    return (read_text(answer),)
+        return tuple(read_text(each, "answer") for each in answer)
+    return (read_text(answer, "answer"),)
 
 
-def read_text(value) -> str:
-    """A text, or a number as text. Raises ValueError for anything else."""
+def read_text(value, name: str) -> str:
+    """A text, or a number as text. Raises ValueError for anything else. name: of the field."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and value - value == 0:  # not NaN, not infinite
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"no text and no number: {short(value)}")
+        raise ValueError(f"{name}: no text and no number: {short(value)}")
     return value
 
 
@@ -88,7 +88,7 @@ def read_options(value) -> tuple[str, ...]:
         value = lettered_values(value)
     if not isinstance(value, list | tuple):
         raise ValueError(f"options are a list of texts, not {short(value)}")
-    options = tuple(read_text(option) for option in value)
+    options = tuple(read_text(option, "options") for option in value)
     marks = [LETTERED.match(option) for option in options]
     own = "".join(mark[1].upper() if mark else "-" for mark in marks)
     if own == LETTERS[: len(options)] and len(options) > 1:

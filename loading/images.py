@@ -38,9 +38,9 @@ def check_boxes(size: tuple[int, int], boxes) -> None:
     for box in boxes:
         left, top, right, bottom = box
         if left >= width or top >= height or right <= 0 or bottom <= 0:
-            raise ValueError(f"the box {box} lies outside its {width} x {height} pixels")
+            raise ValueError(f"the box {box} lies outside the {width} x {height} pixels")
         if max(right / width, bottom / height) > OVERHANG or min(left / width, top / height) < 1 - OVERHANG:
-            raise ValueError(f"the box {box} leaves its {width} x {height} pixels: is its frame another one?")
+            raise ValueError(f"the box {box} leaves the {width} x {height} pixels: is its frame another one?")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

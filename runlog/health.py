@@ -92,7 +92,12 @@ def remedy(name: str, row: dict, args: dict) -> str:
     """What a trouble is and what to try. A price of crops, once it is in force, is the likeliest reason for a
     collapse."""
     priced = args.get("crop_price", 0.0) > 0 and row.get("step", 0) > args.get("price_from", 0)
-    return PRICE_ENDS_ZOOMING if name == "collapse" and priced else TROUBLES[name][1]
+    if name == "collapse" and priced:
+        return PRICE_ENDS_ZOOMING
+    text = TROUBLES[name][1]
+    if args.get("bonus") != "conditional":
+        return text
+    return text.replace("--bonus conditional, or ", "").replace("--bonus conditional, ", "")  # it is on
 
 
 def print_new_troubles(rows: list[dict], known: set[str], args: dict | None = None) -> bool:

@@ -124,12 +124,13 @@ CORPUS = [
             "yes", "Yes", "Yes.", "YES", "**Yes**", r"\boxed{yes}", "Yes, it is.", "Yes, there is a dog.",
             "The answer is yes", "The answer is yes.", "Answer: Yes", "Yes, there is a dog and no cat",
             "是", "是。",
-            "There is a dog in the image.", "yes!", "Yes - they do.",
+            "yes!", "Yes - they do.",
         ],
         [
             "no", "No.", "The answer is no", "yes and no", "yes or no", "Yes. No.", "Yes, no.",
             "maybe", "not sure",
-            "There is no dog in the image.", "I think so", "否", "", "no idea", "not yes", "unknown", "A",
+            "There is no dog in the image.", "There is a dog in the image.",
+            "I think so", "否", "", "no idea", "not yes", "unknown", "A",
         ],
     ),
     (
@@ -139,8 +140,7 @@ CORPUS = [
         [
             "no", "No", "No.", "NO", "**No**", r"\boxed{no}", "No, it is not.", "No, there is no dog",
             "否", "否。",
-            "The answer is no.", "Answer: no", "There is no dog in the image.", "There are no dogs.",
-            "There isn't a dog.", "No, they show different letters.", "no!",
+            "The answer is no.", "Answer: no", "No, they show different letters.", "no!",
         ],
         [
             "yes", "Yes.", "The answer is yes", "yes and no", "no or yes", "No. Yes.", "no idea",
@@ -347,6 +347,72 @@ CORPUS += [
         "a point", "(3, -2)", (),
         ["They intersect at (3, −2).", "(3,-2)", "At the point **(3, -2)**", r"$\left(3, -2\right)$"],
         ["(-2, 3)", "(3, -2) and (-3, 2)", "-(3, -2)", "not at (3, -2)", "They meet at (3, 2).", "f(3, -2)"],
+    ),
+]  # fmt: skip
+CORPUS += [
+    (
+        "a power of ten", "10^-3", (),
+        ["10⁻³", "10^{-3}", "0.001"],
+        ["10³", "-10^3", "10-3"],
+    ),
+    (
+        "a power of ten, as its value", "0.001", (),
+        ["10^-3"],
+        [],
+    ),
+    (
+        "a number times a power of ten", "1500", (),
+        ["1.5·10³", "1.5 × 10^3", "1.5e3"],
+        ["1.5", "15·10³"],
+    ),
+    (
+        "a small number", "1e-07", (),
+        ["0.0000001", "1e-07", "10^-7"],
+        ["1", "0", "1e-06"],
+    ),
+    (
+        "a small number, in digits", "0.0000001", (),
+        ["1e-07", "1e-7"],
+        ["0", "1e-6"],
+    ),
+    (
+        "a large number", "3e8", (),
+        ["300000000", "3e8", "3·10^8", "300,000,000"],
+        ["3", "3e7"],
+    ),
+    (
+        "a large number, in digits", "300000000", (),
+        ["3e8", "3×10⁸"],
+        ["3"],
+    ),
+    (
+        "a name with an index", "x_1", (),
+        ["x₁", "x_1"],
+        ["x_2", "x₂", "x1x"],
+    ),
+    (
+        "a letter among remarks on the others", "blue", ("red", "blue", "green"),
+        [
+            "故选B",
+            "「B」",
+            "The correct answer to the question is (B) blue. The tile is plainly blue. "
+            "The other options do not fit.",
+            "The correct answer is (B) blue. Options (A) and (C) do not match the picture.",
+        ],
+        [
+            "故选A",
+            "「A」",
+            "The correct answer to the question is (A) red. The tile is plainly blue. "
+            "The other options do not fit.",
+            "The correct answer is (A) red. Options (B) and (C) do not match the picture.",
+            "The correct answer is not (B) blue. The other options fit.",
+            "The correct answer is (B) or (C). Option (A) does not match.",
+        ],
+    ),
+    (
+        "a part of a name", "New Hampshire", ("Vermont", "New Hampshire", "Maine"),
+        ["New Hampshire", "B"],
+        ["New", "Hampshire", "A"],
     ),
 ]  # fmt: skip
 ROWS = [

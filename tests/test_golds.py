@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import Sample, load, with_options
-from grading.correct import is_correct
+from grading.correct import is_correct, verifiable
 from grading.golds import read_gold, split_choices
-from grading.sentences import says_same
+from grading.sentences import BEGINS, FILLER, is_sentence, says_same
 from select_data import write_selected
 
 # question, gold sentence, answers that say the same, answers that do not
@@ -133,8 +134,8 @@ def test_a_sentence_is_said_in_other_words(question, gold, same, other):
 # forms were paid, and 0.006 to 0.019 of the wrong ones; the rules were bettered after each.
 FORMS = gzip.decompress((Path(__file__).parent / "forms.json.gz").read_bytes()).decode().splitlines()
 FORMS = list(map(json.loads, FORMS))
-# "No" with more behind it, and a part of an option.
-PAID_ALL_THE_SAME = {"No, there are two clocks on the wall.", "Virginia"}
+# "No" with more behind it.
+PAID_ALL_THE_SAME = {"No, there are two clocks on the wall."}
 
 
 @pytest.mark.parametrize("kind", ["vstar", "chart", "thinklite"])
@@ -150,6 +151,294 @@ def test_forms_that_others_wrote(kind):
         wrong |= {form for form in row["wrong"] if is_correct(form, sample)}
     assert len(paid) >= 800 and fmean(paid) >= 0.95
     assert wrong <= PAID_ALL_THE_SAME
+
+
+# question, gold, answers that say the same, answers that say something else and were paid, or might be
+BEYOND = [
+    (
+        "Is there a dog?", "Yes, there is a dog.",
+        ["There is a dog.", "There is a brown dog."],
+        ["There is a fire hydrant.", "There is no dog."],
+    ),
+    (
+        "Are there any cars?", "No, there are no cars.",
+        ["There are no cars.", "There aren't any cars."],
+        ["There are no people.", "There are cars.", "There are two cars."],
+    ),
+    (
+        "Is there a red car?", "Yes",
+        ["There is a red car on the road."],
+        ["There is a blue car.", "There is a car."],
+    ),
+    (
+        "Is there a bicycle to the right of the bus?", "Yes",
+        ["There is a bicycle to the right of the bus.", "yes"],
+        ["There is a bicycle to the left of the bus.", "There is a bus to the right of the bicycle."],
+    ),
+    (
+        "Where is the cat?", "The cat is in the box.",
+        ["in the box", "inside the box", "The cat is in the box", "the box",
+         "It is inside of the box."],
+        ["on the box", "by the box", "from the box", "on top of the box", "The cat is at the box."],
+    ),
+    (
+        "Where is the cup?", "The cup is on the table.",
+        ["on the table", "on top of the table", "The cup in the image is on the table."],
+        ["in the table", "by the table", "under the table"],
+    ),
+    (
+        "What is the color of the dog?", "brown",
+        ["The color of the dog is brown.", "The dog is brown."],
+        ["The color of the truck is brown.", "The truck is brown."],
+    ),
+    (
+        "What is the color of the dog?", "The color of the dog is brown.",
+        ["The dog is brown.", "It is brown"],
+        ["The color of the truck is brown.", "The truck is brown."],
+    ),
+    (
+        "What is the pose of the cat?", "The pose of the cat is lying down.",
+        ["lying down", "The cat is lying down"],
+        ["The dog is lying down"],
+    ),
+    (
+        "What is the pose of the cat?", "lying down",
+        ["lying down", "The cat is lying down."],
+        ["The dog is lying down"],
+    ),
+    (
+        "What color is the shirt the man on the left is wearing?",
+        "The man on the left is wearing a green shirt.",
+        ["green", "The man on the left is wearing a green shirt.", "The shirt is green."],
+        ["The man on the right is wearing a green shirt.",
+         "The man on the left is wearing a red shirt."],
+    ),
+    (
+        "What color is the bird?", "blue with a white head",
+        ["It is blue with a white head."],
+        ["white with a blue head", "The bird is white with a blue head."],
+    ),
+    (
+        "What color is the bird?", "The bird is blue with a white head.",
+        ["blue with a white head"],
+        ["white with a blue head"],
+    ),
+    (
+        "What is the boy wearing?", "a red shirt and blue shorts",
+        ["A red shirt and blue shorts.", "He is wearing a red shirt and blue shorts"],
+        ["a blue shirt and red shorts"],
+    ),
+    (
+        "What is the boy wearing?", "The boy is wearing a red shirt and blue shorts.",
+        ["a red shirt and blue shorts"],
+        ["a blue shirt and red shorts"],
+    ),
+    (
+        "What does the cake say?", "The cake says Happy Birthday Tom.",
+        ["Happy Birthday Tom", "It says Happy Birthday Tom"],
+        ["Tom Birthday Happy"],
+    ),
+    (
+        "What is on the plate of the car?", "The plate reads ABC 123.",
+        ["ABC 123", "ABC-123"],
+        ["123 ABC", "123"],
+    ),
+    (
+        "What is the score?", "The score is 3 to 2.",
+        ["3 to 2"],
+        ["2 to 3", "3"],
+    ),
+    (
+        "What date is on the sign?", "The date on the sign is 05/06/2012.",
+        ["05/06/2012"],
+        ["06/05/2012"],
+    ),
+    (
+        "What time does the clock show?", "The clock shows 10:10.",
+        ["10:10", "It shows 10:10."],
+        ["10", "10:11"],
+    ),
+    (
+        "What time does the clock show?", "The clock shows 10:25.",
+        ["10:25"],
+        ["25:10", "10"],
+    ),
+    (
+        "What color is the hat?", "The hat is red, not blue.",
+        ["red", "The hat is red, not blue.", "Red, not blue."],
+        ["blue, not red", "blue"],
+    ),
+    (
+        "What was the revenue?", "4.5 million",
+        ["4.5 million", "4,500,000", "The revenue was 4.5 million."],
+        ["4.5", "4.5 billion"],
+    ),
+    (
+        "What was the revenue?", "The revenue was 4.5 million.",
+        ["4.5 million"],
+        ["4.5", "4.5 billion", "5.4 million"],
+    ),
+    (
+        "What two colors does the flag have?", "The flag is red and white.",
+        ["white and red", "red and white", "red, white"],
+        ["red", "red and blue"],
+    ),
+    (
+        "What is the color of the umbrella?", "The color of the umbrella is purple.",
+        ["In the image, the umbrella is purple.", "Based on the image, it is purple.",
+         "After zooming in, the umbrella is purple.", "The umbrella is clearly purple."],
+        ["In the image, the umbrella is red.", "In the image, the hat is purple."],
+    ),
+    (
+        "What is the color of the jacket worn by the skier?",
+        "The color of the jacket worn by the skier is orange.",
+        ["The jacket is orange.", "orange", "The skier's jacket is orange."],
+        ["The skier is orange.", "The jacket is red."],
+    ),
+    (
+        "What color is the jacket worn by the skier?", "The jacket worn by the skier is orange.",
+        ["The jacket is orange.", "orange"],
+        ["The jacket is red."],
+    ),
+    (
+        "What is the color of the bag held by the woman?", "The bag held by the woman is black.",
+        ["The bag is black."],
+        ["The woman is black."],
+    ),
+    (
+        "What is the color of the car parked in front of the shop?",
+        "The car parked in front of the shop is red.",
+        ["The car is red."],
+        ["The shop is red."],
+    ),
+    (
+        "What is the color of the car closest to the camera?",
+        "The color of the car closest to the camera is red.",
+        ["The car is red."],
+        ["The camera is red."],
+    ),
+    (
+        "What color is the bag held by the woman?", "black",
+        ["The bag is black."],
+        ["The woman is black."],
+    ),
+    (
+        "What color is the scarf worn by the woman?", "red",
+        ["The scarf is red.", "The woman is wearing a red scarf", "It is red"],
+        ["The woman is red.", "The woman is wearing a red hat", "The scarf is blue."],
+    ),
+    (
+        "What is the color of the scarf worn by the woman?", "red",
+        ["The scarf is red.", "The woman is wearing a red scarf", "It is red"],
+        ["The woman is red.", "The woman is wearing a red hat", "The scarf is blue."],
+    ),
+    (
+        "Is the lamp turned on or off?", "The lamp is turned on.",
+        ["on", "On.", "It is on", "The lamp is on."],
+        ["off", "The lamp is turned off.", "on or off"],
+    ),
+    (
+        "Is the lamp turned on or off?", "The lamp is turned off.",
+        ["off", "It is off"],
+        ["on", "The lamp is turned on."],
+    ),
+    (
+        "Is the man in the foreground or background?", "The man is in the background.",
+        ["background", "in the background"],
+        ["foreground", "The man is in the foreground"],
+    ),
+    (
+        "Is the tree in the foreground or the background of the picture?",
+        "The tree is in the background of the picture.",
+        ["background", "In the background."],
+        ["foreground", "the picture"],
+    ),
+    (
+        "What are the words on the truck?", 'The words on the truck are "Fresh Milk".',
+        ["Fresh Milk", '"Fresh Milk"', "The words are Fresh Milk."],
+        ["Milk Fresh", "Milk"],
+    ),
+    (
+        "What words are on the truck?", 'The words on the truck are "Fresh Milk".',
+        ["Fresh Milk", '"Fresh Milk"'],
+        ["Milk Fresh", "Milk"],
+    ),
+    (
+        "Which is larger, the red ball or the blue ball?", "The red ball is larger.",
+        ["The red one", "the red ball", "The red ball is larger.", "red"],
+        ["The blue one", "the blue ball", "one"],
+    ),
+    (
+        "What time is it on the clock?", "The clock shows 3:30.",
+        ["3:30"],
+        ["3", "30:3"],
+    ),
+    (
+        "What time does the clock show?", "The clock shows 3:30.",
+        ["3:30"],
+        ["3", "3:00"],
+    ),
+    (
+        "What are the people playing?", "The people are playing tennis.",
+        ["tennis", "playing tennis", "They are playing tennis."],
+        ["golf", "playing"],
+    ),
+    (
+        "What are the people doing?", "The people are playing tennis.",
+        ["playing tennis", "They play tennis.", "tennis"],
+        ["golf", "playing", "watching tennis"],
+    ),
+    (
+        "What is the color of the left shoe?", "The left shoe is white and the right shoe is black.",
+        ["white", "The left shoe is white.", "The left shoe is white and the right shoe is black."],
+        ["black", "The left shoe is black and the right shoe is white.", "The right shoe is white."],
+    ),
+    (
+        "Is there a bicycle to the right of the bus?", "Yes, there is.",
+        ["There is a bicycle to the right of the bus."],
+        ["There is a bicycle to the right of the car.", "There is a bicycle.", "There is a bus."],
+    ),
+    (
+        "Can you see a watch on the man's left wrist?", "Yes, the man is wearing a watch.",
+        ["There is a watch on his left wrist."],
+        ["There is a watch on his right wrist.", "There is no watch on his left wrist."],
+    ),
+    ("Is there a dog under the car?", "No", ["There is no dog."], ["There is no dog in the house."]),
+    ("Is the cat in the box?", "Yes", ["The cat is in the box."], ["The cat is on the box."]),
+    (
+        "What is the color of the woman's handbag?", "The color of the woman's handbag is black.",
+        ["The woman has a black handbag.", "Her handbag is black."],
+        ["The woman is black.", "The bag of the man is black"],
+    ),
+    ("What is it?", "a cat and a black dog", ["A cat and a black dog."], ["a black cat and a dog"]),
+    ("What color is it?", "dark red and white", ["Dark red and white."], ["dark white and red"]),
+    (
+        "What color is the curtain by the piano?", "The curtain by the piano is white.",  # it ends in no
+        ["white"], ["black"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "gold", "same", "other"), BEYOND)
+def test_what_is_said_beyond_the_question_in_its_order(question, gold, same, other):
+    sample = Sample("1", b"", question, gold)
+    assert [said for said in same if not is_correct(said, sample)] == []
+    assert [said for said in other if is_correct(said, sample)] == []
+
+
+def test_a_sentence_with_a_word_exchanged_is_paid_no_more():
+    """Each content word of the gold sentences in turn; what stays paid is behind "than", or stood there."""
+    paid = []
+    for row in FORMS:
+        gold = row["gold"]
+        if row["kind"] != "vstar" or BEGINS.match(gold) or not is_sentence(gold):
+            continue
+        sample = Sample("1", b"", row["question"], gold)
+        for word in re.finditer(r"[A-Za-z0-9][\w-]*", gold):
+            if word[0].lower() not in FILLER and len(word[0]) > 1:
+                said = f"{gold[: word.start()]}elephant{gold[word.end() :]}"
+                paid.append(is_correct(said, sample))
+    assert len(paid) >= 600 and fmean(paid) <= 0.02
 
 
 COLOURS = ["red", "blue", "green", "yellow", "black", "white", "purple", "orange", "brown", "gray", "pink"]
@@ -228,11 +517,82 @@ def test_choices_in_the_text_become_options(layout, gold):
         "A. red",
         "(A) red (B) blue",  # no question before them
         "What does the sign say?",
+        "Pick the label: alpha (A), beta (B), gamma (C)?",
+        "In panel (a) and panel (b), which is darker?",
+        "Which line is longer, (A) or (B)?",
+        "Is the red car (A) or the blue car (B) faster?",
+        "Which of (A) cats, (B) dogs and (C) birds has the largest share?",
+        "Which sign? (A) Stop, (B) Yield or (C) Go",
+        "In figure (a) the dog runs, in figure (b) it sits. Where is it happier?",
     ],
 )
 def test_what_is_no_list_of_choices_stays(text):
     assert split_choices(text) is None
     assert read_gold(text, "B") == (text, "B", ())
+
+
+# question with choices, gold, and what is read of them
+IN_TEXT = [
+    ("Which?\nA. red\nB. blue\nAnswer:", "B", "Which?\nAnswer:", "blue", ("red", "blue")),
+    ("Which?\nA. red\nB. blue\nYour answer:", "B", "Which?\nYour answer:", "blue", ("red", "blue")),
+    (
+        "Which? (A) red (B) blue Answer with the letter only.", "B",
+        "Which?\nAnswer with the letter only.", "blue", ("red", "blue"),
+    ),
+    ("Which point is highest?\nA. C\nB. A\nC. B", "B", "Which point is highest?", "A", ("C", "A", "B")),
+    ("Which?\n**A.** alpha\n**B.** beta", "B", "Which?", "beta", ("alpha", "beta")),
+    ("Which?\n**A. alpha**\n**B. beta**", "B", "Which?", "beta", ("alpha", "beta")),
+    ("Which?\nA、alpha\nB、beta", "B", "Which?", "beta", ("alpha", "beta")),
+    ("Which?\nOption A: alpha\nOption B: beta", "B", "Which?", "beta", ("alpha", "beta")),
+    ("Which?<br>A. alpha<br>B. beta", "B", "Which?", "beta", ("alpha", "beta")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "gold", "head", "answer", "options"), IN_TEXT)
+def test_choices_in_other_layouts(text, gold, head, answer, options):
+    assert read_gold(text, gold) == (head, answer, options)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("The answer is 3.", "3"),
+        ("The final answer is red.", "red"),
+        ("Ans: 3", "3"),
+        ("<answer>B</answer> <answer>B</answer>", "B"),
+    ],
+)
+def test_a_gold_has_leads_of_its_own(gold, answer):
+    assert read_gold("?", gold)[1] == answer
+
+
+@pytest.mark.parametrize(
+    "gold",
+    ["<answer>A</answer> or <answer>B</answer>", "<answer></answer>", "<answer>A</answer><answer> </answer>"],
+)
+def test_a_gold_with_two_answers_or_none_is_named(gold):
+    with pytest.raises(ValueError, match="the gold has"):
+        read_gold("?", gold)
+
+
+# question, gold, options, with the tool, payable by rules
+PAYABLE = [
+    ("?", "green", ("red", "blue"), True, False),
+    ("?", "B", ("red", "blue"), True, True),
+    ("?", "The sum of the angles is 180 degrees, so the third one has 60.", (), False, False),
+    ("?", "60 degrees", (), False, True),
+    ("?", "x = 2 or x = -3", (), False, True),
+    ("What is on the table?", "The table.", (), True, True),
+    ("What is it?", "It is.", (), True, True),
+    ("What color is the cup?", "The color of the cup is red.", (), True, True),
+    ("Is there a dog?", "Yes, there is a dog lying under the table in the corner.", (), True, True),
+    ("What is it?", "A quiet street with old houses, some cars and a church at its end.", (), True, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "gold", "options", "tool", "payable"), PAYABLE)
+def test_verifiable_is_what_some_short_answer_is_paid_for(question, gold, options, tool, payable):
+    assert verifiable(Sample("1", b"", question, gold, options=options, tool=tool)) == payable
 
 
 def test_yes_or_no_is_not_turned_round_by_what_follows():

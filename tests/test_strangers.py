@@ -130,7 +130,7 @@ def test_images_that_are_refused(mine):
         with pytest.raises(ValueError, match=reason):
             Sample("s", str(mine / name), "?", "A").open()
         assert time.time() - began < 5
-    with pytest.raises(ValueError, match="lies outside its 200 x 100 pixels"):
+    with pytest.raises(ValueError, match="lies outside the 200 x 100 pixels"):
         Sample("s", str(mine / "a.png"), "?", "A", boxes=((300.0, 0.0, 400.0, 50.0),)).open()
 
 

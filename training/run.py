@@ -95,7 +95,7 @@ def train(config: TrainConfig, samples, held_out, state: PartialState, build_tra
     if state.is_main_process:
         validation.settings["batch"] = trainer.rollout_batch  # it may have shrunk, as memory ran out
         finish(folder, trainer, validation, done)
-        print(f"{time.time() - began:.0f} s in all")
+        print(f"{time.time() - began:.0f} s in all, without loading the libraries")
     state.wait_for_everyone()
     # The first process to leave with its connections open can abort the other
     state.destroy_process_group()
