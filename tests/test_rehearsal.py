@@ -104,7 +104,7 @@ def test_rows_without_the_tool_are_shown_whole(model, processor):
 def test_the_plan_of_a_command(folder):
     done = run_script("train.py", "--data", "deepeyes", "--root", folder, "--plan")
     assert done.returncode == 0, done.stderr
-    assert "vstar" in done.stdout and "a completion holds 3 crops" in done.stdout
+    assert "vstar" in done.stdout and "a completion holds 3 large crops" in done.stdout
 
 
 def test_two_steps_on_the_papers_rows(folder, tmp_path):
