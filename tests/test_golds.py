@@ -129,13 +129,32 @@ def test_a_sentence_is_said_in_other_words(question, gold, same, other):
     assert [said for said in other if is_correct(said, sample)] == []
 
 
-# 480 rows of the three kinds by writers who had not seen the rules: forms that a fair reader takes for the
-# gold, and forms that none does. At first sight 0.90, 0.91, 0.92 and, of the last 120 rows, 0.96 of the right
-# forms were paid, and 0.006 to 0.019 of the wrong ones; the rules were bettered after each.
-FORMS = gzip.decompress((Path(__file__).parent / "forms.json.gz").read_bytes()).decode().splitlines()
-FORMS = list(map(json.loads, FORMS))
-# "No" with more behind it.
-PAID_ALL_THE_SAME = {"No, there are two clocks on the wall."}
+def read_forms(name: str) -> list[dict]:
+    rows = gzip.decompress((Path(__file__).parent / name).read_bytes()).decode().splitlines()
+    return list(map(json.loads, rows))
+
+
+# 580 rows of the three kinds by writers who had not seen the rules: forms that a fair reader takes for the
+# gold, and forms that none does. At first sight 0.84 to 0.96 of the right forms were paid, and 0.005 to 0.019
+# of the wrong ones; the rules were bettered after each set.
+FORMS = read_forms("forms.json.gz")
+# "No" with more behind it; roles that are swapped.
+PAID_ALL_THE_SAME = {"No, there are two clocks on the wall.", "The CFO reports to the finance manager."}
+
+
+def test_forms_that_no_rule_was_made_for():
+    """90 more rows, to which nothing was mended: what the rules do on rows they have not met. Most of the
+    wrong ones that are paid say the right value of something else ("The perimeter is 12 cm", asked for the
+    area)."""
+    paid = []
+    wrong = []
+    for row in read_forms("forms_unseen.json.gz"):
+        sample = Sample("1", b"", row["question"], row["gold"], tool=row["kind"] != "thinklite")
+        sample = with_options(sample)
+        paid += [is_correct(form, sample) for form in row["right"]]
+        wrong += [is_correct(form, sample) for form in row["wrong"]]
+    assert (len(paid), len(wrong)) == (588, 630)
+    assert fmean(paid) >= 0.85 and fmean(wrong) <= 0.04
 
 
 @pytest.mark.parametrize("kind", ["vstar", "chart", "thinklite"])
