@@ -57,6 +57,7 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
         wanted = seed < seeds and (arm.name in only or not only)
         if wanted and (arm.name, seed) not in done:
             turns.append((arm, seed))
+    print(f"{len(turns)} runs are missing; each adds a line to {stored}", flush=True)
     began = time.time()
     for number, (arm, seed) in enumerate(turns, 1):
         print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
