@@ -113,11 +113,14 @@ def check_packages() -> list[Check]:
     return wrong or [Check("packages", OK, f"all {len(pins)} as in requirements.txt")]
 
 
-def check_device() -> Check:
+def check_device(config: TrainConfig) -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        return Check("device", OK, f"no GPU; {os.cpu_count()} CPU cores: enough for the tiny model")
+        figure = f"no GPU; {os.cpu_count()} CPU cores"
+        if config.model == "tiny":
+            return Check("device", OK, f"{figure}: enough for the tiny model")
+        return Check("device", NOTE, figure, "this model needs a GPU")
     card = torch.cuda.get_device_properties(0)
     figure = f"{card.name}, {card.total_memory / GB:.1f} GB, capability {card.major}.{card.minor}"
     verdict = OK if card.major >= 8 else MISSING
@@ -277,6 +280,8 @@ def check_plan(config: TrainConfig) -> Check:
     most = memory_estimate.peak(parts) + memory_estimate.CONTEXT
     figure = f"{most:.1f} GB at most by the plan"
     if not torch.cuda.is_available():
+        card = next((size for size in memory_estimate.CARDS if most < size), None)
+        figure += f": a card of {card} GB" if card else ": more than the cards it knows"
         return Check("memory plan", NOTE if config.model != "tiny" else OK, figure)
     has = torch.cuda.get_device_properties(0).total_memory / GB
     figure += f", the card has {has:.1f}"
@@ -347,7 +352,7 @@ def all_checks(config: DoctorConfig, figures: dict) -> Iterator[Check]:
     from model import prepare_libraries
 
     prepare_libraries(config.threads)
-    yield check_device()
+    yield check_device(config)
     yield check_memory(config)
     weights = check_weights(config)
     yield weights
