@@ -286,9 +286,12 @@ def score_table(arms: dict[str, dict]) -> str:
         rows.append(row)
     legend = "accuracy (tool_rate) by kind; interval: 95 %, of all; iou: crops with targets"
     legend += ", of read" if "read" in kinds else ""
+    legend += "; cut: out of tokens"
     if any("oracle" in arm for arm in arms):
-        legend += " (oracle: of the boxes it asked for, not of the perfect crops that it was shown)"
-    return f"{table(rows)}\n{legend}; cut: out of tokens"
+        legend += (
+            "\noracle: its iou is that of the boxes it asked for, not of the perfect crops that it was shown"
+        )
+    return f"{table(rows)}\n{legend}"
 
 
 def accuracy_text(summary: dict | None) -> str:
