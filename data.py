@@ -29,7 +29,6 @@ from loading.fields import (
     read_question,
     read_sized_boxes,
     read_text,
-    unread_keys,
 )
 from loading.files import cell_image, check_one_image, inside, json_rows, parquet, read_image, read_row, short
 from loading.images import check_boxes, check_size, open_image, to_rgb
@@ -461,7 +460,7 @@ def table_sample(texts, number: int, image: Callable) -> Sample:
 def line_sample(folder: Path, line: bytes, name: str, allow_outside: bool, unread: Counter) -> Sample:
     row = read_row(line)
     check_keys(row)
-    unread.update(unread_keys(row, KEYS))
+    unread.update(key for key in row if key not in KEYS)
     if row.get("source") is None:
         row["source"] = folder.resolve().name
     given = [row[key] for key in ("image", "images") if row.get(key) is not None]

@@ -317,8 +317,8 @@ def merge(checkpoint: str, out: Path) -> None:
         is_index = file.name.endswith("index.json")  # of the base's own weights
         if file.exists() and not is_index and not (out / file.name).exists():
             shutil.copy(file, out)
-    for file in out.iterdir():
-        file.chmod(0o644)  # the weights, too: a server may run under another user
+    for file in out.glob("*.safetensors"):  # written for their owner alone; a server may be another user
+        file.chmod(0o644)
 
 
 def prepare_libraries(threads: int) -> None:

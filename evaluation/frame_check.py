@@ -17,8 +17,10 @@ from tools import BOX
 from toy.world import random_scene, render
 
 ASKED = 16
-ENLARGED = 2  # the toy's images, to 2,016 px; and the look shows a quarter of that at most, so that the
-LOOK_PIXELS = 1008 * 1008  # model's frame is never the original's by chance
+# The toy's images are enlarged to 2,016 px, and the look shows at most a quarter of these pixels: so the
+# model's frame is never that of the original.
+ENLARGED = 2
+LOOK_PIXELS = 1008 * 1008
 SMALL_VOCABULARY = 10_000  # of a model that knows the words of its lessons alone
 POINTS = 0.3  # mean IoU of a model that points at all
 

@@ -20,6 +20,7 @@ OPPOSITES = [pair.split("/") for pair in OPPOSITES.split()]
 OPPOSITES += [[other, word] for word, other in OPPOSITES]
 RISES = re.compile(r"\b(?:ris(?:e[ns]?|ing)|rose|increas\w*|gr[eo]w\w*)")
 FALLS = re.compile(r"\b(?:fall\w*|fell|drop\w*|decreas\w*|declin\w*)")
+FAULT = re.compile(r"\b(?:false|incorrect|wrong|untrue)\b", re.I)
 TUPLE = re.compile(r"(?<![\w)-])\([^()]*,[^()]*\)(?!\w)")
 
 
@@ -81,7 +82,7 @@ def same_option(said: str, sample) -> bool | None:
     """By the options' texts, not their letters: two options may say the same."""
     if not sample.options:
         return None
-    negative = answers.DENIES.search(sample.question) or re.search(r"false|correct|wrong", sample.question)
+    negative = answers.DENIES.search(sample.question) or FAULT.search(sample.question)
     if answers.CALLED_RIGHT.fullmatch(said) and negative:  # "B is true", where what is false is asked for
         return None
     chosen = answers.option_index(said, sample.options)

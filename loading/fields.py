@@ -6,7 +6,6 @@ What is unmistakable is read. Anything else raises ValueError, so that the row i
 import ast
 import json
 import re
-from collections.abc import Iterable
 from string import ascii_uppercase as LETTERS
 
 from grading.boxes import Box
@@ -171,12 +170,3 @@ def read_sized_boxes(value) -> tuple[Box, ...]:
 
 def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def unread_keys(row: dict, known: Iterable[str]) -> list[str]:
-    """The keys of a row that nothing reads.
-
-    >>> unread_keys({"image": "a.png", "width": 640}, ("image", "question"))
-    ['width']
-    """
-    return [key for key in row if key not in set(known)]

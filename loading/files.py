@@ -27,7 +27,9 @@ def json_rows(file: Path) -> Iterator[tuple[int, bytes]]:
         text = text.removeprefix(codecs.BOM_UTF8)
         if b"\0" in text:
             raise ValueError("it holds bytes of value 0")
-        rows = json.loads(text) if text.lstrip().startswith(b"[") and text.rstrip().endswith(b"]") else None
+        stripped = text.strip()
+        is_array = stripped.startswith(b"[") and stripped.endswith(b"]")
+        rows = json.loads(text) if is_array else None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no UTF-8 text with a JSON row on each line ({error})") from error
     if isinstance(rows, list):
@@ -76,11 +78,6 @@ def parquet(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
     return rows
 
 
-def raw_cell(rows: datasets.Dataset, number: int, column: str):
-    """A cell as the file has it: the library would open, without a question, any image that a cell names."""
-    return rows.data.column(column)[number].as_py()
-
-
 def check_one_image(rows: datasets.Dataset, number: int, column: str) -> None:
     """Raise ValueError for a cell that is a list of no image or of several. The images stay unread."""
     cell = rows.data.column(column)[number]
@@ -98,7 +95,9 @@ def cell_image(
     allow_outside: bool = False,
 ) -> str | bytes:
     """The image of a parquet row, as a path or its bytes. folder: of the file, where paths begin."""
-    return read_image(raw_cell(rows, number, column), folder, allow_outside)
+    # As the file has it: the library itself would open any image that a cell names.
+    cell = rows.data.column(column)[number].as_py()
+    return read_image(cell, folder, allow_outside)
 
 
 def read_image(cell, folder: Path, allow_outside: bool = False) -> str | bytes:
@@ -122,9 +121,7 @@ def read_image(cell, folder: Path, allow_outside: bool = False) -> str | bytes:
         return base64.b64decode(cell[len(head + comma) :], validate=True)
     if cell.startswith(("http://", "https://")):
         raise ValueError(f"{short(cell)} is not fetched: download the image into the folder")
-    if len(cell) > LONGEST_NAME and BASE64.fullmatch(cell):
-        return base64.b64decode(cell)
-    if not find_file(folder, cell) and BASE64.fullmatch(cell):
+    if BASE64.fullmatch(cell) and (len(cell) > LONGEST_NAME or not find_file(folder, cell)):
         return base64.b64decode(cell)
     return inside(folder, cell, allow_outside)
 

@@ -13,7 +13,7 @@ MOST_PIXELS = 300_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # The usual formats. Pillow knows forty more, and starts Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-OVERHANG = 1.02  # of an image's side: boxes that are rounded, or a pixel too long, are no fault
+OVERHANG = 0.02  # of an image's side: boxes that are rounded, or a pixel too long, are no fault
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
@@ -39,7 +39,9 @@ def check_boxes(size: tuple[int, int], boxes) -> None:
         left, top, right, bottom = box
         if left >= width or top >= height or right <= 0 or bottom <= 0:
             raise ValueError(f"the box {box} lies outside the {width} x {height} pixels")
-        if max(right / width, bottom / height) > OVERHANG or min(left / width, top / height) < 1 - OVERHANG:
+        beyond_x = max(-left, right - width)
+        beyond_y = max(-top, bottom - height)
+        if beyond_x > OVERHANG * width or beyond_y > OVERHANG * height:
             raise ValueError(f"the box {box} leaves the {width} x {height} pixels: is its frame another one?")
 
 

@@ -39,13 +39,11 @@ TROUBLES = {
     ),
     "collapse": (
         below("tool_rate", 0.05),
-        "fewer than 5 % of the trajectories zoom (tool_rate): --bonus conditional, --curiosity 0.5, or raise"
-        " --group",
+        "fewer than 5 % of the trajectories zoom (tool_rate): --curiosity 0.5, or raise --group",
     ),
     "same place": (
         above("repeats", 0.3),
-        "more than 30 % of the trajectories look twice at the same place (repeats): --bonus conditional, or"
-        " lower --max_turns",
+        "more than 30 % of the trajectories look twice at the same place (repeats): lower --max_turns",
     ),
     "fake zoom": (
         above("blind_luck", 0.5),
@@ -58,6 +56,7 @@ TROUBLES = {
         " select the data with select_data.py, or raise --group",
     ),
 }
+BONUS_HELPS = ("collapse", "same place")
 AT_ONCE = ("NaN", "gradient")  # one step is enough
 BREAKDOWNS = ("NaN", "gradient", "garbage", "entropy")
 PRICE_ENDS_ZOOMING = (
@@ -94,10 +93,9 @@ def remedy(name: str, row: dict, args: dict) -> str:
     priced = args.get("crop_price", 0.0) > 0 and row.get("step", 0) > args.get("price_from", 0)
     if name == "collapse" and priced:
         return PRICE_ENDS_ZOOMING
-    text = TROUBLES[name][1]
-    if args.get("bonus") != "conditional":
-        return text
-    return text.replace("--bonus conditional, or ", "").replace("--bonus conditional, ", "")  # it is on
+    has_bonus = args.get("bonus") == "conditional"
+    other = ", or --bonus conditional" if name in BONUS_HELPS and not has_bonus else ""
+    return TROUBLES[name][1] + other
 
 
 def print_new_troubles(rows: list[dict], known: set[str], args: dict | None = None) -> bool:

@@ -649,6 +649,19 @@ def test_a_list_of_answers(tmp_path, monkeypatch):
     assert [(s.answer, *s.accepted) for s in load(str(tmp_path))] == golds
 
 
+def test_a_letter_that_is_called_right():
+    """ "B is correct" names B, but not where what is wrong is asked for."""
+    said = ("B is correct.", "Option B is true", "B")
+    for question, right in (
+        ("Which statement is correct?", [True, True, True]),
+        ("Which is the right one?", [True, True, True]),
+        ("Which statement is incorrect?", [False, False, True]),
+        ("Which statement is not true?", [False, False, True]),
+    ):
+        sample = Sample("1", b"", question, "a dog", options=("a cat", "a dog"))
+        assert [is_correct(answer, sample) for answer in said] == right
+
+
 def test_a_gold_that_no_option_says_changes_nothing():
     text = "Which?\nA. red\nB. blue"
     assert read_gold(text, "green") == (text, "green", ())

@@ -91,10 +91,10 @@ class PatientTrainer(GRPOTrainer):
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         before = [copied(weight.grad) for weight in trained]
         try:
-            loss = self.backward_over(model, groups)
+            with phase("update"):
+                loss = self.backward_over(model, groups)
         except RuntimeError as error:
             if not self.may_shrink(error) or self.in_halves:
-                error.phase = "update"
                 raise
             loss = None
         if loss is None:
