@@ -105,6 +105,7 @@ def draw_curves(runs: list[Path], out: Path) -> None:
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel(fill(f"step.   Healthy: {panel.healthy}", 70), fontsize=8)
         axis.tick_params(labelbottom=True)
+        axis.ticklabel_format(axis="y", scilimits=(-3, 5))  # 0.00015 would run into the next panel
         axis.grid(alpha=0.3)
         if alone and len(panel.keys) > 1:
             axis.legend(fontsize=7, framealpha=0.5)
