@@ -10,7 +10,7 @@ from data import Sample
 from evaluation.stats import mcnemar, wilson
 from grading.answers import chosen_by, unwrap
 from grading.boxes import contains, iou
-from grading.correct import is_correct, verifiable
+from grading.correct import is_correct
 from options import controls
 from reward import WEIGHTS
 from rollout import Trajectory, rollout
@@ -257,19 +257,6 @@ def cut_warning(arms: dict[str, dict]) -> str:
     if fractions[worst] <= MOST_CUT:
         return ""
     return f"{worst}: {fractions[worst]:.0%} of the answers were cut: raise --max_turn_tokens, --max_tokens"
-
-
-def tell_unverifiable(samples: list[Sample], judge: str) -> None:
-    """Print how many gold answers no rule can check, unless there is a judge.
-
-    >>> long = "An old man in a green coat feeds some pigeons near the fountain."
-    >>> tell_unverifiable([Sample("1", b"", "?", "red"), Sample("2", b"", "What happens?", long)], "")
-    1 of 2 answers are sentences, which rules can't check and so can't pay without --judge
-    """
-    count = sum(not verifiable(sample) for sample in samples)
-    if count and not judge:
-        remedy = "which rules can't check and so can't pay without --judge"
-        print(f"{count} of {len(samples)} answers are sentences, {remedy}", flush=True)
 
 
 def score_table(arms: dict[str, dict]) -> str:

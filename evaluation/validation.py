@@ -17,7 +17,6 @@ from evaluation.scores import (
     question_group,
     summarise_by_kind,
     swap_text,
-    tell_unverifiable,
 )
 from grading.boxes import iou
 from safe.files import append_rows, keep_rows, read_json, read_rows, write_json
@@ -41,7 +40,6 @@ def load_questions(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
         samples = mix(samples, config.mix, config.seed)
     if len(samples) < config.prompts:
         raise ValueError(f"{config.data} has {len(samples)} questions, but --prompts {config.prompts}")
-    tell_unverifiable(samples, config.judge)
     if not config.eval_size:
         return samples, []
     test_part = {"split": "test", "limit": config.eval_size, "seed": EVAL_SEED}

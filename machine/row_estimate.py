@@ -69,13 +69,16 @@ def by_source(samples: list[Sample], config: TrainConfig) -> dict[str, SourceRow
 
 
 def table(samples: list[Sample], config: TrainConfig) -> str:
-    """A line for each source, and how many crops a completion holds."""
+    """A line for each source, what a judge would add, and how many crops a completion holds."""
     lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
-    for name, source in by_source(samples, config).items():
+    found = by_source(samples, config)
+    for name, source in found.items():
         fractions = f"{source.payable:>16.3f}{source.hiding:>13.3f}{source.fitting:>14.3f}"
         some = f"  (of {source.looked_at} rows)" if source.looked_at < source.rows else ""
         lines.append(f"{name:<24}{source.rows:>8,}{fractions}{some}")
     family = FAMILIES[config_of(config.model).model_type]
+    if not config.judge and any(source.payable < 1 for source in found.values()):
+        lines.append("what rules can't pay is never rewarded without --judge")
     if takes_crops(config):
         lines.append(crops_text(config, family.token_area))
     return "\n".join(lines)

@@ -172,6 +172,18 @@ def test_forms_that_others_wrote(kind):
     assert wrong <= PAID_ALL_THE_SAME
 
 
+def test_the_answers_that_the_authors_judge_graded():
+    """V* answers of the authors' models and their 72B judge's verdicts: `eval_results/` of Visual-Agent/DeepEyes.
+    Where a row has no options, a bare letter says nothing."""
+    rows = [row for row in read_forms("judged_answers.jsonl.gz") if len(row["said"].strip()) > 1]
+    verdicts = {0: [], 1: []}
+    for row in rows:
+        paid = is_correct(row["said"], Sample("1", b"", row["question"], row["gold"]))
+        verdicts[row["right"]].append(paid)
+    assert len(verdicts[1]) > 400 and fmean(verdicts[1]) >= 0.99
+    assert len(verdicts[0]) > 100 and not any(verdicts[0])
+
+
 # question, gold, answers that say the same, answers that say something else and were paid, or might be
 BEYOND = [
     (

@@ -64,7 +64,10 @@ def test_the_plan_says_what_rows_can_teach(folder):
     assert rows["vstar"] == ["30", "1.000", "1.000", "1.000"]
     assert rows["own"] == ["2", "0.500", "0.000", "0.500"]
     shrunk = row_estimate.table(samples, replace(config, look_share=0.25)).splitlines()
-    assert shrunk[-2].split() == ["own", "2", "0.500", "1.000", "0.500"]
+    assert shrunk[-3].split() == ["own", "2", "0.500", "1.000", "0.500"]
+    assert "--judge" in shrunk[-2]
+    judged = replace(config, judge="http://localhost:1")
+    assert "--judge" not in row_estimate.table(samples, judged)
 
 
 def test_budgets_without_room_for_a_crop_are_refused():
