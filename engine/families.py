@@ -13,6 +13,10 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
 
 from tools import RELATIVE
 
@@ -32,6 +36,8 @@ class Family:
     # The vision tower's output -> features (visual tokens, width) of every image, level by level. The first
     # level takes the place of the image tokens; further ones are added after the first language layers.
     levels: Callable
+    # (vision tower, grids of images) -> what the tower would make of the grids itself, and takes instead.
+    of_grids: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes
     image_processor_kwargs: dict  # as the public preprocessor_config.json has them
@@ -108,6 +114,10 @@ def one_level(seen) -> list:
     return [seen.pooler_output]
 
 
+def patch_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"position_ids": get_vision_position_ids(grids, tower.spatial_merge_size)}
+
+
 def count_one(config) -> int:
     return 1
 
@@ -124,6 +134,7 @@ QWEN2_5_VL = Family(
     patch=14,
     frame=None,
     levels=one_level,
+    of_grids=patch_places,
     count_levels=count_one,
     head_norms=False,
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.
@@ -139,6 +150,17 @@ QWEN2_5_VL = Family(
 
 def deepstack_levels(seen) -> list:
     return [seen.pooler_output, *seen.deepstack_features]
+
+
+def resampled_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        grids,
+        num_grid_per_side=tower.num_grid_per_side,
+        mode=tower.interpolation_mode,
+        align_corners=tower.interpolation_align_corners,
+        spatial_merge_size=tower.spatial_merge_size,
+    )
+    return patch_places(tower, grids) | {"interp_indices": indices, "interp_weights": weights}
 
 
 def count_deepstack(config) -> int:
@@ -159,6 +181,7 @@ QWEN3_VL = Family(
     patch=16,
     frame=RELATIVE,
     levels=deepstack_levels,
+    of_grids=resampled_places,
     count_levels=count_deepstack,
     head_norms=True,
     image_processor_kwargs={

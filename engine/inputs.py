@@ -51,12 +51,16 @@ def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Ten
     if not images:
         return []
     family = processor.family
-    pixels = processor.image_processor(images, return_tensors="pt").to(model.device)
-    grids = list(map(tuple, pixels["image_grid_thw"].tolist()))
-    for image, grid in zip(images, grids):
+    pixels = processor.image_processor(images, return_tensors="pt")
+    # The grids stay on the host. Of grids on a GPU the tower asks for lengths in every layer, and waits for
+    # each answer: some hundred times an image batch in the 3B.
+    grids = pixels.pop("image_grid_thw")
+    for image, grid in zip(images, map(tuple, grids.tolist())):
         if grid != family.grid(image):
             raise ValueError(f"an image of {image.size} pixels was shown at {grid} patches")
-    return family.features(model.get_image_features(**pixels, return_dict=True))
+    on_device = {"pixel_values": pixels["pixel_values"]} | family.of_grids(model.model.visual, grids)
+    on_device = {name: value.to(model.device) for name, value in on_device.items()}
+    return family.features(model.get_image_features(image_grid_thw=grids, return_dict=True, **on_device))
 
 
 def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:

@@ -143,9 +143,10 @@ class SlotEngine:
         steps = 0  # since a slot began to wait
         while queue or self.live:
             self.prefill_waiting(queue)
-            tokens = self.next_tokens()
+            written, lengths, positions = self.counters()
+            tokens = self.next_tokens(written)
             # A token that ends its turn is decoded like the others: it belongs in the cache, too.
-            self.logits[: len(self.live)] = self.decode(tokens)
+            self.logits[: len(self.live)] = self.decode(tokens, lengths, positions)
             self.advance(torch.isin(tokens, self.end_ids).tolist())
             waiting = [row for row, slot in enumerate(self.live) if slot.waiting]
             steps = steps + 1 if waiting else 0
@@ -188,7 +189,13 @@ class SlotEngine:
             slot.tokens_left = self.env.tokens_left(slot.trajectory)
             slot.waiting = False
 
-    def next_tokens(self) -> torch.Tensor:  # (live,)
+    def counters(self) -> torch.Tensor:  # (3, size)
+        """What each slot has written, its length and its position, in one copy a step; 0 for a free slot."""
+        rows = [(slot.written, slot.length, slot.position) for slot in self.live]
+        rows += [(0, 0, 0)] * (self.size - len(self.live))
+        return self.to_device(list(zip(*rows)))
+
+    def next_tokens(self, written: torch.Tensor) -> torch.Tensor:  # (size,) -> (live,)
         """Sample a token for every live slot.
 
         Slots that wait sample and decode as well, so that the batch stays contiguous. Their counters stand
@@ -199,9 +206,8 @@ class SlotEngine:
         logprobs = scores.log_softmax(-1)  # before the ban, as the trainer recomputes them
         tokens = self.choose(scores.index_fill(1, self.banned_ids, -torch.inf))
         rows = torch.arange(live, device=self.device)
-        columns = self.to_device([slot.written for slot in self.live])
-        self.ids[rows, columns] = tokens
-        self.logprobs[rows, columns] = logprobs.gather(1, tokens[:, None])[:, 0]
+        self.ids[rows, written[:live]] = tokens
+        self.logprobs[rows, written[:live]] = logprobs.gather(1, tokens[:, None])[:, 0]
         return tokens
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:  # (live, V) -> (live,)
@@ -221,22 +227,20 @@ class SlotEngine:
                 slot.written += 1
                 slot.waiting = ends or slot.written >= slot.tokens_left
 
-    def to_device(self, numbers: list[int]) -> torch.Tensor:
-        return torch.tensor(numbers).to(self.device, non_blocking=True)
+    def to_device(self, numbers: list) -> torch.Tensor:
+        """From pinned memory, which a GPU reads while the host goes on."""
+        numbers = torch.tensor(numbers, pin_memory=self.device.type == "cuda")
+        return numbers.to(self.device, non_blocking=True)
 
-    def decode(self, tokens: torch.Tensor) -> torch.Tensor:  # (live,) -> (live, V)
+    def decode(self, tokens, lengths, positions) -> torch.Tensor:  # (live,), (size,), (size,) -> (live, V)
         """Append a token to every live slot; logits of what follows."""
-        lengths = [slot.length for slot in self.live]
-        positions = [slot.position for slot in self.live]
-        end = max(lengths) + 1
+        live = len(self.live)
+        end = max(slot.length for slot in self.live) + 1
         self.cache.reserve(end)
         if not self.use_graphs:
-            return self.decode_step(end, tokens, self.to_device(lengths), self.to_device(positions))
-        free = self.size - len(self.live)
-        lengths = self.to_device(lengths + [0] * free)
-        positions = self.to_device(positions + [0] * free)
-        tokens = torch.nn.functional.pad(tokens, (0, free))
-        return self.replay_step(tokens, lengths, positions)[: len(self.live)]
+            return self.decode_step(end, tokens, lengths[:live], positions[:live])
+        tokens = torch.nn.functional.pad(tokens, (0, self.size - live))
+        return self.replay_step(tokens, lengths, positions)[:live]
 
     def decode_step(
         self, end: int, tokens, lengths, positions

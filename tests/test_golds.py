@@ -173,7 +173,7 @@ def test_forms_that_others_wrote(kind):
 
 
 def test_the_answers_that_the_authors_judge_graded():
-    """V* answers of the authors' models and their 72B judge's verdicts: `eval_results/` of Visual-Agent/DeepEyes.
+    """Of DeepEyes' models, on V*, with their 72B judge's verdicts (its repository's `eval_results`).
     Where a row has no options, a bare letter says nothing."""
     rows = [row for row in read_forms("judged_answers.jsonl.gz") if len(row["said"].strip()) > 1]
     verdicts = {0: [], 1: []}

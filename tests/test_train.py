@@ -820,7 +820,7 @@ def test_a_rollout_out_of_memory_gets_half_the_slots(build, script, monkeypatch,
     trainer = build(steps=1)
     found = first_gradients(trainer)
     assert trainer.rollout_batch == 6 and trainer.config.batch == 256
-    assert capsys.readouterr().out.count("out of memory in a rollout: from here on --batch 6") == 1
+    assert capsys.readouterr().out.count("out of memory: once more with --batch 6") == 1
     assert all(gradient.norm() > 0 for gradient in found.values())
     assert len(metrics(tmp_path)) == 1
     monkeypatch.setattr(slots.SlotCache, "__init__", out_of_memory)

@@ -22,7 +22,7 @@ from safe.checkpoints import (
     put_in_place,
     step_of,
 )
-from safe.memory import free_memory, is_out_of_memory, phase
+from safe.memory import free_memory, in_memory, is_out_of_memory, phase
 from safe.signals import REQUEST
 
 MOST_BAD = 3  # steps in a row without finite numbers
@@ -122,19 +122,19 @@ class PatientTrainer(GRPOTrainer):
 
     def sample_in_memory(self, sample: Callable) -> list:
         """`sample(batch)`, the trajectories of a rollout of so many at once; where memory runs out, once more
-        with half of them."""
+        with half of them, and so for the rest of the run."""
         config = self.config
-        full = self.rollout_batch == config.batch
-        try:
-            return sample(self.rollout_batch)
-        except RuntimeError as error:
-            if not self.may_shrink(error) or not full or config.batch <= config.group:
-                raise
-        free_memory()
+
         used = min(config.batch, config.prompts * config.group)
-        self.rollout_batch = max(config.group, used // 2)
-        print(f"out of memory in a rollout: from here on --batch {self.rollout_batch}", flush=True)
-        return sample(self.rollout_batch)
+
+        def work(batch: int) -> list:
+            if batch < used:
+                self.rollout_batch = batch
+            return sample(batch)
+
+        if self.accelerator.num_processes > 1 or self.rollout_batch < config.batch:
+            return sample(self.rollout_batch)
+        return in_memory(work, used, least=config.group)
 
     def may_shrink(self, error: BaseException) -> bool:
         return is_out_of_memory(error) and self.accelerator.num_processes == 1
