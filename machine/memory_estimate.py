@@ -81,6 +81,10 @@ def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float
         "rollout: masks": mask * (size + 1),
         "update: features of images": (prompts * look + crops) * feature,
         "update: activations": activations(model_config, tokens, completions, size, checkpointed),
+        # What completions see, and the same as numbers, which the kernel adds.
+        "update: masks": completions * longest * (1 + size),
+        # Gradients so far, kept for a retry; the LoRA in bfloat16, which autocast keeps for the pass.
+        "update: copies of the LoRA": lora * (4 + (2 if size == 2 else 0)),
     }
     return {name: value / GB for name, value in parts.items()}
 
