@@ -76,7 +76,7 @@ def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
         "rollout: keys and values": cache * size,
-        "rollout: features of images": prefill * feature,
+        "rollout: features of images": prefill * look // prompt * feature,
         "rollout: prefill": prefill_bytes(model_config, prefill, size) + slots * text.vocab_size * 12,
         "rollout: masks": mask * (size + 1),
         "update: features of images": (prompts * look + crops) * feature,
@@ -128,8 +128,8 @@ def activations(model_config, tokens: int, scored: int, size: int, checkpointed:
     key_width = text.num_key_value_heads * head_size(text)
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
     numbers = 6 * width + 4 * query_width + 4 * key_width + 6 * text.intermediate_size
-    if FAMILIES[model_config.model_type].head_norms:  # one copy, and one in float32
-        numbers += 3 * (query_width + key_width)
+    if FAMILIES[model_config.model_type].head_norms:  # a copy
+        numbers += query_width + key_width
     inside = tokens * numbers * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)
     logits = min(scored * text.vocab_size, LOGITS) * 8  # with their softmax, or its gradient

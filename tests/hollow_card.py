@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections import deque
-from functools import partial
 from types import SimpleNamespace
 
 import pretend_card
@@ -94,7 +93,8 @@ class HollowFront(TorchFunctionMode):
         if makes and kwargs.get("device") is not None and is_cuda(kwargs["device"]):
             with state(raw=True):
                 made = func(*args, **kwargs | {"device": "meta"})
-            if made.is_floating_point() and made.numel() > LEAST:
+            # What is empty will grow: the cache.
+            if made.is_floating_point() and not 0 < made.numel() <= LEAST:
                 return take(made)
         if func.__name__ in LOWER and any(map(is_hollow, tensors_in(args))):
             args, kwargs = lowered(args, kwargs)
@@ -141,8 +141,8 @@ def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=Non
     if attn_mask is None:
         return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)[0]
     if attn_mask.dtype == torch.bool:
-        bias = torch.zeros(attn_mask.shape, dtype=q.dtype, device="cuda")
-        attn_mask = bias.masked_fill_(attn_mask.logical_not(), -torch.inf)
+        with state(raw=True):  # as numbers, which the kernel adds
+            attn_mask = take(torch.empty(attn_mask.shape, dtype=q.dtype, device="meta"))
     length = attn_mask.shape[-1]
     if length % 8:
         attn_mask = torch.nn.functional.pad(attn_mask, (0, 8 - length % 8))[..., :length]
@@ -223,12 +223,18 @@ def count(name: str) -> dict[str, tuple[float, float]]:
     most = max(config.max_tokens, config.max_plain_tokens)
     base.eval()
     with sampling_mode(model, None):
-        engine = SlotEngine(base, env, 1.0, slots)
         waiting = deque([(None, [])] * (slots // config.group))
-        prefill = peak_of(card, partial(engine.prefill_waiting, waiting))
+        engine = None
+
+        def prefill():
+            nonlocal engine
+            engine = SlotEngine(base, env, 1.0, slots)
+            engine.prefill_waiting(waiting)
+
+        most_held = peak_of(card, prefill)
         planned = estimate["rollout: prefill"] + estimate["rollout: features of images"]
         cache = sum(each.nbytes for each in engine.cache.keys + engine.cache.values) / 2**30
-        counted["prefill"] = (prefill - cache, planned)
+        counted["prefill"] = (most_held - cache, planned)
         engine.cache.reserve(len(prompt) + most)
         cache = sum(each.nbytes for each in engine.cache.keys + engine.cache.values) / 2**30
         counted["keys and values"] = (cache, estimate["rollout: keys and values"])

@@ -148,6 +148,7 @@ def test_the_hubs_layout_is_read_to_the_last_weight(folder):
     assert model.config.text_config.rope_parameters["mrope_section"] == [16, 24, 24]
 
 
+@pytest.mark.slow  # test_families.py has it at Qwen3-VL's widths
 def test_plan_train_resume_merge_and_reload(folder, tmp_path):
     out = tmp_path / "run"
     flags = f"--model {folder} --data toy --prompts 2 --group 2 --micro_batch 4 --lora 4 --threads 2"
@@ -263,6 +264,7 @@ print("ratio", memory_estimate.prefill_bytes(base.config, 4000, 4) / measured)
 """
 
 
+@pytest.mark.slow  # test_card.py has it at full depth
 def test_the_plans_prefill_is_the_measured_peak():
     """At the 3B's widths, with the LoRA as it is while sampling: within 20 %. In float32: a CPU that has no
     bfloat16 products takes minutes."""

@@ -364,6 +364,7 @@ print("ratio", (more[0] - less[0]) / (more[1] - less[1]))
 """
 
 
+@pytest.mark.slow  # test_card.py has it at full depth
 @pytest.mark.parametrize("name", ["qwen2.5-vl-3b", *WIDTHS])
 def test_the_plan_is_the_measured_peak(name):
     """What 160 tokens more add to an update's peak in a layer of the preset's widths: planned within 15 %."""
