@@ -62,7 +62,7 @@ class SelectConfig(Limits):
     chunk: int = flag(32, "samples scored and stored at once; part of the seed")
     out: str = flag("selected", "folder of the results")
     rescore: bool = flag(False, "apply thresholds to the stored scores of --out")
-    export: Literal["", "verl"] = flag("", "verl: also write the parquet that verl's DeepEyes recipe reads")
+    export: Literal["", "verl"] = flag("", "verl: also write the kept rows as a parquet file for verl")
 
 
 # What the scores depend on: another value of one of these needs another folder.
@@ -71,6 +71,7 @@ SCORED_BY += ["look_pixels", "look_share", "crop_pixels", "max_turn_tokens", "ma
 SCORED_BY += ["revision", "tools"]
 # What older folders lack.
 OLDER = {"revision": "", "tools": "zoom", "look_share": 1.0, "max_plain_tokens": 0}
+ORIENTATION = 0x0112  # the EXIF tag
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
@@ -295,8 +296,25 @@ def draw(rows: list[dict], file: Path) -> None:
     plt.close(figure)
 
 
+def verl_image(sample) -> dict:
+    """An image's bytes, since verl opens no paths: its own, unless another reader would see it turned or in
+    other colours than it is shown here; then as PNG."""
+    from PIL import Image
+
+    cell = image_cell(sample)
+    data = cell["bytes"] or Path(cell["path"]).read_bytes()
+    with Image.open(io.BytesIO(data)) as plain:
+        as_shown = plain.mode == "RGB" and plain.getexif().get(ORIENTATION, 1) == 1
+    if not as_shown:
+        buffer = io.BytesIO()
+        sample.open().save(buffer, "PNG")
+        data = buffer.getvalue()
+    return {"path": None, "bytes": data}
+
+
 def verl_row(sample, number: int) -> dict:
-    """A sample in the columns of verl's DeepEyes recipe."""
+    """A sample in the columns that verl's data set reads, as the DeepEyes recipe has them; `extra_info` holds
+    what a reward needs beyond these."""
     import tools
 
     suffix = tools.TOOL_SUFFIX if sample.tool else tools.BOXED_SUFFIX
@@ -307,9 +325,18 @@ def verl_row(sample, number: int) -> dict:
             {"role": "system", "content": system},
             {"role": "user", "content": f"<image>\n{text}{suffix}"},
         ],
-        "images": [image_cell(sample)],
+        "images": [verl_image(sample)],
         "reward_model": {"ground_truth": sample.answer, "style": "model"},
-        "extra_info": {"question": text, "answer": sample.answer, "index": number, "split": "train"},
+        "extra_info": {
+            "id": sample.id,
+            "index": number,
+            "split": "train",
+            "question": text,
+            "answer": sample.answer,
+            "options": list(sample.options),
+            "boxes": [list(box) for box in sample.boxes],
+            "tool": sample.tool,
+        },
         "data_source": sample.source,
         "ability": "vl_agent" if sample.tool else "vl_reasoning",
         "env_name": "visual_toolbox_v2" if sample.tool else "",
@@ -317,7 +344,7 @@ def verl_row(sample, number: int) -> dict:
 
 
 def export_verl(samples, file: Path) -> None:
-    """The kept samples as verl's recipe reads them."""
+    """The kept samples as verl reads them."""
     from datasets import Dataset
 
     rows = [verl_row(sample, number) for number, sample in enumerate(samples)]

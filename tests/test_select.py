@@ -1,5 +1,6 @@
 """The selection: outcomes, the real command, kills and resumes, shards, and what it keeps of the mixture."""
 
+import io
 import json
 import os
 import random
@@ -10,8 +11,10 @@ from collections import Counter
 
 import datasets
 import pytest
+from PIL import Image
 from scripts import Script, run_script
 
+import select_data
 from data import Sample, load
 from grading.correct import verifiable
 from select_data import SelectConfig, open_ended, outcome_of
@@ -101,6 +104,34 @@ def test_files_and_their_contents(undisturbed):
     for row, sample in zip(verl, selected):
         assert row["prompt"][1]["content"].startswith(f"<image>\n{sample.question}\nThink first")
         assert row["reward_model"]["ground_truth"] == sample.answer and row["images"][0]["bytes"]
+
+
+def test_what_is_exported_shows_others_the_same(tmp_path):
+    """By the bytes alone, as verl reads them: files of one's own, plain, turned by a camera, transparent."""
+    photo = Image.effect_noise((80, 60), 60).convert("RGB")
+    photo.save(tmp_path / "plain.jpg")
+    turned = Image.Exif()
+    turned[select_data.ORIENTATION] = 6
+    photo.save(tmp_path / "turned.jpg", exif=turned)
+    Image.new("RGBA", (80, 60), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    rows = [
+        {"image": "plain.jpg", "question": "Which?", "answer": "B", "options": ["red", "blue"]},
+        {"image": "turned.jpg", "question": "What?", "answer": "a cup", "boxes": [[1, 2, 30, 40]]},
+        {"image": "clear.png", "question": "How many?", "answer": "3", "tool": False},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = load(str(tmp_path))
+    select_data.export_verl(samples, tmp_path / "verl.parquet")
+    for row, sample in zip(
+        datasets.Dataset.from_parquet(str(tmp_path / "verl.parquet")), samples, strict=True
+    ):
+        (image,) = row["images"]
+        seen = Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+        assert seen.size == sample.open().size and seen.tobytes() == sample.open().tobytes()
+        extra = row["extra_info"]
+        assert (extra["id"], extra["options"]) == (sample.id, list(sample.options))
+        assert (extra["boxes"], extra["tool"]) == ([list(box) for box in sample.boxes], sample.tool)
+    assert samples[1].open().size == (60, 80) and not samples[2].tool
 
 
 def test_what_it_keeps_needs_the_zoom(tmp_path):
