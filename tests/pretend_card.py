@@ -13,14 +13,13 @@ real, so that a run can be compared with the CPU's digit by digit. By the marks 
     waits   `card.waits` counts, by kind and place, each wait of the host for the card (item, tolist, a copy
             back, nonzero, a boolean index) and each copy from memory that is not pinned ("h2d").
     graphs  A capture refuses waits and host copies, and notes operations with the storages they read and
-            write. A replay runs them on these storages, and raises where one has been freed.
+            write. A replay runs them on these, and raises where one has been freed (pretend_graphs.py).
 
 It can't show speed, CUDA's numerics, its attention kernels, what its autocast does otherwise than the CPU's,
 streams in parallel, fragmentation, workspaces, NCCL, other libraries' kernels, nor code in C++ that asks for
 a device. Its random numbers are the CPU's own.
 """
 
-import gc
 import os
 import runpy
 import subprocess
@@ -79,7 +78,7 @@ class Card:
         self.failing = None  # the number of the allocation that fails
         self.waits = Counter()
         self.capturing = None
-        self.stream = Stream()
+        self.stream = None
 
     def take(self, storage):
         """Mark a storage as the card's."""
@@ -326,117 +325,12 @@ class Front(TorchFunctionMode):
 MODES = [Below, Front]  # of every thread
 
 # --------------------------------------------------------------------------------------------------
-# Graphs: operations on addresses. An address is a storage, made in the capture or outside, and a view of it.
-
-
-class Address:
-    def __init__(self, graph, tensor):
-        self.made = graph.made.get(storage_of(tensor))  # (operation, result), where the capture made it
-        self.storage = weakref.ref(storage_of(tensor))
-        self.view = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
-        self.dtype = tensor.dtype
-
-    def tensor(self, made: dict):
-        storage = made[self.made] if self.made else self.storage()
-        if storage is None:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered (it was freed)")
-        return torch.empty(0, dtype=self.dtype).set_(storage, *self.view)
-
-
-def mapped(function, value):
-    if isinstance(value, (list, tuple)):
-        return [mapped(function, part) for part in value]
-    return function(value)
-
-
-class Graph:
-    """torch.cuda.CUDAGraph."""
-
-    def __init__(self, keep_graph=False):
-        self.calls = []
-        self.made = weakref.WeakKeyDictionary()
-
-    def address(self, value):
-        if not isinstance(value, Tensor):
-            return value
-        if on_card(value):
-            return Address(self, value)
-        if value.dim():
-            raise RuntimeError("Cannot copy between CPU and CUDA tensors during CUDA graph capture")
-        return value.clone()  # a number, baked in
-
-    def note(self, func, args, kwargs, given, result) -> None:
-        old = {id(storage_of(tensor)) for tensor in given}
-        fresh = []  # of each result: where it is made, unless it is an input or a view of one
-        for tensor in tensors_in(result):
-            is_new = id(storage_of(tensor)) not in old
-            fresh.append((len(self.calls), len(fresh)) if is_new else None)
-        if fresh and not any(fresh) and not func._schema.is_mutable:
-            return  # of a view the address says it all
-        arguments = mapped(self.address, args), {name: self.address(v) for name, v in kwargs.items()}
-        for tensor, made in zip(tensors_in(result), fresh):
-            if made:
-                self.made[storage_of(tensor)] = made
-        self.calls.append((func, *arguments, fresh))
-
-    def replay(self) -> None:
-        made = {}
-
-        def look(value):
-            return value.tensor(made) if isinstance(value, Address) else value
-
-        with state(raw=True), torch.no_grad():
-            for func, args, kwargs, fresh in self.calls:
-                result = func(*mapped(look, args), **{name: look(v) for name, v in kwargs.items()})
-                made |= {key: storage_of(t) for key, t in zip(fresh, tensors_in(result)) if key}
-            for storage, key in self.made.items():  # what is still held outside has a fixed address
-                storage.copy_(made[key])
-
-
-class Capture:
-    """torch.cuda.graph."""
-
-    def __init__(self, graph, pool=None, stream=None, capture_error_mode="global"):
-        self.graph = graph
-        self.side = stream or Stream()
-
-    def __enter__(self):
-        gc.collect()
-        self.before = card.stream
-        card.stream = self.side
-        card.capturing = self.graph
-
-    def __exit__(self, kind, error, trace):
-        card.capturing = None
-        if error:  # as on a card, its stream stays in place
-            raise RuntimeError(
-                "CUDA error: operation failed due to a previous error during capture"
-            ) from error
-        card.stream = self.before
-
-
-class Stream:
-    """Also an event, and a device to enter: there is one of each."""
-
-    device = CARD
-
-    def __init__(self, *args, **kwargs): ...
-    def __enter__(self): ...
-    def __exit__(self, *error): ...
-    def record(self, stream=None): ...
-    def wait_stream(self, other): ...
-    def is_capturing(self):
-        return card.capturing is not None
-
-    def synchronize(self):
-        card.wait("synchronize")
-
-
-# --------------------------------------------------------------------------------------------------
 # What stands under the names of torch.
 
 
 def fakes() -> dict:
+    from pretend_graphs import Capture, Graph, Stream  # they look at this module
+
     total = max(card.limit, 4 * 2**30)  # transformers wants to leave 1.2 GiB free
     about = SimpleNamespace(name="pretend card", total_memory=total, major=8, minor=9)
     # fmt: off
@@ -444,8 +338,7 @@ def fakes() -> dict:
         is_available=True, is_initialized=True, _initialized=True, device_count=1, current_device=0,
         _is_in_bad_fork=False, _lazy_init=None, set_device=None, empty_cache=None, is_bf16_supported=True,
         get_device_properties=about, get_device_name=about.name, get_device_capability=(8, 9),
-        is_current_stream_capturing=False, manual_seed=None, manual_seed_all=None,
-        init=None, reset_peak_memory_stats=None,
+        init=None, manual_seed=None, manual_seed_all=None,
     )
     # fmt: on
     found = {name: lambda *args, value=value, **kwargs: value for name, value in answers.items()}
@@ -459,6 +352,8 @@ def fakes() -> dict:
         set_stream=lambda stream: setattr(card, "stream", stream),
         current_stream=lambda device=None: card.stream,
         synchronize=lambda device=None: card.wait("synchronize"),
+        is_current_stream_capturing=lambda: card.capturing is not None,
+        reset_peak_memory_stats=lambda device=None: setattr(card, "peak", card.used),
         memory_allocated=lambda device=None: card.used,
         memory_reserved=lambda device=None: card.used,
         max_memory_allocated=lambda device=None: card.peak,
@@ -528,9 +423,11 @@ def install(gib: float = 24) -> Card:
     """From here on this process has a card."""
     global card
     card = Card(gib)
+    sys.modules["pretend_card"] = sys.modules[__name__]
     for name, value in fakes().items():
         for module in (torch.cuda, torch.cuda.random):
             setattr(module, name, value)
+    card.stream = torch.cuda.Stream()
     for name in ("is_available", "device_count", "synchronize", "current_stream", "empty_cache"):
         setattr(torch.accelerator, name, getattr(torch.cuda, name))
     torch.accelerator.current_device_index = torch.accelerator.current_device_idx = torch.cuda.current_device
@@ -568,7 +465,6 @@ def main() -> None:
         argv = argv[2:]
     sys.argv = argv
     sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
-    sys.modules["pretend_card"] = sys.modules["__main__"]
     install(gib)
     try:
         runpy.run_path(argv[0], run_name="__main__")
