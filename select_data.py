@@ -72,6 +72,7 @@ SCORED_BY += ["revision", "tools"]
 # What older folders lack.
 OLDER = {"revision": "", "tools": "zoom", "look_share": 1.0, "max_plain_tokens": 0}
 ORIENTATION = 0x0112  # the EXIF tag
+EXPORTED = 64  # rows at a time
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
@@ -304,7 +305,8 @@ def verl_image(sample) -> dict:
     cell = image_cell(sample)
     data = cell["bytes"] or Path(cell["path"]).read_bytes()
     with Image.open(io.BytesIO(data)) as plain:
-        as_shown = plain.mode == "RGB" and plain.getexif().get(ORIENTATION, 1) == 1
+        plainly = plain.mode == "RGB" and not plain.has_transparency_data
+        as_shown = plainly and plain.getexif().get(ORIENTATION, 1) == 1
     if not as_shown:
         buffer = io.BytesIO()
         sample.open().save(buffer, "PNG")
@@ -332,7 +334,9 @@ def verl_row(sample, number: int) -> dict:
             "index": number,
             "split": "train",
             "question": text,
+            "without_options": sample.question,
             "answer": sample.answer,
+            "accepted": list(sample.accepted),
             "options": list(sample.options),
             "boxes": [list(box) for box in sample.boxes],
             "tool": sample.tool,
@@ -344,11 +348,27 @@ def verl_row(sample, number: int) -> dict:
 
 
 def export_verl(samples, file: Path) -> None:
-    """The kept samples as verl reads them."""
-    from datasets import Dataset
+    """The kept samples as verl reads them. A few at a time: all images together may not fit into memory."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
 
-    rows = [verl_row(sample, number) for number, sample in enumerate(samples)]
-    Dataset.from_list(rows).to_parquet(str(file))
+    text = pyarrow.string()
+    texts = pyarrow.list_(text)
+    numbers = pyarrow.list_(pyarrow.float64())
+    extra = dict.fromkeys(("id", "split", "question", "without_options", "answer"), text)
+    extra |= {"index": pyarrow.int64(), "accepted": texts, "options": texts}
+    extra |= {"boxes": pyarrow.list_(numbers), "tool": pyarrow.bool_()}
+    schema = {
+        "prompt": pyarrow.list_(pyarrow.struct({"role": text, "content": text})),
+        "images": pyarrow.list_(pyarrow.struct({"bytes": pyarrow.binary(), "path": text})),
+        "reward_model": pyarrow.struct({"ground_truth": text, "style": text}),
+        "extra_info": pyarrow.struct(extra),
+    } | dict.fromkeys(("data_source", "ability", "env_name"), text)
+    with ParquetWriter(file, pyarrow.schema(schema)) as writer:
+        for start in range(0, len(samples), EXPORTED):
+            part = enumerate(samples[start : start + EXPORTED], start)
+            rows = [verl_row(sample, number) for number, sample in part]
+            writer.write_table(pyarrow.Table.from_pylist(rows, writer.schema))
 
 
 def main(config: SelectConfig) -> None:

@@ -16,6 +16,7 @@ from transformers import (
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
+    get_vision_window_index,
 )
 
 from tools import RELATIVE
@@ -36,7 +37,8 @@ class Family:
     # The vision tower's output -> features (visual tokens, width) of every image, level by level. The first
     # level takes the place of the image tokens; further ones are added after the first language layers.
     levels: Callable
-    # (vision tower, grids of images) -> what the tower would make of the grids itself, and takes instead.
+    # (vision tower, grids of images) -> what the tower computes from the grids, by the names under which it
+    # takes them ready made. They are computed on the host, which otherwise waits for a GPU.
     of_grids: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes
@@ -118,6 +120,13 @@ def patch_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"position_ids": get_vision_position_ids(grids, tower.spatial_merge_size)}
 
 
+def windowed_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+    index, lengths = get_vision_window_index(
+        grids, tower.spatial_merge_size, tower.window_size, tower.patch_size
+    )
+    return patch_places(tower, grids) | {"window_index": index, "cu_window_seqlens": lengths}
+
+
 def count_one(config) -> int:
     return 1
 
@@ -134,7 +143,7 @@ QWEN2_5_VL = Family(
     patch=14,
     frame=None,
     levels=one_level,
-    of_grids=patch_places,
+    of_grids=windowed_places,
     count_levels=count_one,
     head_norms=False,
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.

@@ -58,9 +58,11 @@ def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Ten
     for image, grid in zip(images, map(tuple, grids.tolist())):
         if grid != family.grid(image):
             raise ValueError(f"an image of {image.size} pixels was shown at {grid} patches")
-    on_device = {"pixel_values": pixels["pixel_values"]} | family.of_grids(model.model.visual, grids)
-    on_device = {name: value.to(model.device) for name, value in on_device.items()}
-    return family.features(model.get_image_features(image_grid_thw=grids, return_dict=True, **on_device))
+    given = {"pixel_values": pixels["pixel_values"]} | family.of_grids(model.model.visual, grids)
+    for name, value in given.items():
+        if not name.startswith("cu_"):  # lengths, which the tower reads as numbers
+            given[name] = value.to(model.device)
+    return family.features(model.get_image_features(image_grid_thw=grids, return_dict=True, **given))
 
 
 def language_inputs(model, ids: torch.Tensor, features: list[torch.Tensor]) -> dict:

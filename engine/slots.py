@@ -20,6 +20,7 @@ from engine.inputs import encode_images, language_inputs
 
 PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
 MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
+SEEN = 2**15  # most keys that a pass looks back at, all rows together: a layer copies them for every head
 ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this long
 GROWTH = 256  # tokens by which the slots grow when one is full
 WAITING_FRACTION = 1 / 8  # observations go in together: when this fraction of the slots waits for one ...
@@ -309,7 +310,7 @@ class SlotEngine:
         """Append a chunk of tokens, with its images, to each of these slots."""
         longest = max(map(len, chunks))
         end = max(self.live[row].length for row in rows) + longest
-        at_once = min(PREFILL_TOKENS // longest, MASK // (longest * end))
+        at_once = min(PREFILL_TOKENS // longest, MASK // (longest * end), SEEN // end)
         at_once = max(1, at_once)
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)

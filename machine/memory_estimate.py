@@ -12,7 +12,7 @@ import torch
 from config import TrainConfig
 from engine.families import FAMILIES, head_size
 from engine.shared_prefix import LOGITS
-from engine.slots import MASK, PREFILL_TOKENS
+from engine.slots import MASK, PREFILL_TOKENS, SEEN
 from model import LORA_TARGETS, config_of
 
 GB = 2**30
@@ -58,10 +58,18 @@ def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float
     most = max(config.max_tokens, config.max_plain_tokens)  # of a completion
     longest = prompt + most
     slots = max(config.group, min(config.batch, config.prompts * config.group // world))
-    prefill = min(slots // config.group * prompt, PREFILL_TOKENS)
-    mask = min(MASK, PREFILL_TOKENS * longest)
+    # A pass takes the prompts of waiting groups, or observations, as many as may look back at so many keys.
+    crop = min(config.crop_pixels // family.token_area, config.max_tokens) * (config.max_turns > 1)
+    groups = slots // config.group
+    observed = min(slots, SEEN // (prompt + crop)) * crop
+    prefill = min(max(groups * prompt, observed), PREFILL_TOKENS)
+    seen = min(max(groups * look, observed), PREFILL_TOKENS)
+    mask = min(MASK, SEEN * crop)
     key_width = text.num_key_value_heads * head_size(text)
+    query_width = text.num_attention_heads * head_size(text)
     cache = slots * longest * 2 * key_width * text.num_hidden_layers
+    # Picked from the cache, and repeated for all heads.
+    looked_at = min(SEEN, slots * longest) * 2 * (key_width + query_width)
     # A pass has a visual token's features as they come from the tower, and side by side.
     feature = 2 * feature_size(config, model_config)
 
@@ -76,9 +84,10 @@ def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
         "rollout: keys and values": cache * size,
-        "rollout: features of images": prefill * look // prompt * feature,
+        "rollout: features of images": seen * feature,
         "rollout: prefill": prefill_bytes(model_config, prefill, size) + slots * text.vocab_size * 12,
         "rollout: masks": mask * (size + 1),
+        "rollout: keys and values of a layer": looked_at * size,
         "update: features of images": (prompts * look + crops) * feature,
         "update: activations": activations(model_config, tokens, completions, size, checkpointed),
         # What completions see, and the same as numbers, which the kernel adds.
@@ -128,7 +137,7 @@ def activations(model_config, tokens: int, scored: int, size: int, checkpointed:
     key_width = text.num_key_value_heads * head_size(text)
     # A layer holds its inputs, projections and three MLP activations, with the LoRA copies in between.
     numbers = 6 * width + 4 * query_width + 4 * key_width + 6 * text.intermediate_size
-    if FAMILIES[model_config.model_type].head_norms:  # a copy
+    if FAMILIES[model_config.model_type].head_norms:  # the normalised ones beside them
         numbers += query_width + key_width
     inside = tokens * numbers * size
     kept = tokens * width * depth * size if checkpointed else inside * (depth - 1)

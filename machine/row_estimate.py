@@ -69,7 +69,7 @@ def by_source(samples: list[Sample], config: TrainConfig) -> dict[str, SourceRow
 
 
 def table(samples: list[Sample], config: TrainConfig) -> str:
-    """A line for each source, what a judge would add, and how many crops a completion holds."""
+    """A line for each source, a note where a judge would pay more, how many crops a completion holds."""
     lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
     found = by_source(samples, config)
     for name, source in found.items():
@@ -78,7 +78,7 @@ def table(samples: list[Sample], config: TrainConfig) -> str:
         lines.append(f"{name:<24}{source.rows:>8,}{fractions}{some}")
     family = FAMILIES[config_of(config.model).model_type]
     if not config.judge and any(source.payable < 1 for source in found.values()):
-        lines.append("what rules can't pay is never rewarded without --judge")
+        lines.append("answers that rules can't pay count as wrong without --judge")
     if takes_crops(config):
         lines.append(crops_text(config, family.token_area))
     return "\n".join(lines)

@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import doctor
+import engine.slots
 from data import load
 from engine.slots import SlotEngine
 from evaluation.scores import answer_records
@@ -70,8 +71,8 @@ class Counted(Watched):
 
 
 class Failing(Watched):
-    """In its first call the n-th allocation fails, if n. Of the first that ends well: its allocations. In
-    both: the bytes by which what is held has grown."""
+    """The n-th allocation of its first call fails, if n is not 0. Of the first call that ends well,
+    `allocations` says how many it made, and `grown` how many bytes more are held than before the first."""
 
     n = 0
     before = allocations = None
@@ -103,12 +104,12 @@ def make_trainer(name: str, model, processor, folder: str):
 
 
 def count_waits(name: str) -> dict:
-    """A decode step, a pass of the vision tower, an update pass."""
+    """A decode step, a batch of images from their pixels to their features, an update pass."""
     model, processor = load_model(name)
     steps = Counted(SlotEngine, "next_tokens")
     run = Counted(SlotEngine, "run")
     between = [Counted(SlotEngine, method) for method in ("prefill_waiting", "end_turns")]
-    tower = Counted(model, "get_image_features")
+    tower = Counted(engine.slots, "encode_images")
     rollout(model, processor, load("toy", limit=8), engine="slots", group=4, seed=1, **LIMITS)
     for part in between:
         run.waits -= part.waits
@@ -150,6 +151,15 @@ def fail_training(name: str) -> dict:
     return found
 
 
+def is_same(part: str, plain: list[dict], again: list[dict]) -> bool:
+    """Greedy answers are. A selection that is tried again draws others, but as many of them."""
+    if part == "score":
+        return [row["answer"] for row in plain] == [row["answer"] for row in again]
+    pairs = zip(plain, again, strict=True)
+    whole = all(len(row["answers_look"]) == len(row["answers_crop"]) == 4 for row in again)
+    return whole and all(one["id"] == other["id"] for one, other in pairs)
+
+
 def fail_scores(name: str) -> dict:
     """The same for greedy answers and for a chunk of select_data.py: the retried ones beside the others."""
     model, processor = load_model(name)
@@ -171,8 +181,7 @@ def fail_scores(name: str) -> dict:
             with redirect_stdout(StringIO()) as said:
                 again = patient()
             told = said.getvalue().count("out of memory")
-            answers = [[row.get("answer") for row in rows] for rows in (plain, again)]
-            found[f"{part} {n}/{total}"] = {"same": answers[0] == answers[1], "told": told}
+            found[f"{part} {n}/{total}"] = {"same": is_same(part, plain, again), "told": told}
     return found
 
 

@@ -232,20 +232,27 @@ def count(name: str) -> dict[str, tuple[float, float]]:
             engine.prefill_waiting(waiting)
 
         most_held = peak_of(card, prefill)
-        planned = estimate["rollout: prefill"] + estimate["rollout: features of images"]
+        crop = Image.new("RGB", (side * 10, side * (config.crop_pixels // family.token_area // 10)))
+        seen = [pad] * family.tokens(crop)
+
+        def observe():
+            engine.append(range(slots), [seen] * slots, [[crop]] * slots)
+
+        parts = ("prefill", "features of images", "masks", "keys and values of a layer")
+        planned = sum(estimate[f"rollout: {part}"] for part in parts)
         cache = sum(each.nbytes for each in engine.cache.keys + engine.cache.values) / 2**30
-        counted["prefill"] = (most_held - cache, planned)
         engine.cache.reserve(len(prompt) + most)
+        most_held = max(most_held - cache, peak_of(card, observe))
+        counted["prefill"] = (most_held, planned)
         cache = sum(each.nbytes for each in engine.cache.keys + engine.cache.values) / 2**30
         counted["keys and values"] = (cache, estimate["rollout: keys and values"])
-    del engine
+    engine = None  # and its cache
 
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     base.enable_input_require_grads()
     base.train()
     use_shared_prefix(base)
     crops = min(config.max_turns - 1, 3)
-    crop = Image.new("RGB", (side * 10, side * (config.crop_pixels // family.token_area // 10)))
     width = memory_estimate.feature_size(config, config_of(name)) // 2
 
     def features(image):

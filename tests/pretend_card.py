@@ -11,13 +11,14 @@ real, so that a run can be compared with the CPU's digit by digit. By the marks 
     memory  Bytes of living storages, in blocks of 512. OutOfMemoryError beyond `gib`, or at the n-th
             allocation from `card.fail_at(n)` on.
     waits   `card.waits` counts, by kind and place, each wait of the host for the card (item, tolist, a copy
-            back, nonzero, a boolean index) and each copy from memory that is not pinned ("h2d").
+            back, nonzero, a boolean index) and each copy to it ("h2d") but those from pinned memory that
+            are not to block.
     graphs  A capture refuses waits and host copies, and notes operations with the storages they read and
             write. A replay runs them on these, and raises where one has been freed (pretend_graphs.py).
 
 It can't show speed, CUDA's numerics, its attention kernels, what its autocast does otherwise than the CPU's,
-streams in parallel, fragmentation, workspaces, NCCL, other libraries' kernels, nor code in C++ that asks for
-a device. Its random numbers are the CPU's own.
+streams in parallel, copies that are read before they have arrived, fragmentation, workspaces, NCCL, other
+libraries' kernels, nor code in C++ that asks for a device. Its random numbers are the CPU's own.
 """
 
 import os
@@ -197,10 +198,9 @@ def check(func, args, given) -> None:
     """Raise where CUDA would; count where the host waits or copies."""
     if func is aten.copy_.default:
         target, source = given
-        if on_card(target) and not on_card(source) and not is_pinned(source):
-            card.wait("h2d")
-        elif on_card(source) and not on_card(target) and not is_pinned(target):
-            card.wait("copy to the host")
+        on_host = source if on_card(target) else target
+        if on_card(target) != on_card(source) and not (is_pinned(on_host) and True in args[2:]):
+            card.wait("h2d" if on_card(target) else "copy to the host")
         return
     if func in INDEXING:
         indices = tensors_in(args[1])
@@ -231,10 +231,10 @@ class Move(torch.autograd.Function):
         return Move.apply(gradient, not ctx.to_card), None
 
 
-def move(tensor, to_card: bool):
+def move(tensor, to_card: bool, non_blocking: bool = False):
     if raw_type(tensor) != "cpu" or on_card(tensor) == to_card:
         return tensor
-    if not (to_card and is_pinned(tensor)):
+    if not (to_card and is_pinned(tensor) and non_blocking):
         card.wait("h2d" if to_card else "copy to the host")
     return Move.apply(tensor, to_card)
 
@@ -252,7 +252,7 @@ def to(tensor, *args, device=None, other=None, **kwargs):
         device = other.device
         kwargs["dtype"] = other.dtype
     if device is not None and (is_cuda(device) or torch.device(device).type == "cpu"):
-        moved = move(tensor, is_cuda(device))
+        moved = move(tensor, is_cuda(device), kwargs.get("non_blocking", False) or True in args)
         if moved is not tensor:
             kwargs.pop("copy", None)  # it is one
         tensor = moved

@@ -114,10 +114,12 @@ def test_what_is_exported_shows_others_the_same(tmp_path):
     turned[select_data.ORIENTATION] = 6
     photo.save(tmp_path / "turned.jpg", exif=turned)
     Image.new("RGBA", (80, 60), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGB", (80, 60), (200, 0, 0)).save(tmp_path / "keyed.png", transparency=(200, 0, 0))
     rows = [
         {"image": "plain.jpg", "question": "Which?", "answer": "B", "options": ["red", "blue"]},
         {"image": "turned.jpg", "question": "What?", "answer": "a cup", "boxes": [[1, 2, 30, 40]]},
         {"image": "clear.png", "question": "How many?", "answer": "3", "tool": False},
+        {"image": "keyed.png", "question": "What?", "answer": "sofa", "accepted": ["couch"]},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     samples = load(str(tmp_path))
@@ -130,6 +132,7 @@ def test_what_is_exported_shows_others_the_same(tmp_path):
         assert seen.size == sample.open().size and seen.tobytes() == sample.open().tobytes()
         extra = row["extra_info"]
         assert (extra["id"], extra["options"]) == (sample.id, list(sample.options))
+        assert (extra["accepted"], extra["without_options"]) == (list(sample.accepted), sample.question)
         assert (extra["boxes"], extra["tool"]) == ([list(box) for box in sample.boxes], sample.tool)
     assert samples[1].open().size == (60, 80) and not samples[2].tool
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from config import ARMS, TrainConfig, flags_text, rollout_limits
 from data import DEEPEYES, USED, fingerprint, readable
@@ -51,7 +51,36 @@ def run(config: TrainConfig, build_trainer) -> None:
         broadcast_object_list(folder)
         config = replace(config, out=folder[0])
         with last_line(config):  # which now knows the folder to go on with
+            check_shared(Path(config.out), config.resume)
             train(config, samples, held_out, state, build_trainer)
+
+
+def check_shared(folder: Path, resume: bool) -> None:
+    """Raise ValueError in every process unless all see the run's folder and would go on from one checkpoint.
+
+    On several machines each may have a folder of that name. Without this, one process would go on from a
+    checkpoint, another begin anew, and both wait for each other for hours.
+    """
+    token = [f"{os.getpid()}-{time.time_ns()}"]
+    broadcast_object_list(token)
+    seen = folder / f".seen-{token[0]}"
+    state = PartialState()
+    if state.is_main_process:
+        seen.touch()
+    state.wait_for_everyone()
+    checkpoint = newest_whole(folder) if resume and seen.exists() else None
+    views = gather_object([(seen.exists(), checkpoint and checkpoint.name)])
+    if state.is_main_process:
+        seen.unlink()
+    if not all(there for there, _ in views):
+        blind = ", ".join(str(rank) for rank, (there, _) in enumerate(views) if not there)
+        raise ValueError(
+            f"process {blind} of {len(views)} does not see the run's folder {folder.resolve()}; on several"
+            " machines it must lie on a file system that they share: give --out a path there"
+        )
+    if len(set(views)) > 1:
+        names = ", ".join(str(name) for _, name in views)
+        raise ValueError(f"the processes see different newest checkpoints in {folder}: {names}")
 
 
 def train(config: TrainConfig, samples, held_out, state: PartialState, build_trainer) -> None:

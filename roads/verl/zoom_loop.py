@@ -1,0 +1,123 @@
+"""Our trajectories on verl's engine: prompt, tool, loss mask and reward stay ours; verl samples, shards and
+updates.
+
+    actor_rollout_ref.rollout.agent.agent_loop_config_path=roads/verl/zoom_loop.yaml
+    actor_rollout_ref.rollout.agent.default_agent_loop=zoom
+
+The rows are those of `select_data.py --export verl`. Written for verl 0.9.1, whose interfaces change from one
+release to the next; docs/scaling.md has the commands, and what has been run.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from uuid import uuid4
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
+
+from config import Limits
+from data import Sample
+from grading.judge import Judge
+from model import load_processor
+from reward import score
+from rollout import ZoomEnv
+
+NEVER = -100.0  # a logit's bias: vLLM allows no less
+
+
+@lru_cache
+def own_processor(folder: str):
+    return load_processor(Path(folder))
+
+
+@lru_cache
+def own_judge(url: str) -> Judge | None:
+    return Judge(url, Path("judge.jsonl")) if url else None
+
+
+def sample_of(row: dict) -> Sample:
+    """An exported row, as verl's reader hands it over: with its image opened."""
+    content = row["raw_prompt"][-1]["content"]
+    extra = row["extra_info"]
+    return Sample(
+        id=extra["id"],
+        image=next(part["image"] for part in content if part["type"] == "image"),
+        question=extra["without_options"],
+        answer=extra["answer"],
+        options=tuple(extra["options"]),
+        boxes=tuple(map(tuple, extra["boxes"])),
+        accepted=tuple(extra["accepted"]),
+        source=row["data_source"],
+        tool=extra["tool"],
+    )
+
+
+@register("zoom")
+class ZoomLoop(AgentLoopBase):
+    """limits: of config.Limits. bonus: of reward.score. judge: URL of a server, "" for rules alone."""
+
+    def __init__(
+        self, *args, limits: dict | None = None, bonus: str = "conditional", judge: str = "", **more
+    ):
+        super().__init__(*args, **more)
+        self.limits = Limits(**dict(limits or {}))
+        self.bonus = bonus
+        self.judge = own_judge(judge)
+
+    async def run(self, sampling_params: dict, **row) -> AgentLoopOutput:
+        """One trajectory, from its question to its reward."""
+        env = ZoomEnv(own_processor(self.config.actor_rollout_ref.model.path), self.limits)
+        (number,) = await self.elsewhere(env.reset, sample_of(row), [])
+        trajectory = env.trajectories[number]
+        request = uuid4().hex  # the same server for all turns: its cache holds the beginning
+        going = True
+        while going:
+            left = env.tokens_left(number)
+            ids, logprobs = await self.write_turn(request, trajectory, sampling_params, env, left)
+            if len(ids) < left and (not ids or ids[-1] not in env.end_ids):
+                raise RuntimeError("a turn came back without the id that ended it: is it kept by the server?")
+            observation = await self.elsewhere(env.step, number, ids, logprobs)
+            going = observation is not None
+        reward = await self.elsewhere(self.reward_of, trajectory)
+        return AgentLoopOutput(
+            prompt_ids=trajectory.prompt_ids,
+            response_ids=trajectory.completion_ids,
+            response_mask=trajectory.sampled,
+            response_logprobs=trajectory.logprobs if sampling_params.get("logprobs") else None,
+            multi_modal_data={"images": trajectory.images},  # at the size at which they were shown
+            reward_score=reward.total,
+            num_turns=2 * len(trajectory.turns),
+            metrics={},
+            extra_fields={
+                "reward_extra_info": {
+                    "acc": reward.accuracy,
+                    "format": reward.format,
+                    "tool": reward.tool,
+                    "crops": trajectory.delivered,
+                },
+                "turn_scores": [],
+                "tool_rewards": [],
+            },
+        )
+
+    async def write_turn(self, request: str, trajectory, sampling_params: dict, env: ZoomEnv, left: int):
+        """The ids and logprobs of the model's next turn."""
+        own = {
+            "stop_token_ids": env.end_ids,
+            "max_tokens": max(1, left),
+            "logit_bias": dict.fromkeys(env.banned_ids, NEVER),  # images come from the tool alone
+        }
+        reply = await self.server_manager.generate(
+            request,
+            prompt_ids=trajectory.prompt_ids + trajectory.completion_ids,
+            sampling_params=sampling_params | own,
+            image_data=trajectory.images,
+        )
+        ids = list(reply.token_ids)[:left]
+        return ids, list(reply.log_probs or [0.0] * len(ids))[: len(ids)]
+
+    def reward_of(self, trajectory):
+        return score(trajectory, bonus=self.bonus, judge=self.judge)
+
+    async def elsewhere(self, work, *args):
+        """Images are cut, and judges asked, beside the loop that feeds the server."""
+        return await self.loop.run_in_executor(None, work, *args)
