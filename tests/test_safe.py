@@ -7,7 +7,9 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -391,6 +393,33 @@ def test_two_processes_stop_together(tmp_path):
     done = metrics(out)[-1]["step"]
     assert done < 60 and newest_whole(out).name == f"checkpoint-{done}", rest
     assert "stopped; go on with" in rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_machines_share_the_folder_or_say_so(shared, tmp_path):
+    """Two agents of torchrun, each in a folder of its own: as on machines that see each other alone."""
+    homes = [tmp_path / name for name in ("one", "other")]
+    for home in homes:
+        (home / "run").mkdir(parents=True)  # each has a folder of that name
+    out = tmp_path / "run" if shared else "run"
+    flags = ["--out", out, "--steps", 2, "--prompts", 2, "--group", 4, "--eval_size", 0, "--threads", 1]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "1"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", ROOT / "train.py", *flags]
+    agents = []
+    for home in homes:
+        command = [sys.executable, *map(str, launch)]
+        where = {"cwd": home, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        agents.append(subprocess.Popen(command, **where))
+    said = [agent.communicate(timeout=120)[0] for agent in agents]
+    if shared:
+        assert [agent.returncode for agent in agents] == [0, 0], said
+        assert [row["step"] for row in metrics(out)] == [1, 2]
+    else:
+        assert all("does not see the run's folder" in text for text in said), said
 
 
 def test_asked_twice_it_stops_at_once(tmp_path):
