@@ -464,7 +464,7 @@ def main() -> None:
         gib = float(argv[1])
         argv = argv[2:]
     sys.argv = argv
-    sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
+    sys.path[:1] = [os.path.dirname(os.path.abspath(argv[0])), os.path.dirname(HERE)]
     install(gib)
     try:
         runpy.run_path(argv[0], run_name="__main__")

@@ -96,8 +96,8 @@ FAULTS = {
     ),
     "images that are not moved": (
         "engine/inputs.py",
-        "value.to(model.device) for name",
-        "value for name",
+        "given[name] = value.to(model.device)",
+        "given[name] = value",
         "at least two devices",
     ),
     "a wait in the captured step": (
