@@ -28,6 +28,7 @@ def config(*arguments):
     return doctor.read_config(list(arguments))
 
 
+@pytest.mark.slow
 def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
     """By the command, every part once: both engines exact, a step, a resume, scores, TRL's loop and ours."""
     out = tmp_path / "doctor.json"

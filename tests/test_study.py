@@ -281,6 +281,7 @@ def test_the_page_in_docs_is_that_of_the_stored_scores(tmp_path):
     assert page.read_text() == (ROOT / "docs" / "study.md").read_text()
 
 
+@pytest.mark.slow
 def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
     """The real commands on the toy: two short runs, and one more seed when it is called again."""
     arms = [Arm("bonus", "--prompts 2 --group 4", 2, ask("on sampled", "toy"), seeds=2)]
