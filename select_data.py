@@ -72,7 +72,7 @@ SCORED_BY += ["revision", "tools"]
 # What older folders lack.
 OLDER = {"revision": "", "tools": "zoom", "look_share": 1.0, "max_plain_tokens": 0}
 ORIENTATION = 0x0112  # the EXIF tag
-EXPORTED = 64  # rows at a time
+EXPORTED = 64  # rows that are written at a time
 STAGE_TOKENS = 8192  # of a completion at least: the crops of all targets come first
 UNSAFE = ("of the above", "none of", "all of", "both", "neither", "the following", "which of")
 
@@ -298,16 +298,16 @@ def draw(rows: list[dict], file: Path) -> None:
 
 
 def verl_image(sample) -> dict:
-    """An image's bytes, since verl opens no paths: its own, unless another reader would see it turned or in
-    other colours than it is shown here; then as PNG."""
+    """An image's bytes, since verl opens no paths. Where another reader would see it turned, or in other
+    colours than it is shown here, it is written anew as PNG."""
     from PIL import Image
 
     cell = image_cell(sample)
     data = cell["bytes"] or Path(cell["path"]).read_bytes()
-    with Image.open(io.BytesIO(data)) as plain:
-        plainly = plain.mode == "RGB" and not plain.has_transparency_data
-        as_shown = plainly and plain.getexif().get(ORIENTATION, 1) == 1
-    if not as_shown:
+    with Image.open(io.BytesIO(data)) as image:
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+        recoloured = image.mode != "RGB" or image.has_transparency_data
+    if turned or recoloured:
         buffer = io.BytesIO()
         sample.open().save(buffer, "PNG")
         data = buffer.getvalue()
@@ -315,8 +315,7 @@ def verl_image(sample) -> dict:
 
 
 def verl_row(sample, number: int) -> dict:
-    """A sample in the columns that verl's data set reads, as the DeepEyes recipe has them; `extra_info` holds
-    what a reward needs beyond these."""
+    """A sample in the columns of verl's DeepEyes recipe. `extra_info` holds what else a reward may need."""
     import tools
 
     suffix = tools.TOOL_SUFFIX if sample.tool else tools.BOXED_SUFFIX
@@ -347,28 +346,38 @@ def verl_row(sample, number: int) -> dict:
     }
 
 
-def export_verl(samples, file: Path) -> None:
-    """The kept samples as verl reads them. A few at a time: all images together may not fit into memory."""
+def verl_schema():
+    """The columns of `verl_row`, the same for every data set: of empty lists alone no type could be told."""
     import pyarrow
-    from pyarrow.parquet import ParquetWriter
 
     text = pyarrow.string()
-    texts = pyarrow.list_(text)
+    message = pyarrow.struct({"role": text, "content": text})
+    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": text})
     numbers = pyarrow.list_(pyarrow.float64())
     extra = dict.fromkeys(("id", "split", "question", "without_options", "answer"), text)
-    extra |= {"index": pyarrow.int64(), "accepted": texts, "options": texts}
-    extra |= {"boxes": pyarrow.list_(numbers), "tool": pyarrow.bool_()}
-    schema = {
-        "prompt": pyarrow.list_(pyarrow.struct({"role": text, "content": text})),
-        "images": pyarrow.list_(pyarrow.struct({"bytes": pyarrow.binary(), "path": text})),
-        "reward_model": pyarrow.struct({"ground_truth": text, "style": text}),
-        "extra_info": pyarrow.struct(extra),
-    } | dict.fromkeys(("data_source", "ability", "env_name"), text)
-    with ParquetWriter(file, pyarrow.schema(schema)) as writer:
+    extra["index"] = pyarrow.int64()
+    extra["accepted"] = pyarrow.list_(text)
+    extra["options"] = pyarrow.list_(text)
+    extra["boxes"] = pyarrow.list_(numbers)
+    extra["tool"] = pyarrow.bool_()
+    columns = dict.fromkeys(("data_source", "ability", "env_name"), text)
+    columns["prompt"] = pyarrow.list_(message)
+    columns["images"] = pyarrow.list_(image)
+    columns["reward_model"] = pyarrow.struct({"ground_truth": text, "style": text})
+    columns["extra_info"] = pyarrow.struct(extra)
+    return pyarrow.schema(columns)
+
+
+def export_verl(samples, file: Path) -> None:
+    """The kept samples as verl reads them. A few at a time: all images together may not fit into memory."""
+    from pyarrow import Table
+    from pyarrow.parquet import ParquetWriter
+
+    with ParquetWriter(file, verl_schema()) as writer:
         for start in range(0, len(samples), EXPORTED):
             part = enumerate(samples[start : start + EXPORTED], start)
             rows = [verl_row(sample, number) for number, sample in part]
-            writer.write_table(pyarrow.Table.from_pylist(rows, writer.schema))
+            writer.write_table(Table.from_pylist(rows, writer.schema))
 
 
 def main(config: SelectConfig) -> None:

@@ -37,9 +37,9 @@ class Family:
     # The vision tower's output -> features (visual tokens, width) of every image, level by level. The first
     # level takes the place of the image tokens; further ones are added after the first language layers.
     levels: Callable
-    # (vision tower, grids of images) -> what the tower computes from the grids, by the names under which it
-    # takes them ready made. They are computed on the host, which otherwise waits for a GPU.
-    of_grids: Callable
+    # (vision tower, grids of images) -> keyword arguments of the tower: what it would itself compute from the
+    # grids. On a GPU the host would wait for each of these.
+    grid_inputs: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes
     image_processor_kwargs: dict  # as the public preprocessor_config.json has them
@@ -111,20 +111,21 @@ class Family:
 # --------------------------------------------------------------------------------------------------
 # Qwen2.5-VL.
 
+ON_THE_HOST = "cu_window_seqlens"  # where the windows end: the tower reads them as numbers, in every layer
+
 
 def one_level(seen) -> list:
     return [seen.pooler_output]
 
 
-def patch_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+def patch_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"position_ids": get_vision_position_ids(grids, tower.spatial_merge_size)}
 
 
-def windowed_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
-    index, lengths = get_vision_window_index(
-        grids, tower.spatial_merge_size, tower.window_size, tower.patch_size
-    )
-    return patch_places(tower, grids) | {"window_index": index, "cu_window_seqlens": lengths}
+def windowed_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+    sizes = (tower.spatial_merge_size, tower.window_size, tower.patch_size)
+    index, ends = get_vision_window_index(grids, *sizes)
+    return patch_positions(tower, grids) | {"window_index": index, ON_THE_HOST: ends}
 
 
 def count_one(config) -> int:
@@ -143,7 +144,7 @@ QWEN2_5_VL = Family(
     patch=14,
     frame=None,
     levels=one_level,
-    of_grids=windowed_places,
+    grid_inputs=windowed_positions,
     count_levels=count_one,
     head_norms=False,
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.
@@ -161,7 +162,7 @@ def deepstack_levels(seen) -> list:
     return [seen.pooler_output, *seen.deepstack_features]
 
 
-def resampled_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
+def resampled_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
     indices, weights = get_vision_interpolation_indices_and_weights(
         grids,
         num_grid_per_side=tower.num_grid_per_side,
@@ -169,7 +170,7 @@ def resampled_places(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
         align_corners=tower.interpolation_align_corners,
         spatial_merge_size=tower.spatial_merge_size,
     )
-    return patch_places(tower, grids) | {"interp_indices": indices, "interp_weights": weights}
+    return patch_positions(tower, grids) | {"interp_indices": indices, "interp_weights": weights}
 
 
 def count_deepstack(config) -> int:
@@ -190,7 +191,7 @@ QWEN3_VL = Family(
     patch=16,
     frame=RELATIVE,
     levels=deepstack_levels,
-    of_grids=resampled_places,
+    grid_inputs=resampled_positions,
     count_levels=count_deepstack,
     head_norms=True,
     image_processor_kwargs={

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from engine.families import ON_THE_HOST
+
 
 def expand_image_tokens(processor, text: str, images: list[Image.Image]) -> list[int]:
     """Tokenise text once, each image token repeated to its image's number of visual tokens."""
@@ -52,15 +54,15 @@ def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Ten
         return []
     family = processor.family
     pixels = processor.image_processor(images, return_tensors="pt")
-    # The grids stay on the host. Of grids on a GPU the tower asks for lengths in every layer, and waits for
-    # each answer: some hundred times an image batch in the 3B.
+    # The grids stay on the host. On a GPU the host would wait for their numbers in every layer of the tower,
+    # some hundred times an image batch in the 3B.
     grids = pixels.pop("image_grid_thw")
     for image, grid in zip(images, map(tuple, grids.tolist())):
         if grid != family.grid(image):
             raise ValueError(f"an image of {image.size} pixels was shown at {grid} patches")
-    given = {"pixel_values": pixels["pixel_values"]} | family.of_grids(model.model.visual, grids)
+    given = {"pixel_values": pixels["pixel_values"]} | family.grid_inputs(model.model.visual, grids)
     for name, value in given.items():
-        if not name.startswith("cu_"):  # lengths, which the tower reads as numbers
+        if name != ON_THE_HOST:
             given[name] = value.to(model.device)
     return family.features(model.get_image_features(image_grid_thw=grids, return_dict=True, **given))
 

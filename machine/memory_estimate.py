@@ -20,6 +20,8 @@ CONTEXT = 0.6  # GB: CUDA itself, and the allocator's fragmentation
 NF4 = 0.516  # bytes of a weight in 4 bits, double quantised: 4.13 bits
 PROMPT = 500  # tokens: the tool prompt and a question
 CARDS = (16, 24, 48, 80)  # GB
+PATCHES = 4  # of a visual token
+TOWER = 25  # numbers a patch, in widths of the tower: queries and keys are rotated in float32
 LOWER = {  # what a part's name says -> the flag that makes it smaller
     "rollout": "lower --batch (fewer trajectories at once) or --max_tokens",
     "update": "lower --micro_batch or --max_tokens",
@@ -45,57 +47,75 @@ def sizes(model_config) -> dict[str, int]:
 
 def memory(config: TrainConfig, model_config, world: int = 1) -> dict[str, float]:
     """GB of each part, in one of `world` processes."""
-    text = model_config.text_config
-    family = FAMILIES[model_config.model_type]
     size = number_size(config)
     count = sizes(model_config)
     matrices = count["matrices"] * (NF4 if config.quantize else size)
     lora = count["lora"] * config.lora
     adam = 2 if "8bit" in config.optim else 8  # bytes of both moments of a weight
-
-    look = config.look_pixels // family.token_area
-    prompt = look + PROMPT
-    most = max(config.max_tokens, config.max_plain_tokens)  # of a completion
-    longest = prompt + most
-    slots = max(config.group, min(config.batch, config.prompts * config.group // world))
-    # A pass takes the prompts of waiting groups, or observations, as many as may look back at so many keys.
-    crop = min(config.crop_pixels // family.token_area, config.max_tokens) * (config.max_turns > 1)
-    groups = slots // config.group
-    observed = min(slots, SEEN // (prompt + crop)) * crop
-    prefill = min(max(groups * prompt, observed), PREFILL_TOKENS)
-    seen = min(max(groups * look, observed), PREFILL_TOKENS)
-    mask = min(MASK, SEEN * crop)
-    key_width = text.num_key_value_heads * head_size(text)
-    query_width = text.num_attention_heads * head_size(text)
-    cache = slots * longest * 2 * key_width * text.num_hidden_layers
-    # Picked from the cache, and repeated for all heads.
-    looked_at = min(SEEN, slots * longest) * 2 * (key_width + query_width)
-    # A pass has a visual token's features as they come from the tower, and side by side.
-    feature = 2 * feature_size(config, model_config)
-
-    # A micro-batch of the update: each prompt once, then all completions.
-    prompts = -(-config.micro_batch // config.group)
-    completions = config.micro_batch * most
-    tokens = prompts * prompt + completions
-    crops = config.micro_batch * crop_tokens(config, family.token_area)
-    checkpointed = torch.cuda.is_available() or config.model != "tiny"
     parts = {
         "weights": matrices + (count["embeddings"] + count["vision"]) * size,
         "LoRA and its gradients": lora * 8,
         "optimiser": lora * adam,
-        "rollout: keys and values": cache * size,
-        "rollout: features of images": seen * feature,
-        "rollout: prefill": prefill_bytes(model_config, prefill, size) + slots * text.vocab_size * 12,
-        "rollout: masks": mask * (size + 1),
-        "rollout: keys and values of a layer": looked_at * size,
-        "update: features of images": (prompts * look + crops) * feature,
-        "update: activations": activations(model_config, tokens, completions, size, checkpointed),
-        # What completions see, and the same as numbers, which the kernel adds.
-        "update: masks": completions * longest * (1 + size),
+        **rollout_bytes(config, model_config, world),
+        **update_bytes(config, model_config),
         # Gradients so far, kept for a retry; the LoRA in bfloat16, which autocast keeps for the pass.
-        "update: copies of the LoRA": lora * (4 + (2 if size == 2 else 0)),
+        "update: copies of the LoRA": lora * (6 if size == 2 else 4),
     }
     return {name: value / GB for name, value in parts.items()}
+
+
+def longest_lengths(config: TrainConfig, area: int) -> tuple[int, int, int]:
+    """Tokens of a first look, a prompt, a completion. area: pixels of a visual token."""
+    look = config.look_pixels // area
+    return look, look + PROMPT, max(config.max_tokens, config.max_plain_tokens)
+
+
+def rollout_bytes(config: TrainConfig, model_config, world: int) -> dict[str, float]:
+    text = model_config.text_config
+    area = FAMILIES[model_config.model_type].token_area
+    size = number_size(config)
+    look, prompt, completion = longest_lengths(config, area)
+    longest = prompt + completion
+    slots = max(config.group, min(config.batch, config.prompts * config.group // world))
+    key_width = text.num_key_value_heads * head_size(text)
+    query_width = text.num_attention_heads * head_size(text)
+    cache = slots * longest * 2 * key_width * text.num_hidden_layers
+    # A pass takes the prompts of waiting groups; or observations, as many as may look back at SEEN keys.
+    groups = slots // config.group
+    crop = min(config.crop_pixels // area, config.max_tokens) if config.max_turns > 1 else 0
+    observed = min(slots, max(1, SEEN // (prompt + crop))) * crop
+    tokens = min(max(groups * prompt, observed), PREFILL_TOKENS)
+    shown = min(max(groups * look, observed), PREFILL_TOKENS)  # of these, visual tokens
+    # First the vision tower's pass, then the language model's. A layer of it picks keys and values from the
+    # cache, and repeats them for all heads.
+    tower = shown * PATCHES * TOWER * model_config.vision_config.hidden_size * size
+    keys = min(max(SEEN, longest), slots * longest)
+    picked = keys * 2 * (key_width + query_width) * size
+    mask = max(longest * crop, min(MASK, keys * crop)) * (size + 1)
+    return {
+        "rollout: keys and values": cache * size,
+        "rollout: features of images": shown * feature_bytes(config, model_config),
+        "rollout: a pass": max(tower, layer_bytes(model_config, tokens, size) + picked + mask),
+        "rollout: logits": slots * text.vocab_size * 12,
+    }
+
+
+def update_bytes(config: TrainConfig, model_config) -> dict[str, float]:
+    """Of a micro-batch: each prompt once, then all completions."""
+    area = FAMILIES[model_config.model_type].token_area
+    size = number_size(config)
+    look, prompt, completion = longest_lengths(config, area)
+    prompts = -(-config.micro_batch // config.group)
+    completions = config.micro_batch * completion
+    tokens = prompts * prompt + completions
+    images = prompts * look + config.micro_batch * crop_tokens(config, area)
+    checkpointed = torch.cuda.is_available() or config.model != "tiny"
+    return {
+        "update: features of images": images * feature_bytes(config, model_config),
+        "update: activations": activations(model_config, tokens, completions, size, checkpointed),
+        # What completions see, and the same as numbers, which the kernel adds.
+        "update: masks": completions * (prompt + completion) * (1 + size),
+    }
 
 
 def number_size(config: TrainConfig) -> int:
@@ -107,6 +127,11 @@ def feature_size(config: TrainConfig, model_config) -> int:
     """Bytes of a visual token's features, all levels."""
     levels = FAMILIES[model_config.model_type].count_levels(model_config)
     return levels * model_config.text_config.hidden_size * number_size(config)
+
+
+def feature_bytes(config: TrainConfig, model_config) -> int:
+    """What a pass holds of a visual token's features: as they come from the tower, and side by side."""
+    return 2 * feature_size(config, model_config)
 
 
 def crop_tokens(config: TrainConfig, area: int) -> int:
@@ -121,7 +146,7 @@ def waiting_features(config: TrainConfig, model_config, world: int = 1) -> float
     return config.prompts // world * tokens * feature_size(config, model_config) / GB
 
 
-def prefill_bytes(model_config, tokens: int, size: int) -> float:
+def layer_bytes(model_config, tokens: int, size: int) -> float:
     """Bytes above the weights while a layer works on so many tokens; nothing is kept for a gradient."""
     text = model_config.text_config
     # The residual and attention's parts; gate, up, and what LoRA adds to it, before and after its scaling.
@@ -148,7 +173,7 @@ def activations(model_config, tokens: int, scored: int, size: int, checkpointed:
 def peak(parts: dict[str, float]) -> float:
     """The most at any time: all parts, but only the larger of rollout and update.
 
-    >>> peak({"weights": 6.0, "rollout: masks": 2.0, "update: activations": 3.0})
+    >>> peak({"weights": 6.0, "rollout: a pass": 2.0, "update: activations": 3.0})
     9.0
     """
     phases = [phase_total(parts, phase) for phase in ("rollout", "update")]

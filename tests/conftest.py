@@ -1,5 +1,6 @@
 """What the tests share: a random tiny model and a scripted policy on top of it."""
 
+import json
 import os
 import random
 import re
@@ -228,3 +229,44 @@ def here(monkeypatch, capsys):
         return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
 
     return run
+
+
+# --------------------------------------------------------------------------------------------------
+# A random tiny Qwen3-VL as a folder that the commands take.
+
+# preprocessor_config.json of Qwen/Qwen3-VL-2B, -4B and -8B-Instruct.
+PREPROCESSOR = {
+    "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "processor_class": "Qwen3VLProcessor",
+    "image_processor_type": "Qwen2VLImageProcessorFast",
+}
+
+
+def write_files(folder, config: dict, tokenizer) -> None:
+    """The small files of a folder in the Hub's layout."""
+    tokenizer.save_pretrained(folder)
+    for name, content in {
+        "config.json": config,
+        "preprocessor_config.json": PREPROCESSOR,
+        "video_preprocessor_config.json": {"video_processor_type": "Qwen3VLVideoProcessor"},
+        "generation_config.json": {"do_sample": True, "top_k": 20, "repetition_penalty": 1.5},
+        "chat_template.json": {"chat_template": "{{ messages[0].content }}"},
+    }.items():
+        (folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def qwen3_folder(tmp_path_factory):
+    """A random tiny Qwen3-VL as a folder that the commands take."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
+    torch.manual_seed(0)
+    processor = make_tiny_processor("qwen3_vl")
+    make_tiny_model("qwen3_vl", processor.tokenizer).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    write_files(folder, config, processor.tokenizer)
+    return folder

@@ -1,17 +1,8 @@
 """The pretend card without data: what a model of any size would hold on it.
 
-    python tests/hollow_card.py MODEL     # bytes of a training step at full depth, beside the estimate
-
 Large floating tensors on the card are meta tensors: they have a shape, and the card counts their bytes, but
 no numbers. What the host reads from them is zero. Small tensors and indices are real.
 """
-
-import gc
-import json
-import os
-import sys
-from collections import deque
-from types import SimpleNamespace
 
 import pretend_card
 import torch
@@ -152,136 +143,6 @@ def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=Non
     return efficient(q, k, v, attn_mask, with_gradient, 0.0, is_causal, scale=scale)[0]
 
 
-# --------------------------------------------------------------------------------------------------
-# What the parts of a training step hold, beside machine/memory_estimate.py.
-
-
-def held(card) -> float:
-    gc.collect()
-    return card.used / 2**30
-
-
-def peak_of(card, work) -> float:
-    """GiB above what is held before."""
-    before = held(card)
-    card.peak = card.used
-    work()
-    return card.peak / 2**30 - before
-
-
-def count(name: str) -> dict[str, tuple[float, float]]:
-    """GiB as counted and as estimated, by part, for the preset's own flags."""
+def install(gib: float) -> pretend_card.Card:
     pretend_card.MODES += [HollowBelow, HollowFront]
-    card = pretend_card.install(gib=2000)
-    from PIL import Image
-
-    from config import TrainConfig
-    from engine.lora import master_lora, sampling_mode
-    from engine.shared_prefix import shared_prefix_logprobs, use_shared_prefix
-    from engine.slots import SlotEngine
-    from machine import memory_estimate
-    from model import add_lora, config_of, load_model, prepare_libraries
-    from rollout import Trajectory
-    from training.base import copied
-    from training.settle import read_config
-
-    prepare_libraries(1)
-    config = read_config(["--model", name])
-    config = TrainConfig(**vars(config) | {"quantize": ""})  # of 4 bits there are no meta kernels
-    estimate = memory_estimate.memory(config, config_of(name))
-    model, processor = load_model(name, random_weights=True)
-    counted = {"weights": (held(card), estimate["weights"])}
-    model = add_lora(model, config.lora)
-    base = model.get_base_model()
-    master_lora(model)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.grad = torch.zeros_like(weight)
-    lora = held(card) - counted["weights"][0]
-    counted["LoRA and its gradients"] = (lora, estimate["LoRA and its gradients"])
-
-    family = processor.family
-    pad = processor.image_token_id
-    side = family.token_side
-    look_tokens = config.look_pixels // family.token_area
-    look = Image.new("RGB", (side * 10, side * (look_tokens // 10)))
-    prompt = [100] * memory_estimate.PROMPT + [pad] * family.tokens(look)
-
-    class Prompts(SimpleNamespace):
-        """An environment that only begins."""
-
-        def reset(self, sample, opening):
-            first = len(self.trajectories)
-            self.trajectories += [Trajectory(None, list(prompt), images=[look]) for _ in range(config.group)]
-            return range(first, first + config.group)
-
-    slots = min(config.batch, config.prompts * config.group)
-    env = Prompts(
-        group=config.group, limits=config, trajectories=[], end_ids=[1], banned_ids=[2], pad_id=0,
-        processor=processor, keep_features=lambda *features: None, tokens_left=lambda trajectory: 9,
-    )  # fmt: skip
-    most = max(config.max_tokens, config.max_plain_tokens)
-    base.eval()
-    with sampling_mode(model, None):
-        waiting = deque([(None, [])] * (slots // config.group))
-        engine = None
-
-        def prefill():
-            nonlocal engine
-            engine = SlotEngine(base, env, 1.0, slots)
-            engine.prefill_waiting(waiting)
-
-        most_held = peak_of(card, prefill)
-        crop = Image.new("RGB", (side * 10, side * (config.crop_pixels // family.token_area // 10)))
-        seen = [pad] * family.tokens(crop)
-
-        def observe():
-            engine.append(range(slots), [seen] * slots, [[crop]] * slots)
-
-        parts = ("prefill", "features of images", "masks", "keys and values of a layer")
-        planned = sum(estimate[f"rollout: {part}"] for part in parts)
-        cache = sum(each.nbytes for each in engine.cache.keys + engine.cache.values) / 2**30
-        engine.cache.reserve(len(prompt) + most)
-        most_held = max(most_held - cache, peak_of(card, observe))
-        counted["prefill"] = (most_held, planned)
-        cache = sum(each.nbytes for each in engine.cache.keys + engine.cache.values) / 2**30
-        counted["keys and values"] = (cache, estimate["rollout: keys and values"])
-    engine = None  # and its cache
-
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    base.enable_input_require_grads()
-    base.train()
-    use_shared_prefix(base)
-    crops = min(config.max_turns - 1, 3)
-    width = memory_estimate.feature_size(config, config_of(name)) // 2
-
-    def features(image):
-        return torch.zeros(family.tokens(image), width, dtype=torch.bfloat16)
-
-    looked = features(look)
-    group = []
-    for _ in range(min(config.micro_batch, config.group)):
-        words = (most - crops * family.tokens(crop)) // crops
-        completion = ([100] * words + [pad] * family.tokens(crop)) * crops
-        completion += [100] * (most - len(completion))
-        sampled = [int(token != pad) for token in completion]
-        member = Trajectory(None, list(prompt), completion, sampled, images=[look] + [crop] * crops)
-        member.features = [looked] + [features(crop) for _ in range(crops)]
-        group.append(member)
-
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-
-    def update():
-        kept = [copied(weight.grad) for weight in trained]
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            logprobs, _, _ = shared_prefix_logprobs(model, [group], 1.0)
-        logprobs.sum().backward()
-        assert kept
-
-    counted["update"] = (peak_of(card, update), memory_estimate.phase_total(estimate, "update"))
-    return counted
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    print(json.dumps(count(sys.argv[1])))
+    return pretend_card.install(gib)

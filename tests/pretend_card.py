@@ -10,9 +10,8 @@ real, so that a run can be compared with the CPU's digit by digit. By the marks 
 
     memory  Bytes of living storages, in blocks of 512. OutOfMemoryError beyond `gib`, or at the n-th
             allocation from `card.fail_at(n)` on.
-    waits   `card.waits` counts, by kind and place, each wait of the host for the card (item, tolist, a copy
-            back, nonzero, a boolean index) and each copy to it ("h2d") but those from pinned memory that
-            are not to block.
+    waits   `card.waits` counts them by kind and place: item, tolist, nonzero, a boolean index, a copy to the
+            host; and copies to the card ("h2d"), unless from pinned memory with non_blocking.
     graphs  A capture refuses waits and host copies, and notes operations with the storages they read and
             write. A replay runs them on these, and raises where one has been freed (pretend_graphs.py).
 
@@ -104,9 +103,12 @@ class Card:
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing ({kind})")
         self.waits[kind, place()] += 1
 
-    def stops(self) -> int:
-        """How often the host has waited; copies to the card do not stop it."""
-        return sum(n for (kind, _), n in self.waits.items() if kind != "h2d")
+    def copies(self) -> int:
+        """Copies to the card for which the host has waited."""
+        return sum(n for (kind, _), n in self.waits.items() if kind == "h2d")
+
+    def other_waits(self) -> int:
+        return self.waits.total() - self.copies()
 
     def report(self) -> str:
         mib = 2**20
@@ -198,9 +200,11 @@ def check(func, args, given) -> None:
     """Raise where CUDA would; count where the host waits or copies."""
     if func is aten.copy_.default:
         target, source = given
-        on_host = source if on_card(target) else target
-        if on_card(target) != on_card(source) and not (is_pinned(on_host) and True in args[2:]):
-            card.wait("h2d" if on_card(target) else "copy to the host")
+        to_card = on_card(target)
+        on_host = source if to_card else target
+        non_blocking = len(args) > 2 and args[2]
+        if to_card != on_card(source) and not (is_pinned(on_host) and non_blocking):
+            card.wait("h2d" if to_card else "copy to the host")
         return
     if func in INDEXING:
         indices = tensors_in(args[1])
@@ -252,7 +256,8 @@ def to(tensor, *args, device=None, other=None, **kwargs):
         device = other.device
         kwargs["dtype"] = other.dtype
     if device is not None and (is_cuda(device) or torch.device(device).type == "cpu"):
-        moved = move(tensor, is_cuda(device), kwargs.get("non_blocking", False) or True in args)
+        non_blocking = kwargs.get("non_blocking", False) or True in args  # behind a dtype, or None
+        moved = move(tensor, is_cuda(device), non_blocking)
         if moved is not tensor:
             kwargs.pop("copy", None)  # it is one
         tensor = moved
@@ -438,11 +443,8 @@ def install(gib: float = 24) -> Card:
     Tensor.is_cuda = property(lambda self: self.device.type == "cuda")
     torch.autocast = torch.amp.autocast = Autocast
     torch.autograd.backward = backward_in_a_thread(torch.autograd.backward)
-    for module in (
-        torch.autograd,
-        torch.functional,
-        torch.nn.functional,
-    ):  # what these call is to be seen, too
+    # What these modules call is to be seen, too.
+    for module in (torch.autograd, torch.functional, torch.nn.functional):
         for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
             if hasattr(module, name):
                 setattr(module, name, lambda *args: False)

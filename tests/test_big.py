@@ -260,7 +260,7 @@ def peak(tokens):
 with torch.no_grad(), cast_lora(model):
     peak(1000)
     measured = peak(6000) - peak(2000)
-print("ratio", memory_estimate.prefill_bytes(base.config, 4000, 4) / measured)
+print("ratio", memory_estimate.layer_bytes(base.config, 4000, 4) / measured)
 """
 
 

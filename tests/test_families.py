@@ -11,11 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import (
+    PREPROCESSOR,
     ROOT,
     both_families,
     check_planned_cache,
-    make_tiny_model,
     make_tiny_processor,
+    write_files,
 )
 from PIL import Image
 from safetensors.torch import load_file
@@ -48,17 +49,6 @@ from model import (
 from rollout import Trajectory, rollout
 from runlog import print_trajectory
 
-# preprocessor_config.json of Qwen/Qwen3-VL-2B, -4B and -8B-Instruct.
-PREPROCESSOR = {
-    "size": {"longest_edge": 16777216, "shortest_edge": 65536},
-    "patch_size": 16,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-    "processor_class": "Qwen3VLProcessor",
-    "image_processor_type": "Qwen2VLImageProcessorFast",
-}
 # config.json of Qwen/Qwen3-VL-4B-Instruct.
 CONFIG = {
     "architectures": ["Qwen3VLForConditionalGeneration"],
@@ -115,19 +105,6 @@ CONFIG = {
 }
 WIDTHS = ["qwen3-vl-2b", pytest.param("qwen3-vl-4b", marks=pytest.mark.slow)]
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-
-
-def write_files(folder, config: dict, tokenizer) -> None:
-    """The small files of a folder in the Hub's layout."""
-    tokenizer.save_pretrained(folder)
-    for name, content in {
-        "config.json": config,
-        "preprocessor_config.json": PREPROCESSOR,
-        "video_preprocessor_config.json": {"video_processor_type": "Qwen3VLVideoProcessor"},
-        "generation_config.json": {"do_sample": True, "top_k": 20, "repetition_penalty": 1.5},
-        "chat_template.json": {"chat_template": "{{ messages[0].content }}"},
-    }.items():
-        (folder / name).write_text(json.dumps(content))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -383,7 +360,8 @@ def test_presets_fit_the_cards_they_are_for():
     """24 GB as they come, and 16 GB in 4 bits, the larger ones with less at once."""
     for name, more, card in (
         ("qwen3-vl-2b", {}, 24), ("qwen3-vl-4b", {}, 24), ("qwen3-vl-8b", {}, 24),
-        ("qwen3-vl-2b", {"quantize": "4bit"}, 16), ("qwen3-vl-4b", {"quantize": "4bit", "batch": 8}, 16),
+        ("qwen3-vl-2b", {"quantize": "4bit", "batch": 16}, 16),
+        ("qwen3-vl-4b", {"quantize": "4bit", "batch": 8}, 16),
         ("qwen3-vl-8b", {"micro_batch": 2, "batch": 8}, 16),
     ):  # fmt: skip
         config = fill_big(fill_limits(train.TrainConfig(model=name), set()), set())
@@ -397,22 +375,10 @@ def test_presets_fit_the_cards_they_are_for():
 # The commands, with a random tiny Qwen3-VL.
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random tiny Qwen3-VL as a folder that the commands take."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
-    torch.manual_seed(0)
-    processor = make_tiny_processor("qwen3_vl")
-    make_tiny_model("qwen3_vl", processor.tokenizer).save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    write_files(folder, config, processor.tokenizer)
-    return folder
-
-
-def test_four_bits(folder):
+def test_four_bits(qwen3_folder):
     """The language model is quantised; vision tower, its mergers and the head are not. An update reaches
     every adapter, and its logprobs are the sampler's."""
-    model, processor = load_model(str(folder), quantize="4bit", device="cpu")
+    model, processor = load_model(str(qwen3_folder), quantize="4bit", device="cpu")
     kinds = {}
     for name, module in model.named_modules():
         if "Linear" in str(type(module)):
@@ -433,7 +399,7 @@ def test_four_bits(folder):
     assert len(grads) == 4 * 7 and all(grad.abs().sum() > 0 for grad in grads)
 
 
-def test_every_command_takes_the_family(folder, tmp_path, capsys):
+def test_every_command_takes_the_family(qwen3_folder, tmp_path, capsys):
     """A step with scores and controls, a resume, the merged checkpoint, one's own question, a selection, one
     trajectory of a checkpoint."""
     out = tmp_path / "run"
@@ -441,7 +407,7 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     limits = f"{limits} --threads 1 --batch 8".split()
     flags = "--data toy --prompts 1 --group 2 --micro_batch 2 --save_every 1 --eval_size 2"
     flags = shlex.split(flags)
-    first = run_script("train.py", "--model", folder, "--out", out, "--steps", 1, *flags, *limits)
+    first = run_script("train.py", "--model", qwen3_folder, "--out", out, "--steps", 1, *flags, *limits)
     assert first.returncode == 0, first.stderr[-2000:]
     assert "after: oracle" in first.stdout and (out / "report.html").exists()
     second = run_script("train.py", "--out", out, "--resume", "--steps", 2)
@@ -457,7 +423,7 @@ def test_every_command_takes_the_family(folder, tmp_path, capsys):
     eval.main(eval.read_config(list(map(str, argv))))
     (row,) = map(json.loads, (tmp_path / "a/trajectories.jsonl").read_text().splitlines())
     assert row["question"] == "What?" and row["size"] == [500, 400]
-    argv = ["--model", folder, "--limit", 2, "--k", 2, "--chunk", 2, *limits]
+    argv = ["--model", qwen3_folder, "--limit", 2, "--k", 2, "--chunk", 2, *limits]
     argv += ["--out", tmp_path / "selected"]
     select_data.main(select_data.read_config(list(map(str, argv))))
     argv = ["--model", str(out / "checkpoint-2"), "--group", "2"]

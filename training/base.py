@@ -124,15 +124,13 @@ class PatientTrainer(GRPOTrainer):
         """`sample(batch)`, the trajectories of a rollout of so many at once; where memory runs out, once more
         with half of them, and so for the rest of the run. One group alone is not tried again."""
         config = self.config
-
         used = min(config.batch, config.prompts * config.group)
 
         def work(batch: int) -> list:
-            if batch == used:
-                return sample(config.batch)
-            print(f"from here on rollouts have --batch {batch}", flush=True)
-            self.rollout_batch = batch
-            return sample(batch)
+            if batch < used:
+                print(f"from here on rollouts have --batch {batch}", flush=True)
+                self.rollout_batch = batch
+            return sample(self.rollout_batch)
 
         if self.accelerator.num_processes > 1 or self.rollout_batch < config.batch:
             return sample(self.rollout_batch)

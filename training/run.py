@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 import transformers
@@ -51,36 +52,31 @@ def run(config: TrainConfig, build_trainer) -> None:
         broadcast_object_list(folder)
         config = replace(config, out=folder[0])
         with last_line(config):  # which now knows the folder to go on with
-            check_shared(Path(config.out), config.resume)
+            check_shared(Path(config.out), state)
             train(config, samples, held_out, state, build_trainer)
 
 
-def check_shared(folder: Path, resume: bool) -> None:
-    """Raise ValueError in every process unless all see the run's folder and would go on from one checkpoint.
+def check_shared(folder: Path, state: PartialState) -> None:
+    """Raise ValueError in every process unless all see the run's folder.
 
-    On several machines each may have a folder of that name. Without this, one process would go on from a
-    checkpoint, another begin anew, and both wait for each other for hours.
+    Machines may each have a folder of that name. On a resume one process would then go on from a checkpoint,
+    another begin anew, and both wait for each other for hours.
     """
-    token = [f"{os.getpid()}-{time.time_ns()}"]
-    broadcast_object_list(token)
-    seen = folder / f".seen-{token[0]}"
-    state = PartialState()
+    name = [f".seen-{uuid4().hex}"]
+    broadcast_object_list(name)
+    mark = folder / name[0]
     if state.is_main_process:
-        seen.touch()
+        mark.touch()
     state.wait_for_everyone()
-    checkpoint = newest_whole(folder) if resume and seen.exists() else None
-    views = gather_object([(seen.exists(), checkpoint and checkpoint.name)])
+    sees = gather_object([mark.exists()])
     if state.is_main_process:
-        seen.unlink()
-    if not all(there for there, _ in views):
-        blind = ", ".join(str(rank) for rank, (there, _) in enumerate(views) if not there)
+        mark.unlink()
+    if not all(sees):
+        blind = sees.index(False)
         raise ValueError(
-            f"process {blind} of {len(views)} does not see the run's folder {folder.resolve()}; on several"
-            " machines it must lie on a file system that they share: give --out a path there"
+            f"process {blind} of {len(sees)} does not see the run's folder {folder}: on several machines"
+            " --out must lie on a file system that they share"
         )
-    if len(set(views)) > 1:
-        names = ", ".join(str(name) for _, name in views)
-        raise ValueError(f"the processes see different newest checkpoints in {folder}: {names}")
 
 
 def train(config: TrainConfig, samples, held_out, state: PartialState, build_trainer) -> None:

@@ -8,7 +8,7 @@ The rows are those of `select_data.py --export verl`. Written for verl 0.9.1, wh
 release to the next; docs/scaling.md has the commands, and what has been run.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -53,7 +53,8 @@ def sample_of(row: dict) -> Sample:
 
 @register("zoom")
 class ZoomLoop(AgentLoopBase):
-    """limits: of config.Limits. bonus: of reward.score. judge: URL of a server, "" for rules alone."""
+    """limits: of config.Limits. bonus: of reward.score. judge: URL of a server, "" for rules alone; what it
+    says is kept in judge.jsonl, in the working folder."""
 
     def __init__(
         self, *args, limits: dict | None = None, bonus: str = "conditional", judge: str = "", **more
@@ -66,18 +67,17 @@ class ZoomLoop(AgentLoopBase):
     async def run(self, sampling_params: dict, **row) -> AgentLoopOutput:
         """One trajectory, from its question to its reward."""
         env = ZoomEnv(own_processor(self.config.actor_rollout_ref.model.path), self.limits)
-        (number,) = await self.elsewhere(env.reset, sample_of(row), [])
+        (number,) = await self.in_thread(env.reset, sample_of(row), [])
         trajectory = env.trajectories[number]
         request = uuid4().hex  # the same server for all turns: its cache holds the beginning
-        going = True
-        while going:
+        while not trajectory.stop:
             left = env.tokens_left(number)
             ids, logprobs = await self.write_turn(request, trajectory, sampling_params, env, left)
             if len(ids) < left and (not ids or ids[-1] not in env.end_ids):
                 raise RuntimeError("a turn came back without the id that ended it: is it kept by the server?")
-            observation = await self.elsewhere(env.step, number, ids, logprobs)
-            going = observation is not None
-        reward = await self.elsewhere(self.reward_of, trajectory)
+            await self.in_thread(env.step, number, ids, logprobs)
+        pay = partial(score, trajectory, bonus=self.bonus, judge=self.judge)
+        reward = await self.in_thread(pay)
         return AgentLoopOutput(
             prompt_ids=trajectory.prompt_ids,
             response_ids=trajectory.completion_ids,
@@ -85,7 +85,7 @@ class ZoomLoop(AgentLoopBase):
             response_logprobs=trajectory.logprobs if sampling_params.get("logprobs") else None,
             multi_modal_data={"images": trajectory.images},  # at the size at which they were shown
             reward_score=reward.total,
-            num_turns=2 * len(trajectory.turns),
+            num_turns=2 * len(trajectory.turns),  # the model's, and what each answers
             metrics={},
             extra_fields={
                 "reward_extra_info": {
@@ -113,11 +113,9 @@ class ZoomLoop(AgentLoopBase):
             image_data=trajectory.images,
         )
         ids = list(reply.token_ids)[:left]
-        return ids, list(reply.log_probs or [0.0] * len(ids))[: len(ids)]
+        logprobs = list(reply.log_probs or [0.0] * len(ids))
+        return ids, logprobs[: len(ids)]
 
-    def reward_of(self, trajectory):
-        return score(trajectory, bonus=self.bonus, judge=self.judge)
-
-    async def elsewhere(self, work, *args):
-        """Images are cut, and judges asked, beside the loop that feeds the server."""
+    async def in_thread(self, work, *args):
+        """What cuts an image or asks a judge must not hold up the other trajectories."""
         return await self.loop.run_in_executor(None, work, *args)
