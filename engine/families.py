@@ -12,11 +12,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
-)
-from transformers.vision_utils import (
-    get_vision_interpolation_indices_and_weights,
-    get_vision_position_ids,
-    get_vision_window_index,
+    vision_utils,
 )
 
 from tools import RELATIVE
@@ -119,12 +115,12 @@ def one_level(seen) -> list:
 
 
 def patch_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"position_ids": get_vision_position_ids(grids, tower.spatial_merge_size)}
+    return {"position_ids": vision_utils.get_vision_position_ids(grids, tower.spatial_merge_size)}
 
 
 def windowed_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
     sizes = (tower.spatial_merge_size, tower.window_size, tower.patch_size)
-    index, ends = get_vision_window_index(grids, *sizes)
+    index, ends = vision_utils.get_vision_window_index(grids, *sizes)
     return patch_positions(tower, grids) | {"window_index": index, ON_THE_HOST: ends}
 
 
@@ -163,7 +159,7 @@ def deepstack_levels(seen) -> list:
 
 
 def resampled_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
-    indices, weights = get_vision_interpolation_indices_and_weights(
+    indices, weights = vision_utils.get_vision_interpolation_indices_and_weights(
         grids,
         num_grid_per_side=tower.num_grid_per_side,
         mode=tower.interpolation_mode,

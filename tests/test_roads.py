@@ -10,12 +10,13 @@ import torch
 import yaml
 from conftest import ROOT, both_families, call, in_own_frame
 
-from config import Limits
+from config import PAPER_LIMITS, rollout_limits
 from data import Sample, load
 from model import load_model
 from reward import score
 from rollout import rollout
 from select_data import verl_row
+from training.settle import read_config
 
 LIMITS = {
     "look_pixels": 12544,
@@ -31,6 +32,7 @@ class AgentLoopBase:
 
     def __init__(self, config, server):
         self.config = config
+        self.rollout_config = config.actor_rollout_ref.rollout
         self.server_manager = server
         self.loop = asyncio.get_running_loop()
 
@@ -85,7 +87,10 @@ class Server:
 def on_verl(zoom_loop, monkeypatch, processor, server, samples, **given):
     """Each sample's output, its row as the export writes it and verl's reader opens it."""
     monkeypatch.setattr(zoom_loop, "own_processor", lambda folder: processor)
-    config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(model=SimpleNamespace(path="")))
+    lengths = SimpleNamespace(prompt_length=given.pop("prompt_length", 1000), response_length=200)
+    config = SimpleNamespace(
+        actor_rollout_ref=SimpleNamespace(model=SimpleNamespace(path=""), rollout=lengths)
+    )
 
     async def work():
         outputs = []
@@ -152,7 +157,23 @@ def test_a_server_that_keeps_the_ends_is_an_error(zoom_loop, monkeypatch):
         on_verl(zoom_loop, monkeypatch, processor, server, load("toy", limit=1))
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"max_tokens": 201}, "completions may have 201 tokens: raise data.max_response_length"),
+        ({"prompt_length": 10}, "row toy-train-0-0: its prompt has .* raise data.max_prompt_length"),
+    ],
+)
+def test_what_verl_has_no_room_for_is_an_error(zoom_loop, monkeypatch, given, said):
+    model, processor = load_model("tiny")
+    with pytest.raises(ValueError, match=said):
+        on_verl(zoom_loop, monkeypatch, processor, Server(model, processor), load("toy", limit=1), **given)
+
+
 def test_its_config_names_it(zoom_loop):
-    (record,) = yaml.safe_load((ROOT / "roads/verl/zoom_loop.yaml").read_text())
-    assert record["_target_"] == f"{zoom_loop.ZoomLoop.__module__}.ZoomLoop"
-    assert Limits(**record["limits"]).max_turns == 5
+    ours, papers = yaml.safe_load((ROOT / "roads/verl/zoom_loop.yaml").read_text())
+    for record in (ours, papers):
+        assert record["_target_"] == f"{zoom_loop.ZoomLoop.__module__}.ZoomLoop"
+    big = rollout_limits(read_config(["--model", "qwen2.5-vl-3b"]))
+    assert big == big | ours["limits"]
+    assert papers["limits"] == PAPER_LIMITS

@@ -1,8 +1,7 @@
 """Our trajectories on verl's engine: prompt, tool, loss mask and reward stay ours; verl samples, shards and
 updates.
 
-    actor_rollout_ref.rollout.agent.agent_loop_config_path=roads/verl/zoom_loop.yaml
-    actor_rollout_ref.rollout.agent.default_agent_loop=zoom
+    python -m verl.trainer.main_ppo --config-path CHECKOUT/roads/verl --config-name lora data.train_files=...
 
 The rows are those of `select_data.py --export verl`. Written for verl 0.9.1, whose interfaces change from one
 release to the next; docs/scaling.md has the commands, and what has been run.
@@ -63,12 +62,19 @@ class ZoomLoop(AgentLoopBase):
         self.limits = Limits(**dict(limits or {}))
         self.bonus = bonus
         self.judge = own_judge(judge)
+        longest = max(self.limits.max_tokens, self.limits.max_plain_tokens)
+        if longest > self.rollout_config.response_length:
+            raise ValueError(f"completions may have {longest} tokens: raise data.max_response_length")
 
     async def run(self, sampling_params: dict, **row) -> AgentLoopOutput:
         """One trajectory, from its question to its reward."""
         env = ZoomEnv(own_processor(self.config.actor_rollout_ref.model.path), self.limits)
         (number,) = await self.in_thread(env.reset, sample_of(row), [])
         trajectory = env.trajectories[number]
+        length = len(trajectory.prompt_ids)
+        if length > self.rollout_config.prompt_length:
+            who = f"row {trajectory.sample.id}: its prompt has {length} tokens"
+            raise ValueError(f"{who}: raise data.max_prompt_length, or lower look_pixels")
         request = uuid4().hex  # the same server for all turns: its cache holds the beginning
         while not trajectory.stop:
             left = env.tokens_left(number)
