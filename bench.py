@@ -2,6 +2,8 @@
 
     python bench.py                                                        # the tiny model, on the CPU
     python bench.py --model qwen2.5-vl-3b --random_weights --json out.json # the real shapes, no download
+    python bench.py --model qwen2.5-vl-3b --simulate                       # how full the slots are: counts
+    python bench.py --whole                                                # the seconds of `python train.py`
 
     arm         rollout                                     update
     trl         TRL's own tool loop                         TRL's own loss
@@ -40,14 +42,20 @@ from trl.chat_template_utils import qwen3_template
 import rollout
 import tools
 import train
+import training.log
+import training.run
+import training.settle
 from config import TrainConfig, flag, parse, run_command, usual_limits
 from data import load
 from engine.families import family_of
 from engine.slots import SlotEngine
+from evaluation.validation import Validation
+from machine.slot_simulation import simulate
 from machine.time_estimate import Work, device_speed, floors
-from model import family_named, load_model, lora_config, prepare_libraries
+from model import config_of, family_named, load_model, lora_config, prepare_libraries
 from options import controls
-from safe.files import fail, write_json
+from runlog.tables import table
+from safe.files import fail, read_rows, write_json
 from safe.memory import free_memory, is_out_of_memory
 from toy.world import SIZE
 
@@ -73,6 +81,8 @@ class BenchConfig:
     threads: int = flag(2, "CPU threads, and processes of a tiny model's slots")
     seed: int = flag(0, "of questions, boxes and lengths")
     json: str = flag("", "file for all figures")
+    simulate: bool = flag(False, "instead: how full the slots are on a real model's lengths, counted")
+    whole: bool = flag(False, "instead: where the seconds of `python train.py` go")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -570,7 +580,56 @@ def read_config(argv: list[str]) -> BenchConfig:
     return config
 
 
+# --------------------------------------------------------------------------------------------------
+# A whole run.
+
+
+def whole_run(folder: Path, seed: int) -> str:
+    """Where the seconds of `python train.py` go: a table that adds up."""
+    began = time.perf_counter()
+    seconds = Counter()
+
+    def timed(owner, name: str, part: str):
+        plain = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            start = time.perf_counter()
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                seconds[part] += time.perf_counter() - start
+
+        return patch.object(owner, name, wrapped)
+
+    with (
+        timed(Validation, "score", "scoring"),
+        timed(train.ZoomGRPOTrainer, "_save_checkpoint", "checkpoints"),
+        timed(train.ZoomGRPOTrainer, "store_for_page", "groups for the page"),
+        timed(training.log, "make_page", "pages"),
+        timed(training.run, "make_page", "pages"),
+        timed(training.run, "load_model", "loading"),
+    ):
+        flags = ["--seed", str(seed), "--out", str(folder / "run")]
+        training.run.run(training.settle.read_config(flags), train.build_trainer)
+    whole = time.perf_counter() - began
+    steps = read_rows(folder / "run/metrics.jsonl")
+    seconds["rollouts"] = sum(row["sec_rollout"] for row in steps)
+    # The clock of an update runs from the end of the rollout: storing a group lies before that
+    seconds["updates"] = sum(row["sec_train"] for row in steps)
+    seconds["rest"] = whole - seconds.total()
+    rows = [["part", "seconds", "share"]]
+    rows += [[part, f"{value:.1f}", f"{value / whole:.2f}"] for part, value in seconds.most_common()]
+    return table([*rows, ["all", f"{whole:.1f}", "1.00"]], markdown=True)
+
+
 def main(config: BenchConfig) -> None:
+    if config.simulate:
+        print(simulate(config_of(config.model)))
+        return
+    if config.whole:
+        with tempfile.TemporaryDirectory() as folder:
+            print(whole_run(Path(folder), config.seed))
+        return
     prepare_libraries(config.threads)
     print("loading the model; repeat 0 warms up and is not counted", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:

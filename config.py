@@ -107,8 +107,8 @@ class TrainConfig(Limits):
     )
 
     model: str = flag("tiny", "preset (qwen2.5-vl-3b, -7b, -32b, qwen3-vl-2b, -4b, -8b), folder or Hub name")
-    data: str = flag("toy", "toy | toy-mixture | deepeyes | seal | a folder")
-    root: str = flag("", "folder of the deepeyes or seal files (default: from the Hub)")
+    data: str = flag("toy", "toy | toy-mixture | deepeyes | visualprobe | seal | a folder")
+    root: str = flag("", "folder of the deepeyes, visualprobe or seal files (default: from the Hub)")
     revision: str = flag("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = flag(False, "rows may name images outside the data set's folder")
     limit: int = flag(0, "questions to train on at most, 0 for all (a first run: 2000)")
@@ -170,13 +170,19 @@ PAPER_TRAINING = PAPER_LIMITS | {
     "prompts": 256, "group": 16, "steps": 80, "lr_schedule": "constant", "loss_type": "bnpo",
     "micro_batch": 4,
 }  # fmt: skip
-DATASETS = ("toy", "toy-mixture", "deepeyes", "seal")
+DATASETS = ("toy", "toy-mixture", "deepeyes", "visualprobe", "seal")
 # Of eval.py, by their kind; benchmarks/ says what is in them.
 BENCHMARK_KINDS = {
     "vstar": "looking",
     "hrbench4k": "looking",
     "hrbench8k": "looking",
     "mme-realworld-lite": "looking",
+    "mme-realworld": "looking",
+    "treebench": "looking",
+    "visualprobe-easy": "looking",
+    "visualprobe-medium": "looking",
+    "visualprobe-hard": "looking",
+    "zoombench": "looking",
     "pope": "looking",
     "refcoco": "grounding",
     "refcoco+": "grounding",

@@ -30,7 +30,17 @@ from loading.fields import (
     read_sized_boxes,
     read_text,
 )
-from loading.files import cell_image, check_one_image, inside, json_rows, parquet, read_image, read_row, short
+from loading.files import (
+    cell_image,
+    check_one_image,
+    inside,
+    json_rows,
+    listed_rows,
+    parquet,
+    read_image,
+    read_row,
+    short,
+)
 from loading.images import check_boxes, check_size, open_image, to_rgb
 from toy.world import draw_questions
 
@@ -99,7 +109,10 @@ NO_PART = {
     " --split all, or train with --eval_size 0",
 }
 DEEPEYES = "ChenShawn/DeepEyes-Datasets-47k"
-DEEPEYES_GB = 4.84  # three parquet files
+VISUALPROBE = "Mini-o3/VisualProbe_train"
+ON_THE_HUB = {"deepeyes": DEEPEYES, "visualprobe": VISUALPROBE}
+GIGABYTES = {DEEPEYES: 4.84, VISUALPROBE: 12.6}
+VISUALPROBE_COLUMNS = ("problem", "solution", "data_source")
 SEAL = "craigwu/seal_vqa_data"
 SEAL_FILES = ("GQA_data", "llava_focus_data", "spatial_relation_data", "vaw_attribute_data")
 TEST_EVERY = 20  # one row in this many is held out of training
@@ -122,13 +135,14 @@ def load(
 ) -> list[Sample]:
     """The samples of a data set; images are read when they are opened.
 
-    name: "toy", "toy-mixture" (or a variant, see toy/variants.py), "deepeyes" (47k rows of the paper), "seal"
-    (V* with target boxes), or a folder with .jsonl files, or parquet files of select_data.py. split:
-    "train", "test", or None for all (toy: train); for files, every 20th row by a hash of its id is
-    "test". limit: how many, picked by the seed (the toy has no end: default 1,000). root: the folder of
-    "deepeyes" (else from the Hub) or of "seal" (with its .json files and images). revision: a commit on
-    the Hub. allow_outside: rows of a folder may name images outside it. Bad rows are left out, counted,
-    and named in runs/bad-rows-NAME.jsonl. Raises ValueError for a data set that can't be read at all.
+    name: "toy", "toy-mixture" (or a variant, see toy/variants.py), "deepeyes" (47k rows of the paper),
+    "visualprobe" (Mini-o3's large photographs, with short answers), "seal" (V* with target boxes), or a
+    folder with .jsonl files, or parquet files of select_data.py. split: "train", "test", or None for all
+    (toy: train); for files, every 20th row by a hash of its id is "test". limit: how many, picked by the seed
+    (the toy has no end: default 1,000). root: the folder of "deepeyes" or "visualprobe" (else from the Hub)
+    or of "seal" (with its .json files and images). revision: a commit on the Hub. allow_outside: rows of a
+    folder may name images outside it. Bad rows are left out, counted, and named in runs/bad-rows-NAME.jsonl.
+    Raises ValueError for a data set that can't be read at all.
     """
     if split not in (None, "train", "test"):
         raise ValueError(f"data set {name!r} has the splits 'train' and 'test', not {split!r}")
@@ -147,6 +161,9 @@ def load(
                 " GQA that they name, which the Hub does not hold"
             )
         rows = seal(find_folder(root, SEAL), allow_outside)
+    elif name == "visualprobe":
+        folder = find_folder(root, VISUALPROBE, revision=revision)
+        rows = listed_rows(folder / "train.json", VISUALPROBE_COLUMNS, visualprobe_sample, allow_outside)
     elif Path(name).is_dir():
         rows = folder_rows(Path(name), allow_outside)
     else:
@@ -344,7 +361,7 @@ def find_folder(
             raise ValueError(f"no such folder: {root}")
         return Path(root)
     if not is_cached(repository, "dataset", "README.md"):
-        size = f" ({DEEPEYES_GB} GB)" if repository == DEEPEYES else ""
+        size = f" ({GIGABYTES[repository]} GB)" if repository in GIGABYTES else ""
         print(f"fetching {repository}{size} into the Hub's cache", flush=True)
     wanted = {"repo_type": "dataset", "allow_patterns": only, "revision": revision or None}
     try:
@@ -356,6 +373,13 @@ def find_folder(
         ) from error
     USED[repository] = folder.name
     return folder
+
+
+def visualprobe_sample(row: dict) -> Sample:
+    """A row of VisualProbe, of its training or its test files; id and image are filled in later."""
+    text = read_question(row["problem"]).replace("<image>", "").strip()
+    meta = {"kind": read_text(row["data_source"], "data_source")}
+    return Sample("", b"", text, read_text(row["solution"], "solution"), source="visualprobe", meta=meta)
 
 
 def deepeyes(folder: Path, allow_outside: bool = False):

@@ -194,7 +194,7 @@ def check_weights(config: DoctorConfig) -> Check:
 
 
 def check_data(config: TrainConfig) -> Check:
-    from data import DEEPEYES, DEEPEYES_GB
+    from data import GIGABYTES, ON_THE_HUB
 
     if config.data.startswith("toy"):
         return Check("data", OK, f"{config.data} is drawn, nothing to fetch")
@@ -206,10 +206,11 @@ def check_data(config: TrainConfig) -> Check:
     if config.data == "seal":
         remedy = "--root FOLDER with the four .json files and the COCO and GQA images"
         return Check("data", MISSING, "seal is read from a folder", remedy)
-    if config.data != "deepeyes":
+    repository = ON_THE_HUB.get(config.data)
+    if not repository:
         remedy = f"one of {', '.join(DATASETS)}, or a folder"
         return Check("data", MISSING, f"no such data set: {config.data}", remedy)
-    return check_hub("data", DEEPEYES, "dataset", "README.md", DEEPEYES_GB)
+    return check_hub("data", repository, "dataset", "README.md", GIGABYTES[repository])
 
 
 def check_disk(config: TrainConfig, to_fetch: float) -> list[Check]:

@@ -54,6 +54,7 @@ from evaluation.scores import (
 from grading.judge import Judge
 from model import family_named, find_model, load_model, prepare_libraries
 from options import toolbox
+from rollout import first_turns
 from runlog.render import make_page
 from runlog.runs import new_folder, store_answer
 from safe.files import append_rows, fail, keep_rows, read_json, write_json
@@ -305,11 +306,17 @@ def by_halves(f, items: list) -> tuple[list, list[tuple]]:
     return first + second, first_failed + second_failed
 
 
-def answer_job(job: Job, samples: list[Sample], model, processor, config: EvalConfig, judge) -> list[tuple]:
-    """Trajectories of these samples of the job, each with its record."""
+def answer_job(
+    job: Job, samples: list[Sample], model, processor, config: EvalConfig, judge, known: dict
+) -> list[tuple]:
+    """Trajectories of these samples of the job, each with its record. known: of greedy answers, the first
+    turns of the arm "on", which other arms take over."""
     settings = rollout_limits(config) | {"temperature": config.temperature, "seed": job.seed}
+    trajectories = answer_questions(model, processor, samples, job.arm, known=known, **settings)
+    if job.arm == "on" and not config.temperature:
+        known |= first_turns(trajectories)
     answers = []
-    for trajectory in answer_questions(model, processor, samples, job.arm, **settings):
+    for trajectory in trajectories:
         if config.protocol == "paper" or config.prompt:
             trajectory.answer = trajectory.answer or last_message(trajectory)
         missed = judge.missed if judge else 0
@@ -342,9 +349,12 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
     on_page = {sample.id for sample in samples[:PAGE_QUESTIONS]}
     failures = 0
     unreadable = set()
+    first = {}  # turns, of the arm "on"
     with tqdm(total=len(records) + missing, initial=len(records), unit="answer") as bar:
         for job in jobs:
-            answer = partial(answer_job, job, model=model, processor=processor, config=config, judge=judge)
+            answer = partial(
+                answer_job, job, model=model, processor=processor, config=config, judge=judge, known=first
+            )
             known = [sample for sample in job.samples if sample.id not in unreadable]
             readable = [sample for sample in map(opened, known) if sample]
             lost = {sample.id for sample in known} - {sample.id for sample in readable}

@@ -16,6 +16,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -26,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from config import PRESETS, run_command
 from engine.families import CONFIGS, FAMILIES, QWEN2_5_VL, Family, family_in, family_of_preset
-from engine.inputs import linear_patch_embed
+from engine.inputs import speed_up_tower
 from safe.checkpoints import all_checkpoints, newest_whole, weights_fault
 from tools import TURN_ENDS
 
@@ -172,8 +173,20 @@ def load_processor(path: Path, family: Family | None = None) -> ZoomProcessor:
     else:
         family = family_in(path / "config.json")
         images = Qwen2VLImageProcessorPil.from_pretrained(path)
+    spell_out(tokenizer, family.plain_words)
     template = tokenizer.chat_template
     return ZoomProcessor(images, tokenizer, template, model_type=family.model_type)
+
+
+def spell_out(tokenizer, words: tuple[str, ...]) -> None:
+    """Let a tokenizer write these added tokens like any other text. Their ids stay, under names that nobody
+    writes."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    found = [token for token in state["added_tokens"] if token["content"] in words]
+    for token in found:
+        token["content"] = f"<|not used: {token['content'].strip('<>')}|>"
+    if found:
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 def config_of(name: str, layers: int = 0):
@@ -228,7 +241,7 @@ def load_model(
     else:
         model = from_folder(path, dtype, device, quantize)
     model.name_or_path = lasting_name(name, path)
-    linear_patch_embed(model.model.visual.patch_embed)
+    speed_up_tower(model.model.visual)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter)
     elif lora:

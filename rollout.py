@@ -38,6 +38,8 @@ from options import controls, toolbox
 from reward import Reward, score
 from runlog.print_trajectory import ViewConfig, print_group, read_config
 
+SMALL_PIXELS = 2**16  # of a look that is kept for other arms
+
 
 @dataclass
 class Trajectory:
@@ -94,6 +96,26 @@ class Trajectory:
         self.logprobs += [0.0] * len(ids)
 
 
+class FirstTurn(NamedTuple):
+    """How a greedy trajectory begins, in every arm in which its model is told the same."""
+
+    look: Image.Image | None  # if it is small: for many questions, large ones would take much memory
+    ids: list[int]
+    logprobs: list[float]
+
+
+def first_turns(trajectories: list[Trajectory]) -> dict[str, FirstTurn]:
+    """Of greedy trajectories with the tool on offer, by their samples' ids: for `rollout`'s `known`."""
+    found = {}
+    for trajectory in trajectories:
+        look = trajectory.images[0]
+        length = [*trajectory.sampled, 0].index(0)
+        turn = (trajectory.completion_ids[:length], trajectory.logprobs[:length])
+        small = look.width * look.height <= SMALL_PIXELS
+        found[trajectory.sample.id] = FirstTurn(look if small else None, *turn)
+    return found
+
+
 class Observation(NamedTuple):
     """What a call is answered with."""
 
@@ -118,9 +140,11 @@ class ZoomEnv:
         seed: int | None = None,
         begin_with_targets: bool = False,
         keep_features: bool = False,
+        known: dict[str, FirstTurn] | None = None,
         bar=None,
     ):
         self.processor = processor
+        self.known = known or {}
         self.tokenizer = processor.tokenizer
         self.limits = limits
         self.offered = toolbox.named(limits.tools)
@@ -141,16 +165,14 @@ class ZoomEnv:
         self.rngs: list[random.Random] = []  # of the random crops, one for each trajectory
 
     def reset(self, sample: Sample, opening: list[int]) -> list[int]:
-        """Open a sample's image, take the first look, and start its group, whose indices are returned.
+        """Open a sample's image, take the first look, and start its group: the indices of those that are to
+        go on, all of them where no first turn is known.
 
         opening: ids that the completions start with, written for the model.
         """
-        original = sample.open()
-        # A row without the tool can't zoom: it is not shown a share, but all that the budget allows.
-        limits = self.limits if sample.tool else replace(self.limits, look_share=1.0)
-        shown = self.shown_size(original, look_budget(limits, original.size))
-        view = tools.View(original, shown, self.processor.family.frame)
-        look = view.look()
+        before = self.known.get(sample.id)
+        view = self.first_look(sample, before)
+        look = before.look if before and before.look else view.look()
         offered = sample.tool and self.tool != "off"
         prompt = tools.prompt(
             sample.text(),
@@ -161,8 +183,9 @@ class ZoomEnv:
         )
         prompt = tools.in_frame(prompt, view.frame)
         ids = expand_image_tokens(self.processor, prompt, [look])
-        first = len(self.trajectories)
+        going = []
         for member in range(self.group):
+            number = len(self.trajectories)
             # Lists of its own for every member: siblings share nothing that can change.
             trajectory = Trajectory(sample, list(ids), images=[look])
             trajectory.frame = view.frame
@@ -172,9 +195,30 @@ class ZoomEnv:
             self.rngs.append(random.Random(f"{self.seed}-{sample.id}-{member}"))
             if self.begin_with_targets:
                 controls.show_targets(self, trajectory, view)
-        if original.width * original.height > LARGE_PIXELS:
+            if before and offered == sample.tool:
+                self.repeat_turn(number, before)
+            if not trajectory.stop:
+                going.append(number)
+        if view.original and view.original.width * view.original.height > LARGE_PIXELS:
             view.original = None  # opened again for each crop: a batch of them would not fit
-        return list(range(first, first + self.group))
+        return going
+
+    def first_look(self, sample: Sample, before: FirstTurn | None) -> tools.View:
+        """The view of a sample's image at the size of its first look."""
+        if before and before.look:  # the original is opened for a crop, if there is one
+            return tools.View(None, before.look.size, self.processor.family.frame)
+        original = sample.open()
+        # A row without the tool can't zoom: it is not shown a share, but all that the budget allows.
+        limits = self.limits if sample.tool else replace(self.limits, look_share=1.0)
+        shown = self.shown_size(original, look_budget(limits, original.size))
+        return tools.View(original, shown, self.processor.family.frame)
+
+    def repeat_turn(self, i: int, before: FirstTurn) -> None:
+        """Let trajectory i write the first turn that is known of it, if its opening is how that begins."""
+        opened = len(self.trajectories[i].completion_ids)
+        same = self.trajectories[i].completion_ids == before.ids[:opened]
+        if same and len(before.ids) > opened and before.ids[-1] in self.end_ids:
+            self.step(i, before.ids[opened:], before.logprobs[opened:])
 
     def shown_size(self, image: Image.Image, pixels: int) -> tuple[int, int]:
         least = self.processor.image_processor.size["shortest_edge"]
@@ -330,6 +374,8 @@ class GenerateEngine:
         live = []  # indices of trajectories
         for sample, opening in zip(samples, openings):
             live += self.env.reset(sample, opening)
+        if not live:
+            return
         ids, mask, cache = self.prefill(live)
         features = []  # of the images that are not in the cache yet
         while live:
@@ -473,6 +519,7 @@ def rollout(
     force_call: bool = False,
     begin_with_targets: bool = False,
     keep_features: bool = False,
+    known: dict[str, FirstTurn] | None = None,
 ) -> list[Trajectory]:
     """Roll out `group` trajectories for every sample; a sample's group comes back consecutive.
 
@@ -486,20 +533,22 @@ def rollout(
     threads: a tiny model's samples are shared among this many CPU processes. force_call: after its first
     (greedy) thought open a call for the model; the box is its own. begin_with_targets: begin with calls on
     the sample's targets and their crops, as if the model had made them. keep_features: trajectories keep what
-    the vision tower made of their images. Raises ValueError for a bad flag, and for a sample whose image
-    can't be read.
+    the vision tower made of their images. known: `first_turns` of the arm "on", which a greedy rollout of
+    group 1 takes over. Raises ValueError for a bad flag, and for a sample whose image can't be read.
     """
     look_pixels, crop_pixels = pixel_budgets(processor, look_pixels, crop_pixels)
     limits = Limits(look_pixels, crop_pixels, max_turns, max_turn_tokens, max_tokens, max_plain_tokens)
     limits = replace(limits, look_share=look_share, batch=batch, engine=engine, threads=threads, tools=tools)
     controls.check_arguments(tool, group, limits)
-    settings = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets}
+    if known and (group > 1 or temperature or begin_with_targets):
+        raise ValueError("known: only a greedy rollout of group 1, from its beginning, repeats first turns")
+    settings = {"tool": tool, "seed": seed, "begin_with_targets": begin_with_targets, "known": known}
     openings = [[] for _ in samples]
     hidden = None if progress else True  # None: on a terminal it is shown
     bar = tqdm(total=len(samples) * group, unit="trajectory", disable=hidden, leave=False)
     with sampling_mode(model, seed), bar:
         if force_call:
-            first_turn = ZoomEnv(processor, replace(limits, max_turns=1), **settings)
+            first_turn = ZoomEnv(processor, replace(limits, max_turns=1), **settings)  # known ones aren't run
             thoughts = run_engine(model, first_turn, samples, openings, 0.0)
             openings = controls.forced_openings(processor.tokenizer, thoughts)
         settings |= {"group": group, "keep_features": keep_features, "bar": bar}

@@ -45,9 +45,9 @@ class SelectConfig(Limits):
 
     MOST_USED: ClassVar = ("data", "model", "limit", "out", "k", "rescore", "export")
 
-    data: str = flag("toy-mixture", "toy-mixture | toy | deepeyes | seal | a folder")
+    data: str = flag("toy-mixture", "toy-mixture | toy | deepeyes | visualprobe | seal | a folder")
     model: str = flag("tiny", "whose skill decides what is hard")
-    root: str = flag("", "folder of the deepeyes or seal files")
+    root: str = flag("", "folder of the deepeyes, visualprobe or seal files")
     revision: str = flag("", "of the data on the Hub: a commit (of a model: OWNER/MODEL@COMMIT)")
     allow_outside: bool = flag(False, "rows may name images outside the data set's folder")
     limit: int = flag(1000, "samples to score")
@@ -381,7 +381,7 @@ def export_verl(samples, file: Path) -> None:
 
 
 def main(config: SelectConfig) -> None:
-    from data import DEEPEYES, USED, fingerprint, load
+    from data import ON_THE_HUB, USED, fingerprint, load
     from safe.lock import hold
 
     out = Path(config.out)
@@ -395,7 +395,7 @@ def main(config: SelectConfig) -> None:
     where = {"root": config.root or None, "revision": config.revision, "allow_outside": config.allow_outside}
     samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
     # A rerun takes the same commit of the data, whatever is the newest then.
-    config = replace(config, revision=USED.get(DEEPEYES, config.revision))
+    config = replace(config, revision=USED.get(ON_THE_HUB.get(config.data), config.revision))
     rows_now = fingerprint(samples)
     before = read_json(out / "args.json").get("rows", rows_now)  # older folders lack it
     if before != rows_now:

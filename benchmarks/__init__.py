@@ -1,7 +1,7 @@
-"""The paper's benchmarks: their public files as samples, and their own scores, by rules alone.
+"""Benchmarks, the paper's and later ones: their public files as samples, and their own scores, by rules.
 
 The files are read from a folder, or fetched from the Hub. Each benchmark is one record (see record.py). The
-layouts are those of the Hub in August 2026.
+layouts are those of the Hub in August 2026, of the later ones in October.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from data import Sample, collect, find_folder
 from evaluation.scores import plain_grade
 from grading.answers import chosen_by
 from grading.boxes import answer_box, iou
-from loading.files import cell_image, check_one_image, composed, inside, parquet
+from loading.files import cell_image, check_one_image, composed, inside, listed_rows, parquet, tsv
 from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
@@ -44,7 +44,7 @@ def load_benchmark(
     else:
         rows = table_rows(folder, benchmark, name, allow_outside)
     samples = collect(rows, name)
-    if len(samples) != benchmark.questions:
+    if benchmark.questions and len(samples) != benchmark.questions:
         print(f"{name}: {len(samples)} questions here, {benchmark.questions} in the public copy")
     return samples
 
@@ -66,10 +66,12 @@ def table_rows(folder: Path, benchmark: Benchmark, name: str, allow_outside: boo
     if files is None:
         raise ValueError(f"{folder} holds no {' or '.join(benchmark.files)}, the files of {name}")
     for file in files:
-        if file.suffix == ".json":
+        if file.name == "val.json":
+            yield from listed_rows(file, benchmark.columns, benchmark.make, allow_outside)
+        elif file.suffix == ".json":
             yield from named_rows(folder, file, benchmark, allow_outside)
         else:
-            yield from parquet_rows(folder, file, benchmark, allow_outside)
+            yield from held_rows(folder, file, benchmark, allow_outside)
 
 
 def named_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: bool):
@@ -97,8 +99,9 @@ def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
     return rows
 
 
-def parquet_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: bool):
-    rows = parquet(file, benchmark.columns)
+def held_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: bool):
+    """The rows of a parquet or .tsv file, which hold their images."""
+    rows = (tsv if file.suffix == ".tsv" else parquet)(file, benchmark.columns)
     images = [column for column in IMAGE_COLUMNS if column in rows.column_names]
     if not images:
         raise ValueError(f"{file} lacks a column with images: one of {', '.join(IMAGE_COLUMNS)}")

@@ -1,5 +1,7 @@
-"""Benchmarks of search and perception: V*, HR-Bench, MME-RealWorld-Lite, POPE."""
+"""Benchmarks of search and perception: V*, HR-Bench, MME-RealWorld, POPE; and after the paper TreeBench,
+VisualProbe, ZoomBench."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +16,11 @@ from benchmarks.record import (
     scores_by,
     split_by,
 )
-from data import Sample
+from data import VISUALPROBE_COLUMNS, Sample, visualprobe_sample
 from grading.answers import unwrap
+from grading.boxes import iou
 from grading.correct import MAX_ANSWER_CHARS, is_correct
-from loading.fields import read_options, read_question, read_sized_boxes
+from loading.fields import read_boxes, read_options, read_question, read_sized_boxes
 from safe.files import read_json
 
 ASK_LETTER = " Answer with the letter of the right option."
@@ -118,6 +121,82 @@ def scores_pope(records: list[dict]) -> dict:
     return scores
 
 
+# --------------------------------------------------------------------------------------------------
+# After the paper.
+
+
+def make_treebench(row: dict) -> Sample:
+    """The options stand in columns of their own (for VLMEvalKit), in one column (for the authors' script),
+    or, of OCR, in the question."""
+    columns = [row.get(letter) for letter in "ABCD"]
+    options = [str(text) for text in columns if text not in (None, "")]
+    text = row["question"].strip()
+    if not options:
+        options = lettered_lines(row.get("multi-choice options") or "")
+    if not options:
+        text, options = split_choices(text)
+    if not options:
+        raise ValueError("neither columns A to D nor its text hold the options")
+    answer = options[LETTERS.index(row["answer"].strip())]
+    boxes = read_boxes(row["target_instances"])
+    meta = {"kind": row["category"].partition("/")[0], "task": row["category"]}
+    return make_question(text, answer, options, boxes=boxes, meta=meta)
+
+
+def scores_treebench(records: list[dict]) -> dict:
+    """The accuracy of each task, and the mean IoU: over all targets of a question, of each one's best box."""
+    overlaps = []
+    for record in records:
+        if record["targets"]:
+            best = [
+                max((iou(box, target) for box in record["boxes"]), default=0.0)
+                for target in record["targets"]
+            ]
+            overlaps.append(fmean(best))
+    return scores_by("task", records) | {"mean IoU": fmean(overlaps) if overlaps else None}
+
+
+def make_zoombench(row: dict) -> Sample:
+    text = read_question(row["query"]).replace("<image>", "")
+    kind = row["question_type"]
+    boxes = read_boxes(row["bbox"])
+    if kind != "mcq":
+        return make_question(text, row["response"], boxes=boxes, meta={"kind": kind})
+    text, options = split_choices(text)
+    if not options:
+        raise ValueError("its text does not hold the options as (A) ...")
+    answer = options[LETTERS.index(str(row["response"]).strip(" ()."))]
+    return make_question(text, answer, options, boxes=boxes, meta={"kind": kind})
+
+
+def split_choices(text: str) -> tuple[str, list[str]]:
+    r"""A question, and the options that stand below it, a line each; none if there are none.
+
+    >>> split_choices("How many? Select from the following choices.\n(A) 0\n(B) 2")
+    ('How many? Select from the following choices.', ['0', '2'])
+    """
+    first = re.search(r"\n\s*[(\[]?A[)\].:]", text)
+    if not first:
+        return text, []
+    return text[: first.start()].strip(), lettered_lines(text[first.start() :])
+
+
+def lettered_lines(text: str) -> list[str]:
+    r"""The options of lines that begin with A, B, C ... in order; none if a line has no letter.
+
+    >>> lettered_lines("A. red\nB. blue"), lettered_lines("A. red\nor blue")
+    (['red', 'blue'], [])
+    """
+    marks = [LETTERED.fullmatch(line) for line in text.strip().splitlines() if line.strip()]
+    if not marks or not all(marks):
+        return []
+    in_order = "".join(mark[1] for mark in marks) == LETTERS[: len(marks)]
+    return [mark[2] for mark in marks] if in_order else []
+
+
+LETTERS = "ABCDEFGHI"
+LETTERED = re.compile(r"\s*[(\[]?([A-I])[)\].:]+\s*(.+?)\s*")
+
 ROTATED = "Its own four rotations of the options stand in for shuffling; a row counts once."
 HRBENCH_COLUMNS = ("question", "A", "B", "C", "D", "answer", "category", "cycle_category")
 LOOKING = {
@@ -159,6 +238,45 @@ LOOKING = {
         published=(42.3, 53.2),
         note="The option of the final answer counts; officially the reply's first A to E.",
         scores=partial(scores_by, "domain"),
+    ),
+    "mme-realworld": Benchmark(
+        repository="yifanzhang114/MME-RealWorld-Lmms-eval",
+        files=("*.parquet",),
+        columns=("question", "multi-choice options", "answer", "category"),
+        questions=0,
+        make=make_mme,
+        note="The option of the final answer counts; officially the reply's first A to E.",
+        scores=partial(scores_by, "domain"),
+    ),
+    "treebench": Benchmark(
+        repository="HaochenWang/TreeBench",
+        files=("TreeBench.tsv",),
+        columns=("question", "answer", "category", "target_instances"),
+        questions=405,
+        make=make_treebench,
+        note="Officially a letter must stand alone, and boxes are those of <box>; ours are those of zooms.",
+        scores=scores_treebench,
+    ),
+    **{
+        f"visualprobe-{level.lower()}": Benchmark(
+            repository=f"Mini-o3/VisualProbe_{level}",
+            files=("val.json", "data/*"),
+            columns=VISUALPROBE_COLUMNS,
+            questions=0,
+            make=visualprobe_sample,
+            note="Officially a language model judges, the mean of 32 sampled answers; here rules, or --judge."
+            f" So Mini-o3's authors give {base} % for Qwen2.5-VL-7B and {deepeyes} % for DeepEyes-7B.",
+        )
+        for level, base, deepeyes in (("Easy", 39.1, 60.1), ("Medium", 26.0, 29.8), ("Hard", 23.9, 35.1))
+    },
+    "zoombench": Benchmark(
+        repository="inclusionAI/ZoomBench",
+        files=("test*.parquet",),
+        columns=("query", "response", "question_type", "bbox"),
+        questions=845,
+        make=make_zoombench,
+        note="Officially a language model judges what is not equal by rules; here rules, or --judge. The arm"
+        " oracle shows the region of its box, as its own crops do.",
     ),
     "pope": Benchmark(
         repository="lmms-lab-encoder/POPE",

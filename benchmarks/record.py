@@ -19,7 +19,7 @@ class Benchmark:
     repository: str  # on the Hub
     files: tuple[str, ...]  # patterns: the files of the first one that fits are read; for V* those of all
     columns: tuple[str, ...]  # that a row must have, beside its image
-    questions: int  # in the public copy
+    questions: int  # in the public copy; 0: not known here
     make: Callable  # row -> Sample or list of Samples; id and image are filled in later
     # Percent, paper v3, tables 1 to 4: the base as reproduced there, and DeepEyes.
     published: tuple[float, float] | None = None

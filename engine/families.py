@@ -38,6 +38,8 @@ class Family:
     grid_inputs: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes
+    # Added tokens of the public vocabulary that are written as plain text: the models never learnt them
+    plain_words: tuple[str, ...]
     image_processor_kwargs: dict  # as the public preprocessor_config.json has them
     cut: Callable  # (configuration, layers): what goes with fewer layers in each tower, in place
 
@@ -121,6 +123,13 @@ def patch_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
 def windowed_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
     sizes = (tower.spatial_merge_size, tower.window_size, tower.patch_size)
     index, ends = vision_utils.get_vision_window_index(grids, *sizes)
+    # In each image, windows of a size come one after the other, for `attend_by_length`.
+    lengths = ends.diff()
+    images = torch.searchsorted(grids.prod(1).cumsum(0), ends[1:])  # of each window
+    by_length = (images * (ends[-1] + 1) + lengths).argsort(stable=True)
+    windows = index.split((lengths // tower.spatial_merge_unit).tolist())
+    index = torch.cat([windows[i] for i in by_length])
+    ends = torch.nn.functional.pad(lengths[by_length].cumsum(0), (1, 0))
     return patch_positions(tower, grids) | {"window_index": index, ON_THE_HOST: ends}
 
 
@@ -143,6 +152,7 @@ QWEN2_5_VL = Family(
     grid_inputs=windowed_positions,
     count_levels=count_one,
     head_norms=False,
+    plain_words=(),
     # Mean and deviation of the colours are CLIP's, which the image processor has by itself.
     image_processor_kwargs={"patch_size": 14, "min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28},
     cut=cut_windows,
@@ -190,6 +200,7 @@ QWEN3_VL = Family(
     grid_inputs=resampled_positions,
     count_levels=count_deepstack,
     head_norms=True,
+    plain_words=("<think>", "</think>"),
     image_processor_kwargs={
         "patch_size": 16,
         "min_pixels": 64 * 32 * 32,

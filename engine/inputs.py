@@ -4,8 +4,13 @@ An image has one token id in a text, `<|image_pad|>`, as often as it has visual 
 vision tower makes of an image: (visual tokens, width * levels), see `Family`.
 """
 
+from copy import copy
+from itertools import groupby
+
 import torch
 from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from engine.families import ON_THE_HOST
@@ -43,6 +48,41 @@ def linear_patch_embed(embed) -> None:
         return torch.nn.functional.linear(patches.to(kernel.dtype), matrix, embed.proj.bias)
 
     embed.forward = forward
+
+
+def attend_by_length(module, query, key, value, attention_mask, scaling, cu_seq_lens_q, **kwargs):
+    """Attention inside each window or image of a row of N patches: from (1, heads, N, head size) each to
+    (1, N, heads, head size). Neighbours of one length are attended to in one call; Hugging Face makes a call
+    for each, 63 in a windowed layer for a look of 1,000 tokens.
+
+    cu_seq_lens_q: where they end, from 0 on, on the host.
+    """
+    lengths = cu_seq_lens_q.diff().tolist()
+    outputs = []
+    begin = 0
+    for length, run in groupby(lengths):
+        count = len(list(run))
+        part = slice(begin, begin + count * length)
+        begin = part.stop
+        q, k, v = (
+            each[0, :, part].unflatten(1, (count, length)).transpose(0, 1) for each in (query, key, value)
+        )
+        seen = scaled_dot_product_attention(q, k, v, scale=scaling)  # (count, heads, length, head size)
+        outputs.append(seen.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+# Hugging Face hands all windows over at once to an attention whose name says "flash".
+AttentionInterface.register("flash_by_length", attend_by_length)
+
+
+def speed_up_tower(tower) -> None:
+    """Let a vision tower compute the same in fewer operations."""
+    linear_patch_embed(tower.patch_embed)
+    own = copy(tower.config)  # of the attention alone: a model made from a config looks for a package "flash"
+    own._attn_implementation = "flash_by_length"
+    for block in tower.blocks:
+        block.attn.config = own
 
 
 def encode_images(model, processor, images: list[Image.Image]) -> list[torch.Tensor]:

@@ -86,7 +86,7 @@ def sampling_mode(model, seed: int | None):
     model.eval()
     try:
         random_state = torch.random.fork_rng(devices, enabled=seed is not None)
-        with torch.no_grad(), merged_lora(model), cast_lora(model), random_state:
+        with torch.no_grad(), merged_lora(model), cast_lora(model), torch.inference_mode(), random_state:
             if seed is not None:
                 torch.manual_seed(seed)
             yield

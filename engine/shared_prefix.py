@@ -20,6 +20,16 @@ from engine.families import family_of
 from engine.inputs import language_inputs
 
 LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
+PARTS = 4  # in which completions attend, the shortest first: little of each is padding
+
+
+@dataclass
+class Part:
+    """Completions of about the same length."""
+
+    completions: torch.Tensor  # (b, t) indices in the row, padded right with index 0
+    owner: torch.Tensor  # (b,) the prompt of each
+    mask: torch.Tensor  # (b, 1, t, P + t) bool: what a completion's tokens see
 
 
 @dataclass
@@ -33,12 +43,11 @@ class Layout:
     prompts: torch.Tensor  # (S, P) indices in the row, padded right with index 0
     prompts_real: torch.Tensor  # (S, P) bool
     completions: torch.Tensor  # (B, T)
-    # Where the real ones are in (S, P) and (B, T), flattened. A mask would do, but on a GPU it makes the host
-    # wait in every layer, forward and backward.
-    prompt_places: torch.Tensor
-    completion_places: torch.Tensor
     owner: torch.Tensor  # (B,) the prompt of each completion
-    mask: torch.Tensor  # (B, 1, T, P + T) bool: what a completion's tokens see
+    parts: list[Part]
+    # (N,) where each token of the row is among the padded outputs of prompts and parts, flattened. A mask
+    # would do, but on a GPU it makes the host wait in every layer, forward and backward.
+    places: torch.Tensor
 
 
 def shared_prompt_attention(
@@ -68,21 +77,22 @@ def shared_prompt_attention(
         scale=scaling,
         is_causal=True,
     )
-    own_q, own_k, own_v = gather_rows(row, layout.completions, heads)
-    prompt_k = k.index_select(0, layout.owner)
-    prompt_v = v.index_select(0, layout.owner)
-    keys = torch.cat([prompt_k, own_k], 2)  # (B, key heads, P + T, head size)
-    values = torch.cat([prompt_v, own_v], 2)
-    completions = scaled_dot_product_attention(
-        own_q,
-        repeat_kv(keys, repeat),
-        repeat_kv(values, repeat),
-        attn_mask=layout.mask,
-        scale=scaling,
-    )
-    prompts = prompts.transpose(1, 2).flatten(0, 1).index_select(0, layout.prompt_places)
-    completions = completions.transpose(1, 2).flatten(0, 1).index_select(0, layout.completion_places)
-    row = torch.cat([prompts, completions])
+    outputs = [prompts.transpose(1, 2).flatten(0, 1)]
+    for part in layout.parts:
+        own_q, own_k, own_v = gather_rows(row, part.completions, heads)
+        prompt_k = k.index_select(0, part.owner)
+        prompt_v = v.index_select(0, part.owner)
+        keys = torch.cat([prompt_k, own_k], 2)  # (b, key heads, P + t, head size)
+        values = torch.cat([prompt_v, own_v], 2)
+        completions = scaled_dot_product_attention(
+            own_q,
+            repeat_kv(keys, repeat),
+            repeat_kv(values, repeat),
+            attn_mask=part.mask,
+            scale=scaling,
+        )
+        outputs.append(completions.transpose(1, 2).flatten(0, 1))
+    row = torch.cat(outputs).index_select(0, layout.places)
     return row[None], None  # (1, N, heads, head size)
 
 
@@ -119,17 +129,13 @@ def ragged(lengths: list[int], start: int, device):
     return indices * real, real
 
 
-def real_places(lengths: list[int], device) -> torch.Tensor:
-    """Where the real ones are among padded rows of these lengths, flattened.
+def runs(starts: list[int], lengths: list[int]) -> torch.Tensor:
+    """Runs of numbers, one after the other.
 
-    >>> real_places([2, 1], "cpu")
-    tensor([0, 1, 2])
-    >>> real_places([1, 3], "cpu")
-    tensor([0, 3, 4, 5])
+    >>> runs([0, 5], [2, 3])
+    tensor([0, 1, 5, 6, 7])
     """
-    longest = max(lengths)
-    places = [torch.arange(number * longest, number * longest + n) for number, n in enumerate(lengths)]
-    return torch.cat(places).to(device)
+    return torch.cat([torch.arange(start, start + n) for start, n in zip(starts, lengths)])
 
 
 def make_layout(prompts: list[int], completions: list[int], owner: list[int], device) -> Layout:
@@ -137,21 +143,32 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
     indices, real = ragged(prompts, 0, device)
     own, _ = ragged(completions, sum(prompts), device)
     owner = torch.tensor(owner, device=device)
-    longest = own.shape[1]
-    causal = torch.ones(longest, longest, dtype=torch.bool, device=device)
-    causal = causal.tril()
-    sees_prompt = real[owner][:, None].expand(-1, longest, -1)  # (B, T, P)
-    sees_itself = causal.expand(len(own), -1, -1)  # (B, T, T)
-    mask = torch.cat([sees_prompt, sees_itself], 2)
-    return Layout(
-        prompts=indices,
-        prompts_real=real,
-        completions=own,
-        prompt_places=real_places(prompts, device),
-        completion_places=real_places(completions, device),
-        owner=owner,
-        mask=mask[:, None],
-    )
+    by_length = sorted(range(len(completions)), key=completions.__getitem__)
+    size = -(-len(by_length) // PARTS)
+    parts = []
+    starts = [0] * len(completions)  # of each completion among the padded outputs
+    filled = real.numel()
+    for rows in torch.tensor(by_length, device=device).split(size):
+        members = by_length[: len(rows)]
+        by_length = by_length[len(rows) :]
+        longest = completions[members[-1]]
+        part_owner = owner.index_select(0, rows)
+        mask = what_they_see(real.index_select(0, part_owner), longest)
+        parts.append(Part(own.index_select(0, rows)[:, :longest], part_owner, mask))
+        for member in members:
+            starts[member] = filled
+            filled += longest
+    prompt_starts = range(0, real.numel(), max(prompts))
+    places = runs([*prompt_starts, *starts], [*prompts, *completions])
+    return Layout(indices, real, own, owner, parts, places.to(device))
+
+
+def what_they_see(prompts_real: torch.Tensor, longest: int) -> torch.Tensor:
+    """The mask (b, 1, t, P + t) of completions: their prompt's real tokens (b, P), and what came before."""
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=prompts_real.device).tril()
+    sees_prompt = prompts_real[:, None].expand(-1, longest, -1)  # (b, t, P)
+    sees_itself = causal.expand(len(prompts_real), -1, -1)  # (b, t, t)
+    return torch.cat([sees_prompt, sees_itself], 2)[:, None]
 
 
 def row_positions(family, groups, pad_id: int) -> torch.Tensor:

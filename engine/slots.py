@@ -23,7 +23,7 @@ MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
 SEEN = 2**15  # most keys that a pass looks back at, all rows together: a layer copies them for every head
 ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this long
 GROWTH = 256  # tokens by which the slots grow when one is full
-WAITING_FRACTION = 1 / 8  # observations go in together: when this fraction of the slots waits for one ...
+WAITING_FRACTION = 1 / 4  # observations go in together: when this fraction of the slots waits for one ...
 WAITING_STEPS = 8  # ... or after so many steps
 
 
@@ -142,8 +142,7 @@ class SlotEngine:
         """All trajectories of these samples' groups; openings: ids that a sample's completions start with."""
         queue = deque(zip(samples, openings))
         steps = 0  # since a slot began to wait
-        while queue or self.live:
-            self.prefill_waiting(queue)
+        while self.prefill_waiting(queue):
             written, lengths, positions = self.counters()
             tokens = self.next_tokens(written)
             # A token that ends its turn is decoded like the others: it belongs in the cache, too.
@@ -157,16 +156,18 @@ class SlotEngine:
                 steps = 0
         return self.env.trajectories
 
-    def prefill_waiting(self, queue: deque) -> None:
-        """Prefill each waiting prompt once, while slots are free, and copy it to its group's slots."""
+    def prefill_waiting(self, queue: deque) -> bool:
+        """Prefill each waiting prompt once, while slots are free, and copy it to its group's slots. Returns
+        whether some slot is live."""
         group = self.env.group
         heads = []  # the first row of each new group
         while queue and len(self.live) + group <= self.size:
-            heads.append(len(self.live))
-            sample, opening = queue.popleft()
-            self.live += [Slot(trajectory) for trajectory in self.env.reset(sample, opening)]
+            started = [Slot(trajectory) for trajectory in self.env.reset(*queue.popleft())]
+            if started:  # all of a group, or none
+                heads.append(len(self.live))
+                self.live += started
         if not heads:
-            return
+            return bool(self.live)
         firsts = [self.env.trajectories[self.live[head].trajectory] for head in heads]
         self.append(
             heads,
@@ -182,6 +183,7 @@ class SlotEngine:
                 slot.length = self.live[head].length
                 slot.position = self.live[head].position
             self.start_turns(range(head, head + group))
+        return True
 
     def start_turns(self, rows) -> None:
         for row in rows:

@@ -13,7 +13,7 @@ from grading.boxes import contains, iou
 from grading.correct import is_correct
 from options import controls
 from reward import WEIGHTS
-from rollout import Trajectory, rollout
+from rollout import Trajectory, first_turns, rollout
 from runlog.tables import table
 from tools import TOOL
 
@@ -244,9 +244,14 @@ def answer_questions(model, processor, samples: list[Sample], arm: str, **settin
     return rollout(model, processor, samples, force_call=forced, **usual | settings)
 
 
-def answer_records(model, processor, samples: list[Sample], arm: str, judge=None, **settings) -> list[dict]:
-    """The records of an arm's greedy answers, graded by the rules of the reward."""
-    trajectories = answer_questions(model, processor, samples, arm, **settings)
+def answer_records(
+    model, processor, samples: list[Sample], arm: str, judge=None, known: dict | None = None, **settings
+) -> list[dict]:
+    """The records of an arm's greedy answers, graded by the rules of the reward. known: first turns, added
+    in the arm "on", taken over in the others."""
+    trajectories = answer_questions(model, processor, samples, arm, known=known, **settings)
+    if known is not None and arm == "on":
+        known |= first_turns(trajectories)
     return [make_record(t, plain_grade(t, judge), arm) for t in trajectories]
 
 

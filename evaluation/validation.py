@@ -75,6 +75,7 @@ class Validation:
         if when == "after" and stored.get("steps") != steps:  # the run has been prolonged since
             stored |= {"after": {}, "steps": steps}
         unjudged = stored.setdefault("unjudged", {})
+        known = {}
         for arm in possible_arms(self.samples, arms):
             name = f"{when}: {arm}"
             again = self.judge and unjudged.get(name)
@@ -82,7 +83,7 @@ class Validation:
                 continue
             print(f"  {arm}: {len(self.samples)} questions ...", flush=True)
             missed = self.judge.missed if self.judge else 0
-            settings = self.settings | {"judge": self.judge, "progress": True}
+            settings = self.settings | {"judge": self.judge, "progress": True, "known": known}
             ask = partial(answer_records, model, processor, self.samples, arm, **settings)
             with phase("rollout"):
                 records = in_memory(ask, settings["batch"])

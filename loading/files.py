@@ -2,14 +2,19 @@
 
 import base64
 import codecs
+import csv
 import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import datasets
 import pyarrow
+
+from safe.files import read_json
 
 LONGEST_NAME = 255  # characters of a file's name; of a longer text in base64 no file is looked for
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
@@ -76,6 +81,43 @@ def parquet(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
     if missing := [column for column in columns if column not in rows.column_names]:
         raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
     return rows
+
+
+def tsv(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
+    """Tab-separated rows as text, memory-mapped in the cache of `datasets`: images in base64 make them large.
+    ValueError that names the file if it is broken or lacks a column."""
+    datasets.disable_progress_bars()
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            names = next(csv.reader(opened, delimiter="\t"), [])
+        as_text = datasets.Features(dict.fromkeys(names, datasets.Value("string")))
+        # Without keep_default_na=False an option that reads "None" would be missing
+        rows = datasets.Dataset.from_csv(str(file), features=as_text, sep="\t", keep_default_na=False)
+    except Exception as error:
+        raise ValueError(f"{file} can't be read as tab-separated rows ({type(error).__name__})") from error
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    return rows
+
+
+def listed_rows(file: Path, columns: tuple[str, ...], make, allow_outside: bool = False):
+    """(where, function that makes the sample) for the rows of VisualProbe's files: a list of objects, whose
+    `images` hold a path. make: row -> sample without id and image."""
+    if not file.is_file():
+        raise ValueError(f"{file.parent} holds no {file.name}, the file of VisualProbe")
+    rows = read_json(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{file} holds no list of rows")
+    known = set().union(*rows)
+    if missing := [column for column in (*columns, "images") if column not in known]:
+        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+
+    def finish(number: int, row: dict):
+        image = read_image(row["images"], file.parent, allow_outside)
+        return replace(make(row), id=str(row.get("doc_id", number)), image=image)
+
+    for number, row in enumerate(rows):
+        yield f"{file.name}, row {number}", partial(finish, number, row)
 
 
 def check_one_image(rows: datasets.Dataset, number: int, column: str) -> None:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from config import TrainConfig, look_budget
-from data import BAD_ROW, DEEPEYES, Sample, is_cached
+from data import BAD_ROW, ON_THE_HUB, Sample, is_cached
 from engine.families import FAMILIES, Family
 from evaluation.validation import load_questions
 from grading.correct import verifiable
@@ -38,13 +38,16 @@ class SourceRows(NamedTuple):
 
 def are_here(config: TrainConfig) -> bool:
     """Are the training rows of a config on this machine?"""
-    return config.data != "deepeyes" or bool(config.root) or is_cached(DEEPEYES, "dataset", "README.md")
+    repository = ON_THE_HUB.get(config.data)
+    return not repository or bool(config.root) or is_cached(repository, "dataset", "README.md")
 
 
 def of_config(config: TrainConfig) -> str:
     """`table` for the training rows of a config, if they are on this machine."""
     if not are_here(config):
-        return f"rows: {DEEPEYES} is not on this machine yet, so what they can teach is not known"
+        return (
+            f"rows: {ON_THE_HUB[config.data]} is not on this machine yet, so what they can teach is not known"
+        )
     return table(training_rows(config), config)
 
 

@@ -525,7 +525,10 @@ def test_any_json_is_read_as_it_stands_or_named(mine, changes):
         assert boolean or sample.options or gold in [*map(str, said), *map(str, row.get("accepted") or ())]
     assert set((sample.answer, *sample.accepted)) <= set(sample.options) or not sample.options
     assert all(option in repr(row["options"]) for option in sample.options if option.isalnum())
-    assert bool(sample.options) == bool(row.get("options") not in (None, [], {}, "", "[]"))
+    options = row.get("options")
+    if isinstance(options, dict) and set(options.values()) == {None}:
+        options = None  # parquet's way to say that this row has none of the letters
+    assert bool(sample.options) == bool(options not in (None, [], {}, "", "[]"))
     held = repr(row.get("boxes"))
     assert all(f"{value:g}" in held or repr(value) in held for box in sample.boxes for value in box)
     assert bool(sample.boxes) == bool(row.get("boxes") not in (None, [], "", "[]", "{}"))

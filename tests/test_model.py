@@ -10,12 +10,13 @@ import torch
 from conftest import both_families
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import model as models
 from config import PRESETS
 from data import load
 from engine.families import family_of_preset
-from engine.inputs import encode_images, linear_patch_embed
+from engine.inputs import encode_images, linear_patch_embed, speed_up_tower
 from model import add_lora, config_of, find_model, load_model, merge
 from rollout import rollout
 
@@ -56,6 +57,36 @@ def test_the_unfolded_patch_embedding_is_the_convolution(model, processor):
         torch.nn.init.normal_(embed.proj.bias)
     linear_patch_embed(embed)
     assert torch.allclose(embed.forward(patches), type(embed).forward(embed, patches), atol=1e-5)
+
+
+class CountAttention(TorchDispatchMode):
+    calls = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.calls += "attention" in str(operation)
+        return operation(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@both_families
+def test_windows_of_a_length_attend_at_once(model, processor):
+    """As Hugging Face's tower makes of pixels and grids alone, in fewer calls."""
+    shades = torch.Generator().manual_seed(0)
+    sizes = [(448, 448), (128, 192), (416, 512), (128, 192)]
+    shown = [(torch.rand(*size, 3, generator=shades) * 255).byte().numpy() for size in sizes]
+    images = [Image.fromarray(pixels) for pixels in shown]
+    if processor.family.patch == 14:
+        images = [image.resize((image.width // 32 * 28, image.height // 32 * 28)) for image in images]
+    pixels = processor.image_processor(images, return_tensors="pt")
+    linear_patch_embed(model.model.visual.patch_embed)  # rounds otherwise than the convolution
+    with CountAttention() as plain:
+        expected = model.get_image_features(**pixels, return_dict=True)
+    speed_up_tower(model.model.visual)
+    with CountAttention() as ours:
+        found = encode_images(model, processor, images)
+    for one, other in zip(found, processor.family.features(expected), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)  # windows in another order: sums round otherwise
+    assert ours.calls <= plain.calls // (3 if processor.family.patch == 14 else 1)
 
 
 def test_four_bits(tmp_path):

@@ -18,7 +18,8 @@ from safe.files import append_rows
 from safe.signals import REQUEST
 from training.base import PatientTrainer
 
-PAGE_EVERY = 60  # seconds between pages
+PAGE_EVERY = 60  # seconds between pages, at least ...
+PAGE_COST = 50  # ... and at least this many times what the last one took
 
 
 class LoggedTrainer(PatientTrainer):
@@ -37,7 +38,7 @@ class LoggedTrainer(PatientTrainer):
         self.gaps = []  # largest |trainer's - sampler's logprob| of each micro-batch
         self.entropies = []  # of each trained token
         self.update_began = time.time()
-        self.page_made = 0.0
+        self.next_page = 0.0  # when it is due
         self.known_troubles = set()
         self.remove_callback(PrinterCallback)  # `log` prints a line for people
 
@@ -107,9 +108,11 @@ class LoggedTrainer(PatientTrainer):
         append_rows(self.run / "metrics.jsonl", row)
         self.rows.append(row)
         print(runs.step_text(row, self.args.max_steps, self.rows), flush=True)
-        if time.time() - self.page_made > PAGE_EVERY:
-            make_page(self.run, draw=self.page_made > 0)  # the first one at once
-            self.page_made = time.time()
+        if time.time() > self.next_page:
+            began = time.time()
+            make_page(self.run, draw=self.next_page > 0)  # the first one at once
+            cost = time.time() - began
+            self.next_page = time.time() + max(PAGE_EVERY, PAGE_COST * cost)
         guard = self.config.guard
         is_new = guard != "off" and print_new_troubles(self.rows, self.known_troubles, asdict(self.config))
         return asked or (is_new and guard == "stop")
