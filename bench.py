@@ -81,8 +81,8 @@ class BenchConfig:
     threads: int = flag(2, "CPU threads, and processes of a tiny model's slots")
     seed: int = flag(0, "of questions, boxes and lengths")
     json: str = flag("", "file for all figures")
-    simulate: bool = flag(False, "instead: how full the slots are on a real model's lengths, counted")
-    whole: bool = flag(False, "instead: where the seconds of `python train.py` go")
+    simulate: bool = flag(False, "instead, of --model alone: how full the slots are on real lengths, counted")
+    whole: bool = flag(False, "instead, of --seed alone: where the seconds of `python train.py` go")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -377,7 +377,7 @@ def find_folder(
 
 def visualprobe_sample(row: dict) -> Sample:
     """A row of VisualProbe, of its training or its test files; id and image are filled in later."""
-    text = read_question(row["problem"]).replace("<image>", "").strip()
+    text = read_question(row["problem"])
     meta = {"kind": read_text(row["data_source"], "data_source")}
     return Sample("", b"", text, read_text(row["solution"], "solution"), source="visualprobe", meta=meta)
 

@@ -313,7 +313,9 @@ def answer_job(
     turns of the arm "on", which other arms take over."""
     settings = rollout_limits(config) | {"temperature": config.temperature, "seed": job.seed}
     trajectories = answer_questions(model, processor, samples, job.arm, known=known, **settings)
-    if job.arm == "on" and not config.temperature:
+    if (
+        job.arm == "on" != config.arms.split(",")[-1] and not config.temperature
+    ):  # a later arm takes them over
         known |= first_turns(trajectories)
     answers = []
     for trajectory in trajectories:
@@ -355,9 +357,9 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
             answer = partial(
                 answer_job, job, model=model, processor=processor, config=config, judge=judge, known=first
             )
-            known = [sample for sample in job.samples if sample.id not in unreadable]
-            readable = [sample for sample in map(opened, known) if sample]
-            lost = {sample.id for sample in known} - {sample.id for sample in readable}
+            wanted = [sample for sample in job.samples if sample.id not in unreadable]
+            readable = [sample for sample in map(opened, wanted) if sample]
+            lost = {sample.id for sample in wanted} - {sample.id for sample in readable}
             for name in sorted(lost):
                 append_rows(out / "failed.jsonl", {"arm": "all", "id": name, "reason": "can't be opened"})
             unreadable |= lost

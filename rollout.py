@@ -155,11 +155,11 @@ class ZoomEnv:
         self.begin_with_targets = begin_with_targets
         self.with_features = keep_features
         self.bar = bar
-        known = self.tokenizer.get_vocab()
-        self.im_end = known["<|im_end|>"]
+        vocabulary = self.tokenizer.get_vocab()
+        self.im_end = vocabulary["<|im_end|>"]
         self.pad_id = self.tokenizer.pad_token_id
-        self.end_ids = [known[token] for token in tools.TURN_ENDS if token in known]
-        self.banned_ids = [known[token] for token in tools.BANNED if token in known]
+        self.end_ids = [vocabulary[token] for token in tools.TURN_ENDS if token in vocabulary]
+        self.banned_ids = [vocabulary[token] for token in tools.BANNED if token in vocabulary]
         self.trajectories: list[Trajectory] = []
         self.views: list[tools.View | None] = []  # one for each trajectory, while it runs
         self.rngs: list[random.Random] = []  # of the random crops, one for each trajectory

@@ -1,12 +1,15 @@
 """Benchmarks, the paper's and later ones: their public files as samples, and their own scores, by rules.
 
 The files are read from a folder, or fetched from the Hub. Each benchmark is one record (see record.py). The
-layouts are those of the Hub in August 2026, of the later ones in October.
+layouts are those of the Hub in August 2026; those of TreeBench, VisualProbe and ZoomBench are as other
+repositories read them in October.
 """
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import datasets
 
 from benchmarks.grounding import GROUNDING
 from benchmarks.looking import LOOKING, right_as_paper
@@ -37,7 +40,7 @@ def load_benchmark(
     and named in runs/bad-rows-NAME.jsonl. Raises ValueError if files are missing.
     """
     benchmark = BENCHMARKS[name]
-    only = [f"*{pattern}" for pattern in benchmark.files]
+    only = [f"*{pattern}" for pattern in (*benchmark.files, *benchmark.beside)]
     folder = find_folder(root, benchmark.repository, only, revision)
     if name == "vstar":
         rows = file_rows(folder, benchmark)
@@ -105,7 +108,9 @@ def held_rows(folder: Path, file: Path, benchmark: Benchmark, allow_outside: boo
     images = [column for column in IMAGE_COLUMNS if column in rows.column_names]
     if not images:
         raise ValueError(f"{file} lacks a column with images: one of {', '.join(IMAGE_COLUMNS)}")
-    texts = rows.remove_columns([c for c in (*images, "solution") if c in rows.column_names])
+    # The library itself would open any image that a cell names
+    pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    texts = rows.remove_columns({*images, *pictures, "solution"} & set(rows.column_names))
 
     def make(i: int) -> list[Sample]:
         check_one_image(rows, i, images[0])

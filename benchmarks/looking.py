@@ -128,16 +128,12 @@ def scores_pope(records: list[dict]) -> dict:
 def make_treebench(row: dict) -> Sample:
     """The options stand in columns of their own (for VLMEvalKit), in one column (for the authors' script),
     or, of OCR, in the question."""
-    columns = [row.get(letter) for letter in "ABCD"]
-    options = [str(text) for text in columns if text not in (None, "")]
+    columns = {letter: row[letter] for letter in "ABCD" if row.get(letter)}
     text = row["question"].strip()
-    if not options:
-        options = lettered_lines(row.get("multi-choice options") or "")
+    options = columns or lettered_lines(row.get("multi-choice options") or "")
     if not options:
         text, options = split_choices(text)
-    if not options:
-        raise ValueError("neither columns A to D nor its text hold the options")
-    answer = options[LETTERS.index(row["answer"].strip())]
+    answer, options = lettered_options(options, row["answer"])
     boxes = read_boxes(row["target_instances"])
     meta = {"kind": row["category"].partition("/")[0], "task": row["category"]}
     return make_question(text, answer, options, boxes=boxes, meta=meta)
@@ -153,48 +149,43 @@ def scores_treebench(records: list[dict]) -> dict:
                 for target in record["targets"]
             ]
             overlaps.append(fmean(best))
-    return scores_by("task", records) | {"mean IoU": fmean(overlaps) if overlaps else None}
+    found = {"mean IoU": fmean(overlaps)} if overlaps else {}
+    return scores_by("task", records) | found
 
 
 def make_zoombench(row: dict) -> Sample:
-    text = read_question(row["query"]).replace("<image>", "")
+    text = read_question(row["query"])
     kind = row["question_type"]
     boxes = read_boxes(row["bbox"])
     if kind != "mcq":
         return make_question(text, row["response"], boxes=boxes, meta={"kind": kind})
     text, options = split_choices(text)
-    if not options:
-        raise ValueError("its text does not hold the options as (A) ...")
-    answer = options[LETTERS.index(str(row["response"]).strip(" ()."))]
+    answer, options = lettered_options(options, str(row["response"]))
     return make_question(text, answer, options, boxes=boxes, meta={"kind": kind})
 
 
-def split_choices(text: str) -> tuple[str, list[str]]:
-    r"""A question, and the options that stand below it, a line each; none if there are none.
+def split_choices(text: str) -> tuple[str, dict[str, str]]:
+    r"""A question, and the options by their letters that stand below it, a line each; none if there are none.
 
     >>> split_choices("How many? Select from the following choices.\n(A) 0\n(B) 2")
-    ('How many? Select from the following choices.', ['0', '2'])
+    ('How many? Select from the following choices.', {'A': '0', 'B': '2'})
     """
     first = re.search(r"\n\s*[(\[]?A[)\].:]", text)
     if not first:
-        return text, []
+        return text, {}
     return text[: first.start()].strip(), lettered_lines(text[first.start() :])
 
 
-def lettered_lines(text: str) -> list[str]:
-    r"""The options of lines that begin with A, B, C ... in order; none if a line has no letter.
+def lettered_lines(text: str) -> dict[str, str]:
+    r"""The options of lines that begin with a letter, by their letters; none if a line has no letter.
 
     >>> lettered_lines("A. red\nB. blue"), lettered_lines("A. red\nor blue")
-    (['red', 'blue'], [])
+    ({'A': 'red', 'B': 'blue'}, {})
     """
     marks = [LETTERED.fullmatch(line) for line in text.strip().splitlines() if line.strip()]
-    if not marks or not all(marks):
-        return []
-    in_order = "".join(mark[1] for mark in marks) == LETTERS[: len(marks)]
-    return [mark[2] for mark in marks] if in_order else []
+    return {mark[1]: mark[2] for mark in marks} if all(marks) else {}
 
 
-LETTERS = "ABCDEFGHI"
 LETTERED = re.compile(r"\s*[(\[]?([A-I])[)\].:]+\s*(.+?)\s*")
 
 ROTATED = "Its own four rotations of the options stand in for shuffling; a row counts once."
@@ -260,7 +251,8 @@ LOOKING = {
     **{
         f"visualprobe-{level.lower()}": Benchmark(
             repository=f"Mini-o3/VisualProbe_{level}",
-            files=("val.json", "data/*"),
+            files=("val.json",),
+            beside=("data/*",),
             columns=VISUALPROBE_COLUMNS,
             questions=0,
             make=visualprobe_sample,

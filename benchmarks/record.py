@@ -23,6 +23,7 @@ class Benchmark:
     make: Callable  # row -> Sample or list of Samples; id and image are filled in later
     # Percent, paper v3, tables 1 to 4: the base as reproduced there, and DeepEyes.
     published: tuple[float, float] | None = None
+    beside: tuple[str, ...] = ()  # patterns of files that the rows name
     note: str = ""  # what the benchmark's score does not cover
     right: Callable = is_correct  # (answer, sample, judge) -> bool
     said: Callable | None = None  # answer -> what it chose; None: by the usual rules

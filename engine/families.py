@@ -38,7 +38,7 @@ class Family:
     grid_inputs: Callable
     count_levels: Callable  # configuration -> how many levels there are
     head_norms: bool  # queries and keys are normalised; the memory estimate counts what that takes
-    # Added tokens of the public vocabulary that are written as plain text: the models never learnt them
+    # Added tokens of the public vocabulary that are written as plain text: docs/families.md says why
     plain_words: tuple[str, ...]
     image_processor_kwargs: dict  # as the public preprocessor_config.json has them
     cut: Callable  # (configuration, layers): what goes with fewer layers in each tower, in place

@@ -92,7 +92,9 @@ def tsv(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
             names = next(csv.reader(opened, delimiter="\t"), [])
         as_text = datasets.Features(dict.fromkeys(names, datasets.Value("string")))
         # Without keep_default_na=False an option that reads "None" would be missing
-        rows = datasets.Dataset.from_csv(str(file), features=as_text, sep="\t", keep_default_na=False)
+        rows = datasets.Dataset.from_csv(
+            str(file), features=as_text, sep="\t", keep_default_na=False, chunksize=32
+        )
     except Exception as error:
         raise ValueError(f"{file} can't be read as tab-separated rows ({type(error).__name__})") from error
     if missing := [column for column in columns if column not in rows.column_names]:

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, field
 from statistics import fmean
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 
@@ -122,14 +123,13 @@ def simulate(model_config, questions: int = 16, group: int = 8, slots_at_once: i
     count = sizes(model_config)
     weights = 2 * (count["matrices"] + count["embeddings"])
     rows = [TITLES]
-    usual = slots.WAITING_FRACTION
     for phase, zooms in PHASES.items():
-        for fraction in (1 / 8, 1 / 4, 1 / 2):
-            slots.WAITING_FRACTION = fraction
+        for fraction in sorted({1 / 8, slots.WAITING_FRACTION, 1 / 2}):
             runs = []
             for seed in range(SEEDS):
                 engine = CountingEngine(PlannedEnv(zooms, group, seed), slots_at_once)
-                engine.run([None] * questions, [[]] * questions)
+                with patch.object(slots, "WAITING_FRACTION", fraction):
+                    engine.run([None] * questions, [[]] * questions)
                 runs.append(engine.counted)
             steps = fmean(run.steps for run in runs)
             row = [phase, f"1/{1 / fraction:.0f}", f"{steps:.0f}"]
@@ -139,5 +139,4 @@ def simulate(model_config, questions: int = 16, group: int = 8, slots_at_once: i
                 tokens = fmean(getattr(run, name) for run in runs) / steps
                 row.append(f"{(weights + tokens * token_bytes) / GB:.1f}")
             rows.append([*row, f"{fmean(len(run.graphs) for run in runs):.0f}"])
-    slots.WAITING_FRACTION = usual
     return table(rows)

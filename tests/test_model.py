@@ -72,7 +72,7 @@ class CountAttention(TorchDispatchMode):
 def test_windows_of_a_length_attend_at_once(model, processor):
     """As Hugging Face's tower makes of pixels and grids alone, in fewer calls."""
     shades = torch.Generator().manual_seed(0)
-    sizes = [(448, 448), (128, 192), (416, 512), (128, 192)]
+    sizes = [(448, 448), (128, 192), (128, 192), (416, 512)]
     shown = [(torch.rand(*size, 3, generator=shades) * 255).byte().numpy() for size in sizes]
     images = [Image.fromarray(pixels) for pixels in shown]
     if processor.family.patch == 14:
@@ -86,7 +86,7 @@ def test_windows_of_a_length_attend_at_once(model, processor):
         found = encode_images(model, processor, images)
     for one, other in zip(found, processor.family.features(expected), strict=True):
         assert torch.allclose(one, other, atol=1e-5)  # windows in another order: sums round otherwise
-    assert ours.calls <= plain.calls // (3 if processor.family.patch == 14 else 1)
+    assert ours.calls < plain.calls / (3 if processor.family.patch == 14 else 1)
 
 
 def test_four_bits(tmp_path):

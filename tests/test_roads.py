@@ -170,6 +170,11 @@ def test_what_verl_has_no_room_for_is_an_error(zoom_loop, monkeypatch, given, sa
         on_verl(zoom_loop, monkeypatch, processor, Server(model, processor), load("toy", limit=1), **given)
 
 
+def test_the_processor_of_a_name(zoom_loop):
+    """verl's config keeps the name that it was given, a folder's or one of the Hub."""
+    assert zoom_loop.own_processor("tiny").family.model_type == "qwen2_5_vl"
+
+
 def test_its_config_names_it(zoom_loop):
     ours, papers = yaml.safe_load((ROOT / "roads/verl/zoom_loop.yaml").read_text())
     for record in (ours, papers):

@@ -355,6 +355,7 @@ def test_holm_against_the_textbook():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+@pytest.mark.slow
 def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
     """A step of it, from the base's last lessons; made once."""
     usual = make_base.loose_box
@@ -371,6 +372,7 @@ def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
     assert all(0 <= x1 < x2 <= 112 and 0 <= y1 < y2 <= 112 for x1, y1, x2, y2 in boxes)
 
 
+@pytest.mark.slow
 def test_a_shy_base_sees_lighter_calls(tmp_path):
     """One step with calls of an eighth of the weight is another step than one with the usual weight."""
     usual = make_base.CALL

@@ -90,17 +90,21 @@ def test_what_is_sampled_is_what_is_trained_on(trained):
     assert any(trajectory["reward"] for trajectory in found["trajectories"])
 
 
-def test_the_recipes_are_what_verl_takes():
+def test_the_recipes_are_what_verl_takes(trained):
     """The paper's: 256 questions x 16, lr 1e-6, all weights, no KL, no entropy term, 32 cards."""
-    lora = in_verl("recipe", "lora")
+    folder, samples = trained
+    files = (folder / "model", folder / "verl.parquet")
+    lora = in_verl("recipe", "lora", *files)
     assert lora == {
         "cards": 8,
         "trajectories": 1024,
-        "lengths": [2048, 3072],
+        "lengths": [4096, 3072],
         "lora": 32,
         "lr": 2e-5,
         "kl": [False, False, 0],
+        "rows": [len(samples), 1],
+        "saves": 8,
         "loop": "zoom",
     }
     paper = {"cards": 32, "trajectories": 4096, "lengths": [8192, 20480], "lora": 0, "lr": 1e-6}
-    assert in_verl("recipe", "paper") == lora | paper | {"loop": "zoom_paper"}
+    assert in_verl("recipe", "paper", *files) == lora | paper | {"loop": "zoom_paper"}

@@ -2,7 +2,7 @@
 server of the weights is replaced, by plain forward passes. In verl's environment, from test_verl.py:
 
     python tests/verl_worker.py MODEL PARQUET TEMPERATURE plain|ray   # MODEL: a whole checkpoint in a folder
-    python tests/verl_worker.py recipe lora|paper
+    python tests/verl_worker.py recipe lora|paper MODEL PARQUET
 
 The last line that it prints is JSON: what each trajectory became, and what verl would train on.
 """
@@ -35,6 +35,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForImageTextToText
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.protocol import DataProto
+from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils import hf_processor, hf_tokenizer
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
@@ -177,10 +178,15 @@ def gap_of(model, processor, done, number: int) -> float:
     return (logprobs - batch["rollout_log_probs"][0])[in_loss].abs().max().item()
 
 
-def check_recipe(name: str) -> dict:
-    """What verl itself checks of one of our recipes before it starts; a few of its settings, resolved."""
+def check_recipe(name: str, model: str, rows: str) -> dict:
+    """Some settings of one of our recipes, once verl has checked the recipe and made its data sets."""
+    flags = [
+        f"data.train_files={rows}",
+        f"actor_rollout_ref.model.path={model}",
+        "trainer.default_local_dir=kept",
+    ]
     with initialize_config_dir(str(ROOT / "roads/verl"), version_base=None):
-        config = compose(name, overrides=["data.train_files=verl.parquet"])
+        config = compose(name, overrides=flags)
     OmegaConf.resolve(config)
     with_lora = deepcopy(config)
     config.actor_rollout_ref.model.lora_rank = 0  # what is checked of a LoRA needs an installed vLLM
@@ -188,6 +194,11 @@ def check_recipe(name: str) -> dict:
     config = with_lora
     for part in (config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.algorithm):
         omega_conf_to_dataclass(part)
+    tools = hf_tokenizer(model), hf_processor(model)
+    sets = [
+        create_rl_dataset(config.data.train_files, config.data, *tools),
+        create_rl_dataset(config.data.val_files, config.data, *tools, False, config.data.val_max_samples),
+    ]
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     return {
         "cards": config.trainer.nnodes * config.trainer.n_gpus_per_node,
@@ -196,13 +207,15 @@ def check_recipe(name: str) -> dict:
         "lora": config.actor_rollout_ref.model.lora_rank,
         "lr": actor.optim.lr,
         "kl": [actor.use_kl_loss, config.algorithm.use_kl_in_reward, actor.entropy_coeff],
+        "rows": [len(each) for each in sets],
+        "saves": config.trainer.save_freq,
         "loop": rollout.agent.default_agent_loop,
     }
 
 
 def main(*given: str) -> None:
     if given[0] == "recipe":
-        found = check_recipe(given[1])
+        found = check_recipe(*given[1:])
     else:
         model, rows, temperature, where = given
         found = work(settings(model, rows, float(temperature)), rows, where)

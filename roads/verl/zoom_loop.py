@@ -16,7 +16,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from config import Limits
 from data import Sample
 from grading.judge import Judge
-from model import load_processor
+from model import find_model, load_processor
 from reward import score
 from rollout import ZoomEnv
 
@@ -24,8 +24,9 @@ NEVER = -100.0  # a logit's bias: vLLM allows no less
 
 
 @lru_cache
-def own_processor(folder: str):
-    return load_processor(Path(folder))
+def own_processor(name: str):
+    """name: a folder, or one of the Hub."""
+    return load_processor(find_model(name, weights=False))
 
 
 @lru_cache
