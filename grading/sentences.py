@@ -101,7 +101,7 @@ ATTRIBUTE = re.compile(
 )
 
 
-BEGINS = re.compile(r"\W*(yes|no)\b\W*", re.I)
+BEGINS = re.compile(r"\W*(yes|no)\b(?:\W*$|[^\w\s]\W*)", re.I)  # "No, ...", not the sign "NO ENTRY"
 
 
 def is_sentence(gold: str) -> bool:
