@@ -375,6 +375,11 @@ def find_folder(
     return folder
 
 
+def used_revision(name: str, asked: str) -> str:
+    """The commit of the Hub's copy that a data set was read from; for a folder, what was asked for."""
+    return USED.get(ON_THE_HUB.get(name), asked)
+
+
 def visualprobe_sample(row: dict) -> Sample:
     """A row of VisualProbe, of its training or its test files; id and image are filled in later."""
     text = read_question(row["problem"])

@@ -313,9 +313,8 @@ def answer_job(
     turns of the arm "on", which other arms take over."""
     settings = rollout_limits(config) | {"temperature": config.temperature, "seed": job.seed}
     trajectories = answer_questions(model, processor, samples, job.arm, known=known, **settings)
-    if (
-        job.arm == "on" != config.arms.split(",")[-1] and not config.temperature
-    ):  # a later arm takes them over
+    is_last = job.arm == config.arms.split(",")[-1]
+    if job.arm == "on" and not is_last and not config.temperature:
         known |= first_turns(trajectories)
     answers = []
     for trajectory in trajectories:
@@ -351,11 +350,11 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
     on_page = {sample.id for sample in samples[:PAGE_QUESTIONS]}
     failures = 0
     unreadable = set()
-    first = {}  # turns, of the arm "on"
+    known = {}  # first turns of the arm "on"
     with tqdm(total=len(records) + missing, initial=len(records), unit="answer") as bar:
         for job in jobs:
             answer = partial(
-                answer_job, job, model=model, processor=processor, config=config, judge=judge, known=first
+                answer_job, job, model=model, processor=processor, config=config, judge=judge, known=known
             )
             wanted = [sample for sample in job.samples if sample.id not in unreadable]
             readable = [sample for sample in map(opened, wanted) if sample]

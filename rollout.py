@@ -171,7 +171,7 @@ class ZoomEnv:
         opening: ids that the completions start with, written for the model.
         """
         before = self.known.get(sample.id)
-        view = self.first_look(sample, before)
+        view = self.open_view(sample, before)
         look = before.look if before and before.look else view.look()
         offered = sample.tool and self.tool != "off"
         prompt = tools.prompt(
@@ -203,9 +203,9 @@ class ZoomEnv:
             view.original = None  # opened again for each crop: a batch of them would not fit
         return going
 
-    def first_look(self, sample: Sample, before: FirstTurn | None) -> tools.View:
-        """The view of a sample's image at the size of its first look."""
-        if before and before.look:  # the original is opened for a crop, if there is one
+    def open_view(self, sample: Sample, before: FirstTurn | None) -> tools.View:
+        """A sample's image, which a known look leaves unopened, and the size of its first look."""
+        if before and before.look:
             return tools.View(None, before.look.size, self.processor.family.frame)
         original = sample.open()
         # A row without the tool can't zoom: it is not shown a share, but all that the budget allows.
@@ -548,7 +548,7 @@ def rollout(
     bar = tqdm(total=len(samples) * group, unit="trajectory", disable=hidden, leave=False)
     with sampling_mode(model, seed), bar:
         if force_call:
-            first_turn = ZoomEnv(processor, replace(limits, max_turns=1), **settings)  # known ones aren't run
+            first_turn = ZoomEnv(processor, replace(limits, max_turns=1), **settings)
             thoughts = run_engine(model, first_turn, samples, openings, 0.0)
             openings = controls.forced_openings(processor.tokenizer, thoughts)
         settings |= {"group": group, "keep_features": keep_features, "bar": bar}

@@ -381,7 +381,7 @@ def export_verl(samples, file: Path) -> None:
 
 
 def main(config: SelectConfig) -> None:
-    from data import ON_THE_HUB, USED, fingerprint, load
+    from data import fingerprint, load, used_revision
     from safe.lock import hold
 
     out = Path(config.out)
@@ -395,7 +395,7 @@ def main(config: SelectConfig) -> None:
     where = {"root": config.root or None, "revision": config.revision, "allow_outside": config.allow_outside}
     samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
     # A rerun takes the same commit of the data, whatever is the newest then.
-    config = replace(config, revision=USED.get(ON_THE_HUB.get(config.data), config.revision))
+    config = replace(config, revision=used_revision(config.data, config.revision))
     rows_now = fingerprint(samples)
     before = read_json(out / "args.json").get("rows", rows_now)  # older folders lack it
     if before != rows_now:

@@ -128,9 +128,9 @@ def scores_pope(records: list[dict]) -> dict:
 def make_treebench(row: dict) -> Sample:
     """The options stand in columns of their own (for VLMEvalKit), in one column (for the authors' script),
     or, of OCR, in the question."""
-    columns = {letter: row[letter] for letter in "ABCD" if row.get(letter)}
-    text = row["question"].strip()
-    options = columns or lettered_lines(row.get("multi-choice options") or "")
+    text = row["question"]
+    options = {letter: row[letter] for letter in "ABCD" if row.get(letter)}
+    options = options or (row.get("multi-choice options") or "").splitlines()
     if not options:
         text, options = split_choices(text)
     answer, options = lettered_options(options, row["answer"])
@@ -140,14 +140,14 @@ def make_treebench(row: dict) -> Sample:
 
 
 def scores_treebench(records: list[dict]) -> dict:
-    """The accuracy of each task, and the mean IoU: over all targets of a question, of each one's best box."""
+    """The accuracy of each task, and the mean IoU: of each target with its best box, then over the question's
+    targets, then over the questions with targets."""
     overlaps = []
     for record in records:
-        if record["targets"]:
-            best = [
-                max((iou(box, target) for box in record["boxes"]), default=0.0)
-                for target in record["targets"]
-            ]
+        best = []
+        for target in record["targets"]:
+            best.append(max((iou(box, target) for box in record["boxes"]), default=0.0))
+        if best:
             overlaps.append(fmean(best))
     found = {"mean IoU": fmean(overlaps)} if overlaps else {}
     return scores_by("task", records) | found
@@ -164,29 +164,15 @@ def make_zoombench(row: dict) -> Sample:
     return make_question(text, answer, options, boxes=boxes, meta={"kind": kind})
 
 
-def split_choices(text: str) -> tuple[str, dict[str, str]]:
-    r"""A question, and the options by their letters that stand below it, a line each; none if there are none.
+def split_choices(text: str) -> tuple[str, list[str]]:
+    r"""A question, and the lines of its options, from the one that begins with A on.
 
     >>> split_choices("How many? Select from the following choices.\n(A) 0\n(B) 2")
-    ('How many? Select from the following choices.', {'A': '0', 'B': '2'})
+    ('How many? Select from the following choices.', ['(A) 0', '(B) 2'])
     """
-    first = re.search(r"\n\s*[(\[]?A[)\].:]", text)
-    if not first:
-        return text, {}
-    return text[: first.start()].strip(), lettered_lines(text[first.start() :])
+    question, *options = re.split(r"\n\s*(?=[(\[]?A[)\].:])", text, maxsplit=1)
+    return question.strip(), "".join(options).splitlines()
 
-
-def lettered_lines(text: str) -> dict[str, str]:
-    r"""The options of lines that begin with a letter, by their letters; none if a line has no letter.
-
-    >>> lettered_lines("A. red\nB. blue"), lettered_lines("A. red\nor blue")
-    ({'A': 'red', 'B': 'blue'}, {})
-    """
-    marks = [LETTERED.fullmatch(line) for line in text.strip().splitlines() if line.strip()]
-    return {mark[1]: mark[2] for mark in marks} if all(marks) else {}
-
-
-LETTERED = re.compile(r"\s*[(\[]?([A-I])[)\].:]+\s*(.+?)\s*")
 
 ROTATED = "Its own four rotations of the options stand in for shuffling; a row counts once."
 HRBENCH_COLUMNS = ("question", "A", "B", "C", "D", "answer", "category", "cycle_category")
@@ -227,15 +213,6 @@ LOOKING = {
         questions=1919,
         make=make_mme,
         published=(42.3, 53.2),
-        note="The option of the final answer counts; officially the reply's first A to E.",
-        scores=partial(scores_by, "domain"),
-    ),
-    "mme-realworld": Benchmark(
-        repository="yifanzhang114/MME-RealWorld-Lmms-eval",
-        files=("*.parquet",),
-        columns=("question", "multi-choice options", "answer", "category"),
-        questions=0,
-        make=make_mme,
         note="The option of the final answer counts; officially the reply's first A to E.",
         scores=partial(scores_by, "domain"),
     ),
@@ -283,3 +260,9 @@ LOOKING = {
         scores=scores_pope,
     ),
 }
+LOOKING["mme-realworld"] = replace(
+    LOOKING["mme-realworld-lite"],
+    repository="yifanzhang114/MME-RealWorld-Lmms-eval",
+    questions=0,
+    published=None,
+)

@@ -123,10 +123,12 @@ def patch_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
 def windowed_positions(tower, grids: torch.Tensor) -> dict[str, torch.Tensor]:
     sizes = (tower.spatial_merge_size, tower.window_size, tower.patch_size)
     index, ends = vision_utils.get_vision_window_index(grids, *sizes)
-    # In each image, windows of a size come one after the other, for `attend_by_length`.
     lengths = ends.diff()
     images = torch.searchsorted(grids.prod(1).cumsum(0), ends[1:])  # of each window
-    by_length = (images * (ends[-1] + 1) + lengths).argsort(stable=True)
+    # Images stay in order, since some layers attend to all of an image. In each one, windows of a size come
+    # one after the other, for `attend_by_length`.
+    keys = list(zip(images.tolist(), lengths.tolist()))
+    by_length = sorted(range(len(keys)), key=keys.__getitem__)
     windows = index.split((lengths // tower.spatial_merge_unit).tolist())
     index = torch.cat([windows[i] for i in by_length])
     ends = torch.nn.functional.pad(lengths[by_length].cumsum(0), (1, 0))

@@ -129,10 +129,10 @@ def ragged(lengths: list[int], start: int, device):
     return indices * real, real
 
 
-def runs(starts: list[int], lengths: list[int]) -> torch.Tensor:
-    """Runs of numbers, one after the other.
+def counted_from(starts: list[int], lengths: list[int]) -> torch.Tensor:
+    """From each start on as many numbers as its length says, one row after the other.
 
-    >>> runs([0, 5], [2, 3])
+    >>> counted_from([0, 5], [2, 3])
     tensor([0, 1, 5, 6, 7])
     """
     return torch.cat([torch.arange(start, start + n) for start, n in zip(starts, lengths)])
@@ -148,9 +148,9 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
     parts = []
     starts = [0] * len(completions)  # of each completion among the padded outputs
     filled = real.numel()
-    for rows in torch.tensor(by_length, device=device).split(size):
-        members = by_length[: len(rows)]
-        by_length = by_length[len(rows) :]
+    on_device = torch.tensor(by_length, device=device).split(size)
+    on_host = [by_length[begin : begin + size] for begin in range(0, len(by_length), size)]
+    for members, rows in zip(on_host, on_device):
         longest = completions[members[-1]]
         part_owner = owner.index_select(0, rows)
         mask = what_they_see(real.index_select(0, part_owner), longest)
@@ -159,7 +159,7 @@ def make_layout(prompts: list[int], completions: list[int], owner: list[int], de
             starts[member] = filled
             filled += longest
     prompt_starts = range(0, real.numel(), max(prompts))
-    places = runs([*prompt_starts, *starts], [*prompts, *completions])
+    places = counted_from([*prompt_starts, *starts], [*prompts, *completions])
     return Layout(indices, real, own, owner, parts, places.to(device))
 
 

@@ -1,7 +1,5 @@
 """How full the slots are on a real model's lengths: the engine's own loop, without a model. Counts, no times.
-
-python bench.py --simulate --model qwen2.5-vl-3b
-"""
+`python bench.py --simulate --model qwen2.5-vl-3b` prints them."""
 
 import random
 from dataclasses import dataclass, field
@@ -18,6 +16,9 @@ from machine.memory_estimate import GB, sizes
 from rollout import Observation
 from runlog.tables import table
 
+QUESTIONS = 16
+GROUP = 8
+SLOTS = 48
 PROMPT = 1300  # tokens: a first look of 1,000 tokens, the tool prompt, a question
 THOUGHT = (30, 150)  # tokens of a turn
 CROP = (100, 400)  # tokens of a crop
@@ -68,7 +69,7 @@ class Counted:
     steps: int = 0
     in_use: int = 0
     waiting: int = 0
-    sparse: int = 0  # steps with under a quarter of the slots in use, and nothing left to start
+    sparse: int = 0  # steps with under a quarter of the slots in use
     needed: int = 0  # keys and values that the live slots have, in tokens
     now: int = 0  # that the graph over all slots and all room reads
     by_rows: int = 0  # that a graph over a power of two of rows would read, with the room at hand
@@ -116,7 +117,15 @@ class CountingEngine(SlotEngine):
         return torch.zeros(live, 1)
 
 
-def simulate(model_config, questions: int = 16, group: int = 8, slots_at_once: int = 48) -> str:
+def run_once(zooms: tuple[float, ...], fraction: float, seed: int) -> Counted:
+    """A rollout's counts. fraction: of the slots that waits before observations go in."""
+    engine = CountingEngine(PlannedEnv(zooms, GROUP, seed), SLOTS)
+    with patch.object(slots, "WAITING_FRACTION", fraction):
+        engine.run([None] * QUESTIONS, [[]] * QUESTIONS)
+    return engine.counted
+
+
+def simulate(model_config) -> str:
     """A table of rollouts by the engine's rules, with other fractions of waiting slots: means of SEEDS."""
     text = model_config.get_text_config()
     token_bytes = 4 * text.num_hidden_layers * text.num_key_value_heads * head_size(text)  # in bfloat16
@@ -125,18 +134,17 @@ def simulate(model_config, questions: int = 16, group: int = 8, slots_at_once: i
     rows = [TITLES]
     for phase, zooms in PHASES.items():
         for fraction in sorted({1 / 8, slots.WAITING_FRACTION, 1 / 2}):
-            runs = []
-            for seed in range(SEEDS):
-                engine = CountingEngine(PlannedEnv(zooms, group, seed), slots_at_once)
-                with patch.object(slots, "WAITING_FRACTION", fraction):
-                    engine.run([None] * questions, [[]] * questions)
-                runs.append(engine.counted)
-            steps = fmean(run.steps for run in runs)
+            runs = [run_once(zooms, fraction, seed) for seed in range(SEEDS)]
+
+            def mean(name, runs=runs) -> float:
+                return fmean(getattr(run, name) for run in runs)
+
+            steps = mean("steps")
+            shares = [mean("in_use") / SLOTS, mean("waiting") / SLOTS, mean("sparse")]
+            tokens = [mean("now"), mean("by_rows"), mean("needed")]
             row = [phase, f"1/{1 / fraction:.0f}", f"{steps:.0f}"]
-            for name, most in (("in_use", slots_at_once), ("waiting", slots_at_once), ("sparse", 1)):
-                row.append(f"{100 * fmean(getattr(run, name) for run in runs) / steps / most:.0f} %")
-            for name in ("now", "by_rows", "needed"):
-                tokens = fmean(getattr(run, name) for run in runs) / steps
-                row.append(f"{(weights + tokens * token_bytes) / GB:.1f}")
-            rows.append([*row, f"{fmean(len(run.graphs) for run in runs):.0f}"])
+            row += [f"{100 * share / steps:.0f} %" for share in shares]
+            row += [f"{(weights + read / steps * token_bytes) / GB:.1f}" for read in tokens]
+            graphs = fmean(len(run.graphs) for run in runs)
+            rows.append([*row, f"{graphs:.0f}"])
     return table(rows)

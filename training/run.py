@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from config import ARMS, TrainConfig, flags_text, rollout_limits
-from data import ON_THE_HUB, USED, fingerprint, readable
+from data import fingerprint, readable, used_revision
 from evaluation.scores import score_table
 from evaluation.validation import Validation, comparison_text, load_questions
 from grading.judge import Judge
@@ -47,7 +47,7 @@ def run(config: TrainConfig, build_trainer) -> None:
         find_model(config.model)  # fetched here, where the Hub's progress bars are on
         prepare_libraries(config.threads)
         # A resume takes the same commit of the data, whatever is the newest then
-        config = replace(config, revision=USED.get(ON_THE_HUB.get(config.data), config.revision))
+        config = replace(config, revision=used_revision(config.data, config.revision))
         folder = [str(runs.make_run_folder(config)) if state.is_main_process else ""]
         broadcast_object_list(folder)
         config = replace(config, out=folder[0])
