@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model import load_model
-from toy import make_base
+from toy import lessons
+from toy.make_base import STEPS, Lessons, learn
 
 LR = 3e-4
 
@@ -20,11 +21,11 @@ def make_cold_base(folder: Path, steps: int = 300) -> Path:
 
 def make_shy_base(folder: Path, steps: int = 100) -> Path:
     """Teach it, in 100 more supervised steps, to call more rarely: a call's first token weighs an eighth."""
-    return teach(folder, steps, "CALL", make_base.CALL / 8)
+    return teach(folder, steps, "CALL", lessons.CALL / 8)
 
 
 def teach(folder: Path, steps: int, name: str, value) -> Path:
-    """The tiny base after the last lessons once more, with one thing in toy/make_base.py replaced.
+    """The tiny base after the last lessons once more, with one thing in toy/lessons.py replaced.
 
     name, value: what is replaced. All other lessons go on, grounding among them. Returns the folder.
     """
@@ -37,28 +38,20 @@ def teach(folder: Path, steps: int, name: str, value) -> Path:
     # As the base was made: the backward pass of sdpa is twice as slow on a CPU.
     model.model.language_model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98))
-    usual = getattr(make_base, name)
-    setattr(make_base, name, value)
+    usual = getattr(lessons, name)
+    setattr(lessons, name, value)
     try:
-        start = make_base.STEPS - steps
-        lessons = make_base.Lessons(processor, start, make_base.STEPS, seed=1)
         ahead = DataLoader(
-            lessons,
+            Lessons(processor, STEPS - steps, STEPS, seed=1),
             batch_size=None,
             num_workers=1,
             prefetch_factor=4,
             multiprocessing_context="fork",  # any other would not see what is replaced
         )
         for parts in tqdm(ahead, desc=folder.name):
-            total = sum(part["weights"][:, 1:].sum() for part in parts)
-            for part in parts:
-                loss, _, _ = make_base.loss_and_hits(model, part)
-                (loss / total).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            learn(model, parts, [optimizer])
     finally:
-        setattr(make_base, name, usual)
+        setattr(lessons, name, usual)
     processor.save_pretrained(folder)
     model.eval().save_pretrained(folder)  # last: it marks the folder as done
     return folder
@@ -68,8 +61,8 @@ def box_anywhere(rng: random.Random, tile) -> list[float]:
     """A box of the usual size anywhere in the look; its pixels are the look's."""
     width = rng.uniform(14, 40)
     height = rng.uniform(14, 40)
-    x = rng.uniform(0, make_base.LOOK - width)
-    y = rng.uniform(0, make_base.LOOK - height)
+    x = rng.uniform(0, lessons.LOOK - width)
+    y = rng.uniform(0, lessons.LOOK - height)
     return [x, y, x + width, y + height]
 
 

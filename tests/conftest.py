@@ -29,7 +29,7 @@ from engine.families import QWEN2_5_VL, QWEN3_VL
 from engine.slots import GROWTH, SlotCache, SlotEngine
 from machine import memory_estimate
 from model import ZoomProcessor
-from toy.make_base import make_model, make_processor
+from toy.tiny import make_model, make_processor
 from toy.world import random_scene, render
 
 torch.set_num_threads(1)

@@ -10,7 +10,9 @@ import tools
 from data import load
 from evaluation.scores import answer_records, summarise_by_kind
 from model import load_model
-from toy.make_base import BLOCKS, Lessons, make_processor, make_tokenizer, measure_skills
+from toy import make_base
+from toy.make_base import STEPS, Lessons, lessons, measure_skills
+from toy.tiny import BLOCKS, make_processor, make_tokenizer
 
 BASE = ROOT / "toy" / "base"
 
@@ -61,39 +63,84 @@ def test_its_tool_habit_is_weak_and_its_boxes_are_poor(base):
     assert scores["forced"]["read"]["iou"] < 0.2  # 0.7 after training
 
 
-def test_no_lesson_rewards_a_good_box():
+def test_no_lesson_shows_its_own_crop():
     """After a call the image shown is a close-up of another scene than the one the box was drawn in."""
-    from toy import make_base
+    batch = [lesson for step in range(STEPS - 4, STEPS) for lesson in lessons(step, STEPS, 0)]
+    calls = [lesson for lesson in batch if lesson.skill.startswith("call")]
+    assert len(calls) > 40 and {"pair", "ground", "reason"} < {lesson.skill for lesson in batch}
+    for lesson in batch:
+        scenes = {shown.scene for shown in lesson.shown}
+        images = sum(text.count(tools.IMAGE) for text, _ in lesson.parts)
+        assert len(scenes) == len(lesson.shown) == images, lesson.skill
 
-    shown, plain = [], make_base.close_up
-    make_base.close_up = lambda rng, scene, *rest: shown.append(scene.seed) or plain(rng, scene, *rest)
-    drawn, draw = [], make_base.draw_question
-    make_base.draw_question = lambda rng, kind: drawn.append(draw(rng, kind)) or drawn[-1]
-    try:
-        batch = [lesson for step in (2500, 3000) for lesson in make_base.lessons(step, 3400, 0)]
-    finally:
-        make_base.close_up, make_base.draw_question = plain, draw
-    assert sum(name.startswith("call") for name, _, _ in batch) > 20
-    assert {scene.seed for scene, *_ in drawn}.isdisjoint(shown)
+
+def test_stages_follow_one_another():
+    """Letters first and alone, one tile, and huge; then tiles; then the toy's questions."""
+    ends = [stage.steps for stage in make_base.STAGES]
+    skills = [{lesson.skill for lesson in lessons(step, STEPS, 0)} for step in (0, ends[0], STEPS - 1)]
+    assert skills[0] == {"read", "ground", "name"} and skills[1] == skills[0] | {"pair"}
+    assert {"direct_sized", "call_compare"} < skills[2]
+    scaled = [[lesson.skill for lesson in lessons(step, STEPS // 500, 0)] for step in range(STEPS // 500)]
+    assert scaled[0].count("read") == 56 and scaled[-1].count("read") == 6
 
 
 def test_lessons_are_the_same_for_the_same_step():
     """So that a resumed run learns what an undisturbed one would."""
     processor = make_processor()
-    first, again = Lessons(processor, 0, 3400, 0)[2900], Lessons(processor, 2000, 3400, 0)[900]
-    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again))
-    assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(first, again))
-    for part in first:
-        heavy = part["weights"] > 0
-        assert not (heavy & (part["input_ids"] == processor.image_token_id)).any() and heavy.any()
+    step = STEPS - 100
+    first = Lessons(processor, 0, STEPS, 0)[step]
+    again = Lessons(processor, 1000, STEPS, 0)[step - 1000]
+    assert len(first) == len(again) == make_base.PARTS
+    for one, other in zip(first, again):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one if name != "skills")
+        heavy = one["weights"] > 0
+        assert not (heavy & (one["input_ids"] == processor.image_token_id)).any() and heavy.any()
 
 
-def test_the_script_resumes_and_writes_a_model_that_loads(tmp_path):
-    from toy.make_base import train
+def test_muon_makes_steps_orthogonal():
+    """All singular values near 1, and the steps are those of torch's own."""
+    matrices = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(make_base.orthogonal(matrices))
+    assert singular.min() > 0.6 and singular.max() < 1.3
+    tall = make_base.orthogonal(matrices.mT)
+    torch.testing.assert_close(tall, make_base.orthogonal(matrices).mT)
+    weight = torch.nn.Parameter(matrices[0].clone())
+    twin = torch.nn.Parameter(matrices[0].clone())
+    ours = make_base.Muon([weight], lr=0.01)
+    theirs = torch.optim.Muon([twin], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for seed in range(3):
+        grad = torch.randn(24, 40, generator=torch.Generator().manual_seed(seed))
+        weight.grad = grad.clone()
+        twin.grad = grad.clone()
+        ours.step()
+        theirs.step()
+    assert (weight - twin).abs().max() < 1e-3  # theirs counts in bfloat16
+    assert (weight - matrices[0]).abs().mean() > 2e-3
 
-    for steps in (1, 2):  # the second call goes on where the first one stopped
-        train(tmp_path, steps=steps, seed=0, threads=1, peak_lr=1e-3)
-    rows = [json.loads(line) for line in (tmp_path / "base" / "training_log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2] and "ground" in rows[0]
-    model, processor = load_model(str(tmp_path / "base"), device="cpu")
+
+def test_the_script_resumes_to_the_same_base(tmp_path, monkeypatch):
+    """Stopped in the middle and called again, it ends with the weights of an undisturbed run."""
+    monkeypatch.setattr(make_base, "ASKED", 4)
+    settings = {"steps": 4, "seed": 0, "threads": 1, "lr": 1e-3}
+    learn, calls = make_base.learn, []
+
+    def stopped(*given):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    monkeypatch.setattr(make_base, "learn", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_base.train(tmp_path / "stopped", **settings)
+    monkeypatch.setattr(make_base, "learn", learn)
+    for name in ("stopped", "whole"):
+        skills = make_base.train(tmp_path / name, **settings)
+        assert set(skills) == set(make_base.SKILLS)
+    rows = [json.loads(line) for line in (tmp_path / "stopped/base/training_log.jsonl").open()]
+    assert [row["step"] for row in rows] == [2, 2, 4, 4] and "ground" in rows[0] and "read" in rows[3]
+    model, processor = load_model(str(tmp_path / "stopped" / "base"), device="cpu")
+    whole, _ = load_model(str(tmp_path / "whole" / "base"), device="cpu")
+    assert all(map(torch.equal, model.parameters(), whole.parameters()))
     assert model.dtype == torch.float32 and processor.tokenizer.padding_side == "left"

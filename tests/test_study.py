@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import tomllib
 from itertools import permutations
 
 import pytest
@@ -25,7 +26,7 @@ from study.runs import CURVE_DATA
 from study.seeds import table
 from study.stored import Stored
 from study.verdicts import FORCED, MIXED, ON, SAMPLED
-from toy import make_base
+from toy import lessons
 
 
 def answers(seed: int) -> list[dict]:
@@ -108,8 +109,9 @@ def line(arm: str, seed: int = 0, asked=(), right=1.0, zooms=1.0, box=(0, 0, 90,
 
 
 def word(lines: list[dict], claim: str) -> str:
-    finding = verdicts.Finding("", "", "")
-    getattr(verdicts, claim)(finding, Stored(lines))
+    finding = verdicts.Finding("", "", "", "in words")
+    table = tomllib.loads(verdicts.CLAIMS.read_text(encoding="utf-8"))[claim]
+    verdicts.judge(finding, table, Stored(lines))
     return finding.word
 
 
@@ -220,15 +222,41 @@ def test_the_price_is_needed_only_if_it_zooms_without_it(unpriced, expected):
 
 def test_a_claim_without_answers_is_not_supported():
     lines = [line("shy, priced", 0, [])]
-    assert word([line("base", 0, [SAMPLED]), *lines], "price_suits_a_shy_base") == "refuted"
+    bases = [line(name, 0, [SAMPLED]) for name in ("base", "shy base")]
+    assert word([*bases, *lines], "price_suits_a_shy_base") == "refuted"
 
 
-def test_a_misspelt_claim_is_no_claim_that_was_not_tested(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "old, new, named",
+    [
+        ('supported = ["most after <= 0.1"]', 'suported = ["most after <= 0.1"]', "suported"),
+        ('supported = ["most after <= 0.1"]', 'supported = ["most afer <= 0.1"]', "afer"),
+        ('arm = "no bonus", of = "zooms read"}]', 'arm = "no bonos", of = "zooms read"}]', "no bonos"),
+        ('arm = "no bonus", of = "zooms read"}]', 'arm = "no bonus", of = "zoms read"}]', "zoms"),
+        ('arm = "no bonus", of = "zooms read"}]', 'arm = "no bonus", off = "zooms read"}]', "off"),
+        ('gains = {gained = ["after", "before"]}', 'gains = {gained = ["after", "befor"]}', "befor"),
+        ('rows = [{label = "`tool_rate` on `read`"', 'row = [{label = "`tool_rate` on `read`"', "row"),
+        ('difference = ["selected", "unfiltered"]', 'difference = ["selected", "unfilterd"]', "unfilterd"),
+    ],
+)
+def test_a_misspelt_name_is_an_error_without_any_run(tmp_path, monkeypatch, old, new, named):
+    """It must not become a claim that was not tested, or a verdict by what is left."""
     claims = tmp_path / "claims.toml"
-    claims.write_text(verdicts.CLAIMS.read_text().replace("[without_bonus]", "[without_bonuss]"))
+    text = verdicts.CLAIMS.read_text()
+    assert old in text
+    claims.write_text(text.replace(old, new, 1))
     monkeypatch.setattr(verdicts, "CLAIMS", claims)
-    with pytest.raises(ValueError, match="without_bonus, without_bonuss"):
+    with pytest.raises(ValueError, match=rf"claims.toml, \[\w+\].*{named}"):
         verdicts.findings(Stored([]))
+
+
+@pytest.mark.parametrize(
+    "values, expected", [([0.9, 0.5, 1.0], 0.5), ([0.9, 0.5, 1.0, 1.0], 0.9), ([], None)]
+)
+def test_most_is_all_seeds_but_one(values, expected):
+    assert verdicts.folded("most", verdicts.Row(values), ">=") == expected
+    mirrored = verdicts.Row([-value for value in values])
+    assert verdicts.folded("most", mirrored, "<=") == (None if expected is None else -expected)
 
 
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if "priced" in arm.name.replace("unpriced", "")])
@@ -358,9 +386,9 @@ def test_holm_against_the_textbook():
 @pytest.mark.slow
 def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
     """A step of it, from the base's last lessons; made once."""
-    usual = make_base.loose_box
+    usual = lessons.loose_box
     folder = study.bases.make_cold_base(tmp_path / "cold", steps=1)
-    assert make_base.loose_box is usual
+    assert lessons.loose_box is usual
     model, _ = load_model(str(folder))
     base, _ = load_model("tiny")
     moved = [(one - other).abs().max().item() for one, other in zip(model.parameters(), base.parameters())]
@@ -375,9 +403,9 @@ def test_a_cold_base_is_made_and_calls_anywhere(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_shy_base_sees_lighter_calls(tmp_path):
     """One step with calls of an eighth of the weight is another step than one with the usual weight."""
-    usual = make_base.CALL
+    usual = lessons.CALL
     study.bases.make_shy_base(tmp_path / "shy", steps=1)
-    assert usual == make_base.CALL
+    assert usual == lessons.CALL
     study.bases.teach(tmp_path / "usual", 1, "CALL", usual)
     shy, _ = load_model(str(tmp_path / "shy"))
     same, _ = load_model(str(tmp_path / "usual"))
