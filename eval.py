@@ -15,6 +15,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 import zlib
 from collections import defaultdict
 from dataclasses import replace
@@ -67,6 +68,7 @@ REFERRING = re.compile(
     r"|\b(?:of|the) (?:above|below)\W*$",
     re.I,
 )
+PAPER_DECODING = "one greedy answer a question"
 PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
@@ -312,7 +314,9 @@ def answer_job(
     """Trajectories of these samples of the job, each with its record. known: of greedy answers, the first
     turns of the arm "on", which other arms take over."""
     settings = rollout_limits(config) | {"temperature": config.temperature, "seed": job.seed}
+    began = time.perf_counter()
     trajectories = answer_questions(model, processor, samples, job.arm, known=known, **settings)
+    seconds = (time.perf_counter() - began) / len(samples)
     is_last = job.arm == config.arms.split(",")[-1]
     if job.arm == "on" and not is_last and not config.temperature:
         known |= first_turns(trajectories)
@@ -321,7 +325,7 @@ def answer_job(
         if config.protocol == "paper" or config.prompt:
             trajectory.answer = trajectory.answer or last_message(trajectory)
         missed = judge.missed if judge else 0
-        grades = grade(config.data, trajectory, judge, config.protocol)
+        grades = grade(config.data, trajectory, judge, config.protocol) | {"seconds": round(seconds, 3)}
         if judge and judge.missed > missed:
             grades |= {"unjudged": True}
         answers.append((trajectory, make_record(trajectory, grades, job.arm, job.repeat)))
@@ -449,8 +453,7 @@ def result_text(result: dict) -> str:
     for arm, kinds in arms.items():
         overall = kinds["all"]
         if "pass" in overall:
-            k = result["protocol"]["repeats"]
-            lines.append(f"{arm}: avg@{k} {overall['accuracy']:.3f}, pass@{k} {overall['pass']:.3f}")
+            lines.append(repeats_text(arm, overall, result["protocol"]["repeats"]))
     for pair, found in result["paired"].items():
         one, other = pair.split(" against ")
         lines.append(paired_text(one, other, found))
@@ -459,11 +462,20 @@ def result_text(result: dict) -> str:
         lines.append("note: " + result["note"])
     if published := result.get("published, percent, not measured here"):
         figures = ", ".join(f"{model} {value}" for model, value in published.items())
-        lines.append("the paper's figures, not measured here: " + figures)
+        lines.append(f"the paper's figures ({PAPER_DECODING}), not measured here: {figures}")
         lines.append("this run is unlike theirs in: " + ", ".join(result["unlike the paper"]))
     known = (f"{key} {value}" for key, value in result["protocol"].items() if value != "")
     lines.append("protocol: " + ", ".join(known))
     return "\n".join(filter(None, lines))
+
+
+def repeats_text(arm: str, summary: dict, k: int) -> str:
+    """The scores of k sampled answers a question, and what an answer took."""
+    low, high = summary["interval"]
+    text = f"{arm}: avg@{k} {summary['accuracy']:.3f} ({low:.3f} to {high:.3f}, over questions)"
+    text += f", pass@{k} {summary['pass']:.3f}; {summary['tokens']:.0f} tokens"
+    seconds = summary.get("seconds")  # folders of before lack it
+    return text + (f" and {seconds:.2f} s an answer" if seconds is not None else " an answer")
 
 
 # --------------------------------------------------------------------------------------------------

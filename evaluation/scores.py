@@ -146,6 +146,7 @@ def summarise(records: list[dict]) -> dict:
     unanswered       fraction without an answer, though not cut
     favourite        fraction that chose the most frequent option: near 1, the model always says the same
     tokens, errors   mean number of sampled tokens, and of refused calls
+    seconds          mean share of an answer in the time of its batch
     """
     right_by_question = defaultdict(list)
     for record in records:
@@ -161,7 +162,7 @@ def summarise(records: list[dict]) -> dict:
     summary["tool_rate"] = mean(map(bool, used))
     summary["crops"] = mean(map(len, used))
     summary |= other_rates(used)
-    for key in ("iou", "holds", "tokens", "errors", "says_shown"):
+    for key in ("iou", "holds", "tokens", "seconds", "errors", "says_shown"):
         summary[key] = mean(record.get(key) for record in records)
     summary["cut"] = fmean(record["stop"] in CUT for record in records)
     silent = [record["answer"] is None and record["stop"] not in CUT for record in records]

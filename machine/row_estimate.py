@@ -1,12 +1,16 @@
-"""What the rows of a data set can teach with these flags, said before any weight is fetched."""
+"""What the rows of a data set can teach with these flags, said before any weight is fetched.
 
+python -m machine.row_estimate deepeyes visualprobe mine/ --model qwen2.5-vl-3b      # several side by side
+"""
+
+import argparse
 import random
 from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
-from config import TrainConfig, look_budget
+from config import Help, TrainConfig, fill_limits, look_budget, run_command
 from data import BAD_ROW, ON_THE_HUB, Sample, is_cached
 from engine.families import FAMILIES, Family
 from evaluation.validation import load_questions
@@ -14,6 +18,7 @@ from grading.correct import verifiable
 from machine.memory_estimate import PROMPT
 from machine.time_estimate import OBSERVATION
 from model import config_of
+from safe.files import fail
 from tools import fit, prompt
 
 LOOKED_AT = 500  # rows of a source, at most: a header of each image is read
@@ -23,6 +28,8 @@ LARGE_CROP = 1024 * 1024
 TURN_SHARE = 3  # a turn is seldom longer than a third of its limit
 SHOWN = 0.9  # of an image's pixels, all but the rounding to whole tokens: then the first look hides nothing
 DRAWN = 20  # of the toy, which draws an image to know its size
+ROOTED = ("seal", *ON_THE_HUB)  # data sets whose files may lie in a folder
+HEAD = ("source", "rows", "rules can pay", "look hides", "look tokens", "prompt fits")
 LETTERS_A_TOKEN = 4  # of a prompt, in English; no tokenizer is fetched for it
 
 
@@ -33,6 +40,7 @@ class SourceRows(NamedTuple):
     looked_at: int
     payable: float  # rules can pay a correct answer
     hiding: float  # the first look hides something
+    look_tokens: float  # mean visual tokens of the first look
     fitting: float  # the prompt is no longer than the memory estimate has it
 
 
@@ -67,18 +75,15 @@ def by_source(samples: list[Sample], config: TrainConfig) -> dict[str, SourceRow
         some = rows if len(rows) <= most else random.Random(0).sample(rows, most)
         payable = fmean(map(verifiable, some))
         fitting = fmean(map(prompt_fits, some))
-        found[source] = SourceRows(len(rows), len(some), payable, look_hides(some, config, family), fitting)
+        hidden, tokens = look_hides(some, config, family)
+        found[source] = SourceRows(len(rows), len(some), payable, hidden, tokens, fitting)
     return found
 
 
 def table(samples: list[Sample], config: TrainConfig) -> str:
     """A line for each source, a note where a judge would pay more, how many crops a completion holds."""
-    lines = [f"{'source':<24}{'rows':>8}{'rules can pay':>16}{'look hides':>13}{'prompt fits':>14}"]
     found = by_source(samples, config)
-    for name, source in found.items():
-        fractions = f"{source.payable:>16.3f}{source.hiding:>13.3f}{source.fitting:>14.3f}"
-        some = f"  (of {source.looked_at} rows)" if source.looked_at < source.rows else ""
-        lines.append(f"{name:<24}{source.rows:>8,}{fractions}{some}")
+    lines = [line_of(HEAD), *map(source_line, found, found.values())]
     family = FAMILIES[config_of(config.model).model_type]
     if not config.judge and any(source.payable < 1 for source in found.values()):
         lines.append("answers that rules can't pay count as wrong without --judge")
@@ -87,9 +92,23 @@ def table(samples: list[Sample], config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> float:
-    """Fraction of the readable images of which the first look shows less than nine tenths of the pixels."""
+def line_of(cells) -> str:
+    name, rows, *others = cells
+    return f"{name:<24}{rows:>8}" + "".join(f"{cell:>15}" for cell in others)
+
+
+def source_line(name: str, source: SourceRows) -> str:
+    fractions = [f"{value:.3f}" for value in (source.payable, source.hiding, source.fitting)]
+    fractions.insert(2, f"{source.look_tokens:,.0f}")
+    some = f"  (of {source.looked_at} rows)" if source.looked_at < source.rows else ""
+    return line_of([name, f"{source.rows:,}", *fractions]) + some
+
+
+def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> tuple[float, float]:
+    """Of the readable images: the fraction of which the first look shows less than nine tenths of the pixels,
+    and the mean visual tokens of the look."""
     hidden = []
+    tokens = []
     for sample in samples:
         try:
             width, height = sample.stored().size
@@ -99,7 +118,8 @@ def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> fl
         budget = look_budget(limits, (width, height))
         shown = fit((width, height), budget, 4 * family.token_area, family.token_side)
         hidden.append(shown[0] * shown[1] < SHOWN * width * height)
-    return fmean(hidden) if hidden else 0.0
+        tokens.append(shown[0] * shown[1] / family.token_area)
+    return (fmean(hidden), fmean(tokens)) if hidden else (0.0, 0.0)
 
 
 def prompt_fits(sample: Sample) -> bool:
@@ -142,3 +162,30 @@ def check_crops(config: TrainConfig) -> None:
             f"not one crop of --crop_pixels {config.crop_pixels} fits into --max_tokens {config.max_tokens}:"
             " raise the one, or lower the other (--tool off trains without the zoom)"
         )
+
+
+def read_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m machine.row_estimate", description=__doc__, formatter_class=Help
+    )
+    parser.error = fail
+    parser.add_argument("data", nargs="+", help="as --data of train.py; its files in NAME=FOLDER, as --root")
+    parser.add_argument("--model", default="qwen2.5-vl-3b", help="whose budgets count")
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    print(line_of(HEAD))
+    for given in arguments.data:
+        name, _, root = given.partition("=")
+        data, root = (name, root) if name in ROOTED else (given, "")
+        config = fill_limits(TrainConfig(data=data, root=root, model=arguments.model), set())
+        if not are_here(config):
+            print(of_config(config).removeprefix("rows: "))
+            continue
+        for source, rows in by_source(training_rows(config), config).items():
+            print(source_line(source, rows))
+
+
+if __name__ == "__main__":
+    run_command(main, read_arguments)

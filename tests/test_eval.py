@@ -1200,6 +1200,9 @@ def test_the_command_scores_resumes_and_shows(tmp_path):
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     assert len({(r["arm"], r["id"]) for r in rows}) == len(rows) == 48
     one, other = (json.loads((tmp_path / name / "eval.json").read_text()) for name in ("whole", "cut"))
+    for result in (one, other):  # all but the clock
+        for kinds in result["arms"].values():
+            assert all(summary.pop("seconds") > 0 for summary in kinds.values())
     assert one["arms"] == other["arms"] and one["paired"] == other["paired"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "args.json").write_text("{}")
@@ -1241,6 +1244,8 @@ def test_a_benchmark_through_the_command(tmp_path):
         "not measured here",
         "unlike theirs in: model tiny, look_pixels 12544 (paper: 12845056)",
         "avg@2",
+        " s an answer",
+        "one greedy answer a question",
     ):
         assert said in done.stdout, said
     assert len((out / "records.jsonl").read_text().splitlines()) == 11 * 2 * 2

@@ -61,13 +61,26 @@ def test_the_plan_says_what_rows_can_teach(folder):
     config = read_config(["--model", "qwen2.5-vl-3b", "--look_share", "1"])
     lines = row_estimate.table(samples, config).splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines}
-    assert rows["vstar"] == ["30", "1.000", "1.000", "1.000"]
-    assert rows["own"] == ["2", "0.500", "0.000", "0.500"]
+    assert rows["vstar"][:3] + rows["vstar"][4:] == ["30", "1.000", "1.000", "1.000"]
+    assert rows["own"][:3] + rows["own"][4:] == ["2", "0.500", "0.000", "0.500"]
+    assert rows["vstar"][3] == "961"  # 31 x 31: of a budget of 1,000
     shrunk = row_estimate.table(samples, replace(config, look_share=0.25)).splitlines()
-    assert shrunk[-3].split() == ["own", "2", "0.500", "1.000", "0.500"]
+    assert shrunk[-3].split()[:4] == ["own", "2", "0.500", "1.000"]
     assert "--judge" in shrunk[-2]
     judged = replace(config, judge="http://localhost:1")
     assert "--judge" not in row_estimate.table(samples, judged)
+
+
+def test_data_sets_side_by_side(folder):
+    """By the command of docs/data.md: all sources of what is here, a line for what is not."""
+    done = run_script("-m", "machine.row_estimate", "toy", f"deepeyes={folder}", "visualprobe")
+    assert done.returncode == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head.split("  ")[0] == "source" and "look tokens" in head
+    assert {line.split()[0] for line in lines[:-1]} == {"toy", "vstar", "chart", "thinklite_eureka"}
+    assert "Mini-o3/VisualProbe_train is not on this machine yet" in lines[-1]
+    done = run_script("-m", "machine.row_estimate", "nonsense")
+    assert done.returncode == 2 and "row_estimate.py: error: unknown data set" in done.stderr.splitlines()[-1]
 
 
 def test_budgets_without_room_for_a_crop_are_refused():
@@ -101,7 +114,8 @@ def test_rows_without_the_tool_are_shown_whole(model, processor):
     config = read_config(["--model", "qwen2.5-vl-3b"])
     for tool, hidden in ((True, 1.0), (False, 0.0)):
         sample = Sample("1", image, "?", "A", tool=tool)
-        assert row_estimate.look_hides([sample], config, QWEN2_5_VL) == hidden
+        share, tokens = row_estimate.look_hides([sample], config, QWEN2_5_VL)
+        assert (share, tokens) == (hidden, 4 if tool else 16)
 
 
 def test_the_plan_of_a_command(folder):
