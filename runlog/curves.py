@@ -107,7 +107,7 @@ def draw_curves(runs: list[Path], out: Path) -> None:
         axis.tick_params(labelbottom=True)
         axis.ticklabel_format(axis="y", scilimits=(-3, 5))  # 0.00015 would run into the next panel
         axis.grid(alpha=0.3)
-        if alone and len(panel.keys) > 1:
+        if alone and len(panel.keys) > 1 and axis.lines:
             axis.legend(fontsize=7, framealpha=0.5)
     corner = axes.flat[-1]  # the place that no panel needs
     corner.axis("off")

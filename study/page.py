@@ -10,26 +10,28 @@ from evaluation.stats import holm
 from study.arms import ARMS, AS_TINY, EDGES, PLAIN
 from study.figures import draw_all, edge_values
 from study.runs import SELECT, TRAIN
-from study.stored import Stored
+from study.stored import Stored, by_base, with_arms
 from study.verdicts import findings
 
 
 def write_page(lines: list[dict], folder: Path) -> Path:
     """Write study.md and its figures into a folder; returns the page. lines: of study.jsonl."""
-    stored = Stored(lines)
-    found = findings(stored)
+    stores = by_base(lines)
+    found = findings(stores)
+    stored = first_with(stores, ("base", "priced", "no bonus, 3136"))
     tested = [finding for finding in found if finding.p]
     corrected = holm([finding.p[0] for finding in tested])
     for finding, after_holm in zip(tested, corrected):
         p, floor = finding.p
         finding.effect += f"; p {p:.3g} (floor {floor:.3g}, after Holm {after_holm:.2g})"
     trained = [line for line in lines if "metrics" in line]
-    arms = arm_rows(stored)
+    arms = arm_rows(Stored(lines))
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)
     environment.filters["seed"] = seed_text
     environment.filters["mean"] = mean_text
     text = environment.get_template("page.jinja").render(
         found=found,
+        bases=list(stores),
         runs=len(trained),
         hours=sum(row["minutes"] * row["runs"] for row in arms) / 60,
         figures=draw_all(stored, folder),
@@ -42,6 +44,11 @@ def write_page(lines: list[dict], folder: Path) -> Path:
     page = folder / "study.md"
     page.write_text(text.rstrip() + "\n", encoding="utf-8")
     return page
+
+
+def first_with(stores: dict[str, Stored], arms) -> Stored:
+    """The runs of the first base that has these arms, for figures that need them all."""
+    return next(iter([*with_arms(stores, arms).values(), *stores.values()]), Stored([]))
 
 
 def seed_text(value: float) -> str:

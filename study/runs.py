@@ -17,9 +17,9 @@ from model import load_model
 from safe.checkpoints import newest_whole
 from safe.files import append_rows, fail, read_rows
 from safe.lock import hold
-from study.arms import ARMS, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
+from study.arms import ARMS, AS_TINY, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
 from study.bases import MAKERS
-from toy.make_base import measure_skills
+from toy.make_base import LR, STEPS, measure_skills, train
 
 # Of metrics.jsonl, step by step.
 KEPT = [
@@ -38,24 +38,32 @@ SELECT = "--data toy-mixture --limit 2000"
 CURVE_DATA = {of_size(pixels) for pixels in SIZES}
 
 
-def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
-    """Every run that has no line in `stored` yet. folder: of the runs; only: names of arms, [] for all."""
+def do_all(folder: Path, stored: Path, seeds: int, only: list[str], base: int = 0) -> None:
+    """Every run from a base that has no line in `stored` yet.
+
+    folder: of the runs
+    only: names of arms, [] for all
+    base: its seed; 0 is the tiny one. Any other is made first, and trained in the plain arms alone: those
+        that need no other base and no selected rows
+    """
     unknown = set(only) - {arm.name for arm in ARMS}
     if unknown:
         fail(f"--only: no arm is called {sorted(unknown)[0]!r}; docs/study.md lists them")
+    folder = folder / f"base-{base}"
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder)  # two at once would do the same runs
-    done = set()
-    for line in read_rows(stored):
-        done.add((line["arm"], line["seed"]))
-    for name in BASES:
+    name = f"base {base}"
+    done = {(line["arm"], line["seed"]) for line in read_rows(stored) if line.get("base") == name}
+    model = make_base(folder, base) if base else "tiny"
+    for asked in BASES:
         # Bases that have to be made are asked below, when a run needs them.
-        if name not in MAKERS and (name, 0) not in done:
-            ask_base(name, "tiny", stored)
+        if asked not in MAKERS and (asked, 0) not in done:
+            append_rows(stored, {"base": name} | ask_base(asked, model))
     turns = []
     for arm, seed in in_turn(ARMS):
         wanted = seed < seeds and (arm.name in only or not only)
-        if wanted and (arm.name, seed) not in done:
+        plain = not base or "{folder}" not in arm.flags
+        if wanted and plain and (arm.name, seed) not in done:
             turns.append((arm, seed))
     print(f"{len(turns)} runs are missing; each adds a line to {stored}", flush=True)
     began = time.time()
@@ -63,35 +71,41 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str]) -> None:
         print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
         if arm.name in ("selected", "by difficulty"):
             select(folder)
-        for base, make in MAKERS.items():
-            base_folder = folder / base.replace(" ", "-")
-            if base_folder.name not in arm.flags:
+        for other, make in MAKERS.items():
+            made = folder / other.replace(" ", "-")
+            if made.name not in arm.flags:
                 continue
-            make(base_folder)
-            if (base, 0) not in done:
-                ask_base(base, str(base_folder), stored)
-                done.add((base, 0))
-        line = do_run(arm, seed, folder)
-        append_rows(stored, line)
+            make(made)
+            if (other, 0) not in done:
+                append_rows(stored, {"base": name} | ask_base(other, str(made)))
+                done.add((other, 0))
+        append_rows(stored, {"base": name} | do_run(arm, seed, folder, model))
         minutes = (time.time() - began) / 60
         left = minutes / number * (len(turns) - number)
         print(f"  {minutes:.0f} minutes so far, about {left:.0f} to go", flush=True)
 
 
-def ask_base(name: str, model: str, stored: Path) -> None:
-    """Ask a base before any training, and store its line."""
-    line = {"arm": name, "seed": 0}
-    skills = name == "base"
-    line |= ask_model(model, BASES[name], skills, CROPS.get(name))
-    append_rows(stored, line)
+def make_base(folder: Path, seed: int) -> str:
+    """The base of a seed by toy/make_base.py, which goes on where it was stopped. Returns its folder."""
+    base = folder / "base"
+    if not (base / "skills.json").exists():
+        train(folder, STEPS, seed, threads=2, lr=LR)
+    return str(base)
 
 
-def do_run(arm: Arm, seed: int, folder: Path) -> dict:
+def ask_base(name: str, model: str) -> dict:
+    """The line of a base, asked before any training."""
+    return {"arm": name, "seed": 0} | ask_model(model, BASES[name], name == "base", CROPS.get(name))
+
+
+def do_run(arm: Arm, seed: int, folder: Path, model: str) -> dict:
     """Train and ask; a run that was killed goes on. Returns its line."""
     plain = arm.name.replace(",", "").replace(" ", "-")
     run = folder / f"{plain}-{seed}"
     began = time.time()
     flags = arm.flags.format(folder=folder)
+    if model != "tiny":
+        flags = f"--model {model} {AS_TINY} --data toy {flags}"  # a second --data counts
     flags += f" --steps {arm.steps} --seed {seed} {TRAIN}"
     command = [*flags.split(), "--out", str(run), "--resume"]
     call("train.py", command, folder / f"{run.name}.log")
@@ -105,8 +119,7 @@ def do_run(arm: Arm, seed: int, folder: Path) -> dict:
         "asked": {},
     }
     if arm.asked:
-        model = newest_whole(run)
-        line |= ask_model(str(model), arm.asked, arm.skills)
+        line |= ask_model(str(newest_whole(run)), arm.asked, arm.skills)
     return line
 
 

@@ -4,9 +4,28 @@ from statistics import fmean
 
 from grading.boxes import iou
 
+# The bases that runs start from, those first by which a claim is judged if they have all its arms.
+BEFORE = "the base before"  # of runs whose line names none
+BASES_ASKED = ("base 0", "base 1", BEFORE)
+
+
+def by_base(lines: list[dict]) -> dict[str, "Stored"]:
+    """The lines of docs/study.jsonl, for each base that has some."""
+    stores = {}
+    for base in BASES_ASKED:
+        own = [line for line in lines if line.get("base", BEFORE) == base]
+        if own:
+            stores[base] = Stored(own)
+    return stores
+
+
+def with_arms(stores: dict[str, "Stored"], arms) -> dict[str, "Stored"]:
+    """Those in which all these arms have runs."""
+    return {base: stored for base, stored in stores.items() if all(map(stored.runs, arms))}
+
 
 class Stored:
-    """The lines of docs/study.jsonl by arm, seeds in order."""
+    """Lines of docs/study.jsonl by arm, seeds in order."""
 
     def __init__(self, lines: list[dict]):
         self.by_arm = {}

@@ -36,7 +36,7 @@ from evaluation.stats import detectable, difference_interval, permutation_p, two
 from evaluation.validation import of_size as resized
 from grading.boxes import iou
 from study.arms import ALL_KINDS, ARMS, BASES, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
-from study.stored import MEASURES, Stored, mean_known
+from study.stored import MEASURES, Stored, mean_known, with_arms
 
 CLAIMS = Path(__file__).with_name("claims.toml")
 DATA = {
@@ -83,11 +83,14 @@ class Finding:
     word: str = "not run"
     dots: list[tuple[str, list[float]]] = field(default_factory=list)  # a value for each seed
     effect: str = ""
+    base: str = ""  # whose runs these are
+    others: list[tuple[str, str]] = field(default_factory=list)  # another base, and the word there
     p: tuple[float, float] | None = None  # exact, and the least that it could be
 
 
-def findings(stored: Stored) -> list[Finding]:
-    """Every claim, with a verdict where its runs are there. Raises ValueError for an unknown name."""
+def findings(stores: dict[str, Stored]) -> list[Finding]:
+    """Every claim, with a verdict where its runs are there: by the first base that has all of them, and the
+    word on each other base. Raises ValueError for an unknown name."""
     texts = tomllib.loads(CLAIMS.read_text(encoding="utf-8"))
     numbers = {name: number for number, name in enumerate(texts, 1)}
     found = []
@@ -95,25 +98,31 @@ def findings(stored: Stored) -> list[Finding]:
         words = {key: value for key, value in text.items() if key not in TABLE_KEYS.split()}
         words["why"] = text["why"].format(**numbers)  # claims refer to one another
         try:
-            finding = Finding(**words)
-            judge(finding, text, stored)
+            unjudged = Finding(**words)
+            needed = arms_needed(text)
+            unjudged.word = "not run" if needed else "not tested"
+            judged = []
+            for base, stored in with_arms(stores, needed).items() if needed else ():
+                judged.append(Finding(**words, base=base))
+                judge(judged[-1], text, stored)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{CLAIMS.name}, [{name}]: {error}") from error
+        finding = judged[0] if judged else unjudged
+        finding.others = [(other.base, other.word) for other in judged[1:]]
         found.append(finding)
     return found
 
 
+def arms_needed(text: dict) -> set[str]:
+    """The arms without which a claim can't be judged. Raises ValueError for a name that means nothing."""
+    if ("rows" in text or "pays" in text) != ("refuted_if" in text):
+        raise ValueError("what would refute it is written in words and as a table, or in neither")
+    check(text)
+    return {row["arm"] for row in text.get("rows", []) if not row.get("optional")} | set(text.get("pays", []))
+
+
 def judge(finding: Finding, text: dict, stored: Stored) -> None:
     """Give a finding its rows, its effect and its word, by its table in claims.toml."""
-    if ("rows" in text or "pays" in text) != bool(finding.refuted_if):
-        raise ValueError("what would refute it is written in words and as a table, or in neither")
-    if not finding.refuted_if:
-        finding.word = "not tested"
-        return
-    check(text)
-    needed = {row["arm"] for row in text.get("rows", []) if not row.get("optional")}
-    if not all(map(stored.runs, needed | set(text.get("pays", [])))):
-        return
     rows = {}
     for spec in text.get("rows", []):
         row = measure(stored, spec)

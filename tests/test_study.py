@@ -24,7 +24,7 @@ from study.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, ask, of_siz
 from study.page import write_page
 from study.runs import CURVE_DATA
 from study.seeds import table
-from study.stored import Stored
+from study.stored import BASES_ASKED, BEFORE, Stored, by_base
 from study.verdicts import FORCED, MIXED, ON, SAMPLED
 from toy import lessons
 
@@ -247,7 +247,7 @@ def test_a_misspelt_name_is_an_error_without_any_run(tmp_path, monkeypatch, old,
     claims.write_text(text.replace(old, new, 1))
     monkeypatch.setattr(verdicts, "CLAIMS", claims)
     with pytest.raises(ValueError, match=rf"claims.toml, \[\w+\].*{named}"):
-        verdicts.findings(Stored([]))
+        verdicts.findings({})
 
 
 @pytest.mark.parametrize(
@@ -322,6 +322,7 @@ def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
     study.runs.do_all(tmp_path / "runs", stored, 2, [])
     base, first, second = map(json.loads, stored.read_text().splitlines())
     assert (base["arm"], first["seed"], second["seed"]) == ("base", 0, 1)
+    assert {line["base"] for line in (base, first, second)} == {"base 0"}
     assert len(first["metrics"]["tool_rate"]) == 2
     answers = first["asked"]["toy | on"]
     assert len(answers["kinds"]) == len(answers["right"]) == len(answers["crops"]) == 6
@@ -332,6 +333,23 @@ def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
         "right",
         "crops",
     }
+
+
+def test_a_claim_is_judged_by_one_base_and_its_word_on_others_stands_beside():
+    """Runs from two bases are never mixed, and the older ones count where newer ones are missing."""
+    zooms = {"base 0": 1.0, "base 1": 0.05, None: 0.5}
+    lines = []
+    for base, rate in zooms.items():
+        more = {"base": base} if base else {}
+        lines += [line("no bonus", seed, [ON], zooms=rate, **more) for seed in range(5)]
+    by_claim = {finding.claim: finding for finding in verdicts.findings(by_base(lines))}
+    found = by_claim["Without the tool bonus the model stops calling the tool"]
+    assert (found.base, found.word) == ("base 0", "refuted")
+    assert found.others == [("base 1", "supported"), (BEFORE, "undecided")]
+    assert by_claim["Zooming emerges from outcome reward alone, without a demonstration"].word == "not run"
+    lines = [each for each in lines if each.get("base") != "base 0" or each["seed"] > 4]
+    (found,) = [f for f in verdicts.findings(by_base(lines)) if f.claim == found.claim]
+    assert (found.base, found.word) == ("base 1", "supported")
 
 
 def test_a_run_that_two_hands_wrote_is_not_kept(tmp_path, capsys):
@@ -345,7 +363,8 @@ def test_a_run_that_two_hands_wrote_is_not_kept(tmp_path, capsys):
 def test_the_stored_scores_are_whole():
     """Every run once, of an arm that exists, with a value for each of its steps."""
     lines = read_rows(ROOT / "docs" / "study.jsonl")
-    keys = [(line["arm"], line["seed"]) for line in lines]
+    keys = [(line.get("base", BEFORE), line["arm"], line["seed"]) for line in lines]
+    assert {base for base, _, _ in keys} <= set(BASES_ASKED)
     assert len(keys) == len(set(keys))
     arms = {arm.name: arm for arm in ARMS}
     for line in lines:

@@ -45,6 +45,7 @@ from toy.tiny import make_model, make_processor
 from toy.world import draw_question, random_scene
 
 PARTS = 5  # of a batch, by length: half of a mixed batch would be padding
+LR = 4e-3  # of Muon
 ASKED = 300  # questions for each skill that is measured
 
 
@@ -440,7 +441,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of all stages together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="no more than free cores")
-    parser.add_argument("--lr", type=float, default=4e-3, help="of Muon; AdamW's is 0.4 of it")
+    parser.add_argument("--lr", type=float, default=LR, help="of Muon; AdamW's is 0.4 of it")
     arguments = parser.parse_args()
     skills = train(arguments.out, arguments.steps, arguments.seed, arguments.threads, arguments.lr)
     for name, value in skills.items():
