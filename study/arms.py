@@ -87,6 +87,11 @@ ARMS = [
     Arm("shy, priced", f"{SHY} {priced()} --advantage mean", 120, SOME, seeds=3),
     Arm("shy, priced later", f"{SHY} {priced(begin=80)} --advantage mean", 160, SOME, seeds=3),
     *(Arm(f"priced, {p}", f"{priced(p)} --advantage mean", 120, SOME) for p in PRICES),
+    Arm("bonus, longer", "", 160, TABLE_5, seeds=3),
+    Arm("bonus, blank, longer", "--tool blank", 160, TABLE_5, seeds=3),
+    Arm("unpriced by deviation", f"--data {ALL_KINDS} --bonus none", 120, SOME, seeds=3),
+    Arm("unpriced, plain", "--bonus none --advantage mean", 120, TABLE_5, seeds=3),
+    Arm("priced at once", "--data toy-mixture --bonus none --crop_price 0.05", 60, TABLE_5),
 ]
 # What the bases are asked, before any training.
 BASES = {
