@@ -21,7 +21,7 @@ from config import Help, run_command
 from runlog.curves import draw_curves
 from runlog.summary import asked_again
 from safe.files import fail, read_json, read_rows, write_whole
-from study.seeds import answers_of, interval_text, table, values
+from study.seeds import answers_of, interval_text, mean_text, table, values
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -45,11 +45,9 @@ def short_table(runs: list[list[dict]]) -> str:
     lines = [head, "|---|---|---|---|---|"]
     for label, kind, arm, measure in ROWS:
         cells = [label]
-        for asked in (arm, "forced"):
-            before = values(answers_of(runs[0], "before", asked, kind), measure)
-            cells.append(
-                f"{fmean(before.values()):.2f}" if before and (asked, measure) != ("on", "iou") else "-"
-            )
+        for asked in ("on", "forced"):  # the base is the same in every run
+            before = answers_of(runs[0], "before", asked, kind)
+            cells.append(mean_text(values(before, measure)))
         after = [values(answers_of(rows, "after", arm, kind), measure) for rows in runs]
         means = [fmean(each.values()) for each in after]
         cells += [interval_text(after), f"{min(means):.2f}"]

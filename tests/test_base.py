@@ -1,6 +1,7 @@
 """The tiny base in toy/base: small, made by the script, and with the skills it is said to have."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from data import load
 from evaluation.scores import answer_records, summarise_by_kind
 from model import load_model
 from toy import make_base
+from toy.lessons import shown_box
 from toy.make_base import STEPS, Lessons, lessons, measure_skills
 from toy.tiny import BLOCKS, make_processor, make_tokenizer
+from toy.world import random_scene
 
 BASE = ROOT / "toy" / "base"
 
@@ -96,6 +99,19 @@ def test_lessons_are_the_same_for_the_same_step():
         assert all(torch.equal(one[name], other[name]) for name in one if name != "skills")
         heavy = one["weights"] > 0
         assert not (heavy & (one["input_ids"] == processor.image_token_id)).any() and heavy.any()
+
+
+@pytest.mark.parametrize("measure, opening", [("ground_iou", '{"bbox_2d": ['), ("call_iou", "")])
+def test_pointing_is_measured_by_the_numbers_of_the_box(measure, opening, monkeypatch):
+    """There is a digit in "bbox_2d", too; a call's opening is written for the model."""
+    rng = random.Random(5)
+    scenes = [random_scene(rng) for _ in range(4)]
+    boxes = [shown_box(rng.choice(scene.tiles)) for scene in scenes]
+    texts = [opening + ",".join(str(round(value)) for value in box) + "]} 77 [1,2" for box in boxes]
+    monkeypatch.setattr(make_base, "write", lambda model, processor, asked: texts)
+    assert make_base.SKILLS[measure](None, None, 4, random.Random(5)) > 0.85
+    monkeypatch.setattr(make_base, "write", lambda model, processor, asked: ["no box"] * 4)
+    assert make_base.SKILLS[measure](None, None, 4, random.Random(5)) == 0
 
 
 def test_muon_makes_steps_orthogonal():

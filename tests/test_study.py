@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scripts import run_script
 
 import study.bases
+import study.readme
 import study.runs
 from config import TrainConfig, as_now, parse
 from evaluation.stats import holm, permutation_p
@@ -430,3 +431,47 @@ def test_a_shy_base_sees_lighter_calls(tmp_path):
     same, _ = load_model(str(tmp_path / "usual"))
     pairs = zip(shy.parameters(), same.parameters())
     assert any((one - other).abs().max() > 1e-6 for one, other in pairs)
+
+
+# --------------------------------------------------------------------------------------------------
+# The README's figures.
+
+
+def whole_run(seed: int) -> list[dict]:
+    """A run of which every arm of the README's table has been asked."""
+    rows = answers(seed)
+    for row in answers(seed)[:4]:
+        for arm in study.readme.CONTROLS.values():
+            rows.append(row | {"when": "after", "arm": arm})
+        for kind in ("compare", "glance"):
+            for when in ("before", "after"):
+                rows.append(row | {"when": when, "kind": kind, "id": f"{kind} {row['id']}"})
+                rows.append(row | {"when": when, "kind": kind, "id": f"{kind} {row['id']}", "arm": "forced"})
+    return rows
+
+
+def test_the_readmes_table_is_the_mean_by_hand_with_its_lowest_seed():
+    text = study.readme.short_table([whole_run(0), whole_run(1)])
+    assert "mean of 2 seeds" in text.splitlines()[0]
+    before, forced, mean, lowest = cells(text, "`read`")
+    assert (before, forced, mean.split()[0], lowest) == ("0.25", "0.50", "0.62", "0.50")
+    iou = cells(text, "IoU of box and tile (`read`)")
+    assert iou[0] == "-" and iou[3] == "0.25"
+    assert "blank crops 0.25, random crops 0.25, no tool 0.25, perfect crops 0.25." in text
+
+
+def test_a_block_between_marks_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- one -->\nold \\1\n<!-- end -->\nbetween\n<!-- two -->\n<!-- end -->\n")
+    study.readme.put(page, "one", "| new \\g<0> |")
+    study.readme.put(page, "one", "| new \\g<0> |")
+    text = "above\n<!-- one -->\n| new \\g<0> |\n<!-- end -->\nbetween\n<!-- two -->\n<!-- end -->\n"
+    assert page.read_text() == text
+    with pytest.raises(ValueError, match="no marks <!-- three -->"):
+        study.readme.put(page, "three", "")
+
+
+def test_the_pages_have_the_marks():
+    for name, file in (("results", "README.md"), ("table", "docs/results.md")):
+        text = (ROOT / file).read_text()
+        assert text.count(f"<!-- {name} -->") == 1 and "<!-- end -->" in text.split(f"<!-- {name} -->")[1]

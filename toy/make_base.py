@@ -387,7 +387,8 @@ def pointing(question: str, opening: str = "") -> Callable:
         said = write(model, processor, [(text, [look(scene)]) for text, scene in zip(texts, scenes)])
         overlaps = []
         for text, tile in zip(said, tiles):
-            numbers = [int(digits) for digits in re.findall(r"\d{1,3}", text)[:4]]
+            inside = (opening + text).partition("[")[2]  # there is a digit in "bbox_2d"
+            numbers = [int(digits) for digits in re.findall(r"\d{1,3}", inside)[:4]]
             overlaps.append(iou(numbers, shown_box(tile)) if len(numbers) == 4 else 0.0)
         return fmean(overlaps)
 
