@@ -82,9 +82,9 @@ def test_stages_follow_one_another():
     ends = [stage.steps for stage in make_base.STAGES]
     skills = [{lesson.skill for lesson in lessons(step, STEPS, 0)} for step in (0, ends[0], STEPS - 1)]
     assert skills[0] == {"read", "ground", "name"} and skills[1] == skills[0] | {"pair"}
-    assert {"direct_sized", "call_compare"} < skills[2]
+    assert {"direct_large", "call_compare"} < skills[2]
     scaled = [[lesson.skill for lesson in lessons(step, STEPS // 500, 0)] for step in range(STEPS // 500)]
-    assert scaled[0].count("read") == 56 and scaled[-1].count("read") == 6
+    assert scaled[0].count("read") == 56 and scaled[-1].count("direct_large") == 18
 
 
 def test_lessons_are_the_same_for_the_same_step():

@@ -8,6 +8,7 @@ context, not learned; the tokens that carry the information weigh most.
     name      name the colours of the tiles, left to right; without it, pointing mixes them up
     ground    give the box of a named tile in a first look, say on which side it is, or zoom in when told to
     reason    text alone: two letters have been read, are they the same?
+    large     read a letter that the first look shows
     direct    answer at first sight, where small letters are illegible and have to be guessed
     call      call the tool with a clumsy box, be shown a close-up of another scene, and answer
 """
@@ -43,6 +44,7 @@ KINDS = {"read": 0.2, "compare": 0.25, "glance": 0.15, "sized": 0.4}
 HABIT = {"read": 0.5, "compare": 0.7, "glance": 0.5, "sized": 0.35}
 EVERY_SIZE = (36, 210)  # px
 LEGIBLE = 140  # px; a letter from here on is read in a first look, where it is 16 px high
+LARGE = 190
 CALL = 0.4  # the weight of deciding for a call, against 2 for an answer: the habit stays weak
 GUESS = 0.3  # an answer that can't be seen from the image: learn the form, not the luck
 
@@ -68,6 +70,8 @@ def draw_lesson(skill: str, rng: random.Random, ease: float, tiles: int) -> Less
         return lesson_reason(rng)
     if skill == "answer":
         return lesson_answer(rng)
+    if skill == "large":
+        return lesson_large(rng)
     return lesson_ground(rng, ease, tiles, skill)
 
 
@@ -299,6 +303,12 @@ def lesson_answer(rng: random.Random) -> Lesson:
     least = LEGIBLE if large else EVERY_SIZE[0]
     question = sized_question(rng, least) if kind == "sized" else draw_question(rng, kind)
     return lesson_direct(rng, kind, question)
+
+
+def lesson_large(rng: random.Random) -> Lesson:
+    """A letter that the first look shows: half of them as large as they come."""
+    question = sized_question(rng, rng.choice((LEGIBLE, LARGE)))
+    return lesson_direct(rng, "large", question)
 
 
 def lesson_direct(rng: random.Random, kind: str, question: Question) -> Lesson:

@@ -12,6 +12,7 @@ The same seed gives the same base on the same machine with as many threads, stop
 """
 
 import argparse
+import bisect
 import random
 import re
 import time
@@ -57,42 +58,91 @@ class Stage:
     steps: int
     lessons: dict[str, int]  # of each kind in a batch
     ease: tuple[float, float]  # from its first step to its last: 1 for huge letters, 0 for the world's own
-    tiles: tuple[int, int]  # in a first look, at most: from its first step to its last
+    tiles: tuple[int, int]  # in a first look, at most
+    rate: tuple[float, float]  # the learning rate over its peak
     bar: dict[str, float]  # what each skill should reach by its end
 
 
 # Letters first and alone: small ones, or many kinds of lessons at once, stay at chance. Then one tile, then
-# two, then four: which tile is which is the hardest to learn. The formats come last.
+# two, then four: which tile is which is the hardest to learn. The formats come third. Letters so large that a
+# first look shows them come last, and often: where they are few, they are not learned.
 STAGES = (
-    Stage("letters", 300, {"read": 56, "ground": 4, "name": 4}, (1.0, 0.8), (1, 1), {"read_large": 0.6}),
+    Stage(
+        "letters",
+        steps=300,
+        lessons={"read": 56, "ground": 4, "name": 4},
+        ease=(1.0, 0.8),
+        tiles=(1, 1),
+        rate=(1.0, 1.0),
+        bar={"read_large": 0.6},
+    ),
     Stage(
         "places",
-        700,
-        {"read": 16, "ground": 30, "name": 12, "pair": 6},
-        (0.8, 0.0),
-        (1, 4),
-        {"ground_iou": 0.6},
+        steps=700,
+        lessons={"read": 16, "ground": 30, "name": 12, "pair": 6},
+        ease=(0.8, 0.0),
+        tiles=(1, 4),
+        rate=(1.0, 1.0),
+        bar={"ground_iou": 0.6},
     ),
     Stage(
         "answers",
-        1500,
-        {"read": 6, "ground": 16, "name": 2, "pair": 2, "answer": 38, "reason": 8},
-        (0.0, 0.0),
-        (4, 4),
-        {"read": 0.95, "pair": 0.92, "ground_iou": 0.83, "first_look_glance": 0.99, "first_look_large": 0.85},
+        steps=1500,
+        lessons={"read": 6, "ground": 16, "name": 2, "pair": 2, "answer": 38, "reason": 8},
+        ease=(0.0, 0.0),
+        tiles=(4, 4),
+        rate=(1.0, 0.0),
+        bar={"read": 0.95, "pair": 0.92, "ground_iou": 0.83, "first_look_glance": 0.99},
+    ),
+    Stage(
+        "sizes",
+        steps=700,
+        lessons={"read": 6, "ground": 8, "name": 1, "pair": 3, "answer": 28, "large": 18, "reason": 4},
+        ease=(0.0, 0.0),
+        tiles=(4, 4),
+        rate=(0.4, 0.0),
+        bar={
+            "read": 0.95,
+            "pair": 0.92,
+            "ground_iou": 0.83,
+            "first_look_glance": 0.99,
+            "first_look_large": 0.85,
+        },
     ),
 )
 STEPS = sum(stage.steps for stage in STAGES)
 
 
+def stage_at(now: float) -> tuple[Stage, float]:
+    """The stage at a step of the full schedule, and the part of it that is done.
+
+    >>> stage, part = stage_at(650)
+    >>> stage.name, part
+    ('places', 0.5)
+    """
+    ends = list(accumulate(stage.steps for stage in STAGES))
+    number = bisect.bisect(ends, now)
+    stage = STAGES[number]
+    return stage, 1 - (ends[number] - now) / stage.steps
+
+
+def rate(now: float) -> float:
+    """The learning rate over its peak, at a step of the full schedule.
+
+    >>> rate(24), rate(500), rate(1749), rate(2499), rate(2500)
+    (0.5, 1.0, 0.5, 0.02, 0.3994)
+    """
+    stage, part = stage_at(now)
+    begin, end = stage.rate
+    done = part + 1 / stage.steps  # when this step is
+    warm_up = (now + 1) / 50
+    return round(min(warm_up, max(0.02, begin + done * (end - begin))), 4)
+
+
 def lessons(step: int, steps: int, seed: int) -> list[Lesson]:
     """The batch of one step of so many."""
     rng = random.Random(f"{seed}-{step}")
-    now = step * STEPS / steps  # the stages are written for so many steps
-    ends = list(accumulate(stage.steps for stage in STAGES))
-    number = next(number for number, end in enumerate(ends) if now < end)
-    stage = STAGES[number]
-    part = 1 - (ends[number] - now) / stage.steps  # 0 at its first step
+    stage, part = stage_at(step * STEPS / steps)
     ease = stage.ease[0] + part * (stage.ease[1] - stage.ease[0])
     tiles = int(stage.tiles[0] + part * (stage.tiles[1] - stage.tiles[0] + 1))
     batch = []
@@ -219,15 +269,6 @@ def optimizers(model, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def rate(part: float) -> float:
-    """The learning rate over its peak, when this part of the training is done.
-
-    >>> rate(0.01), rate(0.4), rate(0.7)
-    (0.5, 1.0, 0.5)
-    """
-    return round(min(1.0, part / 0.02, max(0.02, (1 - part) / 0.6)), 4)
-
-
 def loss_and_hits(model, batch: dict, heavy: float = 2.5):
     """Weighted cross-entropy (a sum, and the sum of weights), and for each lesson its skill and the fraction
     of its heavy tokens that are correct."""
@@ -278,7 +319,7 @@ def train(out: Path, steps: int, seed: int, threads: int, lr: float) -> dict[str
     hits = {}
     for step, parts in enumerate(loader, start + 1):
         for optimizer, peak in zip(stateful[1:], peaks):
-            optimizer.param_groups[0]["lr"] = peak * rate(step / steps)
+            optimizer.param_groups[0]["lr"] = peak * rate((step - 1) * STEPS / steps)
         for skill, hit in learn(model, parts, stateful[1:]):
             hits.setdefault(skill, []).append(hit)
         if step % 50 and step not in ends:
