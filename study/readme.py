@@ -98,7 +98,7 @@ def draw_zoom(run: Path, file: Path) -> None:
     for (above, below), row in zip(axes.T, (asked[0], asked[-1])):
         draw_look(above, row, run)
         draw_crop(below, row, run)
-    figure.suptitle(asked[0]["question"], fontsize=14)
+    figure.suptitle(asked[0]["question"], fontsize=14, y=0.97)
     figure.savefig(file, dpi=96, bbox_inches="tight")
     plt.close(figure)
 

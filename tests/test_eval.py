@@ -1417,9 +1417,8 @@ def make_eager(model, processor) -> None:
 
     def nudge(head, inputs, logits):
         starts = logits.argmax(-1) == think
-        wants = inputs[0].sum(-1) < -0.126 * inputs[0].abs().sum(
-            -1
-        )  # no reason, but the same one in every arm
+        # No reason, but the same one in every arm, and for any base.
+        wants = (50 * inputs[0].sum(-1)) % 1 < 0.5
         logits[..., call] += 100.0 * (starts & wants)
 
     model.lm_head.register_forward_hook(nudge)

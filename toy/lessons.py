@@ -338,8 +338,9 @@ def lesson_call(rng: random.Random, kind: str, question: Question) -> Lesson:
     blank = kind in ("read", "sized") and rng.random() < 0.1
     for colour in named[: 2 if again else 1]:
         box = loose_box(rng, tile_of(scene, colour))
-        # Some first calls come without a thought. A second one needs it, to tell which tile is left.
-        if seen or rng.random() > 0.35:
+        # Some calls come without a thought, but not where two tiles are asked for: RL then keeps calls that
+        # name none, and looks at any tile.
+        if kind == "compare" or rng.random() > 0.35:
             parts += [("<think>", 1), *letter_parts(seen, 3), (f" {colour}</think>", 1)]
         parts += call_parts(box, CALL)
         if rng.random() < 0.04:  # a call can fail; then it simply tries again

@@ -340,9 +340,21 @@ def train(out: Path, steps: int, seed: int, threads: int, lr: float) -> dict[str
     model.eval().to(torch.bfloat16).save_pretrained(out / "base")
     processor.save_pretrained(out / "base")
     skills = measure_skills(*load_model(str(out / "base"), device="cpu"), n=ASKED)
+    skills["own_crops"] = own_crops(seed)
     write_json(out / "base" / "skills.json", skills)
     (out / "base" / "training_log.jsonl").write_bytes((out / "log.jsonl").read_bytes())
     return skills
+
+
+def own_crops(seed: int, batches: int = 20) -> float:
+    """The fraction of the last lessons in which a later image shows the scene of an earlier one, as it would
+    if a call were answered with its own crop."""
+    found = []
+    for step in range(STEPS - batches, STEPS):
+        for lesson in lessons(step, STEPS, seed):
+            scenes = [shown.scene for shown in lesson.shown]
+            found.append(len(set(scenes)) < len(scenes))
+    return fmean(found)
 
 
 def resume(out: Path, stateful: list) -> int:
