@@ -28,7 +28,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--run", action="store_true", help="do the runs that are not stored yet")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm, at most")
     parser.add_argument("--only", default="", help='arms, such as "bonus;no bonus"')
-    parser.add_argument("--base", type=int, default=0, help="its seed; 1 makes another one first")
+    parser.add_argument("--base", type=int, default=0, help="its seed; 1 makes another one")
     parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="for the runs")
     parser.add_argument("--stored", type=Path, default=STORED, help="their scores")
     return parser.parse_args()
