@@ -68,7 +68,7 @@ REFERRING = re.compile(
     r"|\b(?:of|the) (?:above|below)\W*$",
     re.I,
 )
-PAPER_DECODING = "one greedy answer a question"
+PAPER_DECODING = "one greedy answer a question"  # temperature 0 in its scripts
 PAGE_QUESTIONS = 60  # whose trajectories the page shows, all arms side by side
 
 
@@ -439,6 +439,8 @@ def unlike_paper(protocol: dict) -> list[str]:
     for name, value in PAPER.items():
         if protocol.get(name, value) != value:
             found.append(f"{name} {protocol[name]} (paper: {value})")
+    if protocol.get("temperature"):
+        found.append(f"temperature {protocol['temperature']} (paper: 0)")
     if protocol.get("options") == "shuffled by item":
         found.append("options shuffled (paper: as the benchmark has them)")
     return found

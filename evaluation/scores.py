@@ -146,7 +146,7 @@ def summarise(records: list[dict]) -> dict:
     unanswered       fraction without an answer, though not cut
     favourite        fraction that chose the most frequent option: near 1, the model always says the same
     tokens, errors   mean number of sampled tokens, and of refused calls
-    seconds          mean share of an answer in the time of its batch
+    seconds          mean seconds of an answer: those of its batch, divided evenly
     """
     right_by_question = defaultdict(list)
     for record in records:

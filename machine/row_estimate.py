@@ -75,7 +75,7 @@ def by_source(samples: list[Sample], config: TrainConfig) -> dict[str, SourceRow
         some = rows if len(rows) <= most else random.Random(0).sample(rows, most)
         payable = fmean(map(verifiable, some))
         fitting = fmean(map(prompt_fits, some))
-        hidden, tokens = look_hides(some, config, family)
+        hidden, tokens = first_looks(some, config, family)
         found[source] = SourceRows(len(rows), len(some), payable, hidden, tokens, fitting)
     return found
 
@@ -104,7 +104,7 @@ def source_line(name: str, source: SourceRows) -> str:
     return line_of([name, f"{source.rows:,}", *fractions]) + some
 
 
-def look_hides(samples: list[Sample], config: TrainConfig, family: Family) -> tuple[float, float]:
+def first_looks(samples: list[Sample], config: TrainConfig, family: Family) -> tuple[float, float]:
     """Of the readable images: the fraction of which the first look shows less than nine tenths of the pixels,
     and the mean visual tokens of the look."""
     hidden = []

@@ -15,6 +15,20 @@ MORE_TILES = "toy:tiles=5-6"
 SMALLER = "toy:kinds=read,letters=28-32"
 
 
+# What a line of the study keeps of metrics.jsonl, step by step
+KEPT = [
+    "tool_rate",
+    "calls",
+    "delivered",
+    "iou",
+    "tokens",
+    "accuracy",
+    "dead_groups",
+]
+for kind in ("read", "compare", "glance", "legible"):
+    KEPT += [f"tool_rate_{kind}", f"accuracy_{kind}"]
+
+
 def priced(price: float = 0.05, begin: int = 40) -> str:
     """The flags of a price on the crops of correct answers, from a step on."""
     return f"--data {ALL_KINDS} --bonus none --crop_price {price} --price_from {begin}"

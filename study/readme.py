@@ -170,25 +170,16 @@ def main(arguments: argparse.Namespace) -> None:
     seeds = arguments.seeds.split(",")
     folders = [Path(f"{arguments.runs}-seed{seed}") for seed in seeds]
     if not all(read_json(folder / "eval.json").get("after") for folder in folders):
-        command = [
-            sys.executable,
-            "train.py",
-            "--seeds",
-            arguments.seeds,
-            "--out",
-            arguments.runs,
-            "--resume",
-        ]
-        if code := subprocess.run(command, cwd=ROOT).returncode:
+        flags = ["--seeds", arguments.seeds, "--out", arguments.runs, "--resume"]
+        code = subprocess.run([sys.executable, str(ROOT / "train.py"), *flags]).returncode
+        if code:
             sys.exit(code)
     write_pages(folders)
     draw_curves(folders, DOCS / "curves.png")
     draw_zoom(folders[0], DOCS / "zoom.png")
     if not photograph(folders[0] / "report.html", DOCS / "report.png"):
         print("docs/report.png is the old one: no Chromium here to take it")
-    print(
-        "written: README.md, docs/results.md, docs/curves.png, docs/zoom.png, docs/report.png; look at them"
-    )
+    print("written: README.md, docs/results.md, and in docs/ curves.png, zoom.png, report.png; look at them")
 
 
 def write_pages(folders: list[Path]) -> None:

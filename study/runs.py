@@ -17,23 +17,11 @@ from model import load_model
 from safe.checkpoints import newest_whole
 from safe.files import append_rows, fail, read_rows
 from safe.lock import hold
-from study.arms import ARMS, AS_TINY, BASES, CROPS, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
+from study.arms import ARMS, AS_TINY, BASES, CROPS, KEPT, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
 from study.bases import MAKERS
 from study.stored import BEFORE, IN_TOY
 from toy.make_base import LR, STEPS, measure_skills, train
 
-# Of metrics.jsonl, step by step.
-KEPT = [
-    "tool_rate",
-    "calls",
-    "delivered",
-    "iou",
-    "tokens",
-    "accuracy",
-    "dead_groups",
-]
-for kind in ("read", "compare", "glance", "legible"):
-    KEPT += [f"tool_rate_{kind}", f"accuracy_{kind}"]
 TRAIN = "--eval_size 0 --show_every 1000 --save_every 10"
 SELECT = "--data toy-mixture --limit 2000"
 CURVE_DATA = {of_size(pixels) for pixels in SIZES}

@@ -1,4 +1,4 @@
-"""What was measured for each claim, and its verdict: claims.toml, a table, read by a handful of judges.
+"""What was measured for each claim, and its verdict: claims.toml is a table, and this reads it.
 
 A claim of the table has `rows`, what it shows and judges by. A row is
 
@@ -35,7 +35,7 @@ from statistics import fmean
 from evaluation.stats import detectable, difference_interval, permutation_p, two_way_interval
 from evaluation.validation import of_size as resized
 from grading.boxes import iou
-from study.arms import ALL_KINDS, ARMS, BASES, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
+from study.arms import ALL_KINDS, ARMS, BASES, KEPT, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
 from study.stored import MEASURES, Stored, mean_known, with_arms
 
 CLAIMS = Path(__file__).with_name("claims.toml")
@@ -51,6 +51,9 @@ FORCED = f"{PLAIN} | forced"
 SAMPLED = f"{PLAIN} | sampled"
 MIXED = f"{ALL_KINDS} | on"
 TABLE_KEYS = "rows difference gains ratio p pays effect refuted supported otherwise"
+KINDS = ("read", "compare", "glance", "legible")
+FOLDS = ("most", "min", "max", "mean", "low", "high")
+SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 ROW_KEYS = "label name arm of minus_mean minus_seed optional"
 
 
@@ -129,10 +132,11 @@ def judge(finding: Finding, text: dict, stored: Stored) -> None:
         for key, by_seed in (("minus_mean", False), ("minus_seed", True)):
             if key in spec:
                 row = Row(subtract(row.values, rows[spec[key]], by_seed))
-        rows[spec.get("name")] = row
+        if "name" in spec:
+            rows[spec["name"]] = row
         if "label" in spec and (row.values or not spec.get("optional")):
             finding.dots.append((spec["label"], row.values))
-    held = all([zooms_where_it_pays(finding, stored, arm) for arm in text.get("pays", [])])
+    pays = [zooms_where_it_pays(finding, stored, arm) for arm in text.get("pays", [])]
     for name, (after, before) in text.get("gains", {}).items():
         rows[name] = gain(rows[after], rows[before])
     if "difference" in text:
@@ -146,7 +150,7 @@ def judge(finding: Finding, text: dict, stored: Stored) -> None:
     finding.effect = text.get("effect", "").format(**rows)
     if any(holds(condition, rows) for condition in text.get("refuted", [])):
         finding.word = "refuted"
-    elif held and all(holds(condition, rows) for condition in text.get("supported", [])):
+    elif all(pays) and all(holds(condition, rows) for condition in text.get("supported", [])):
         finding.word = "supported"
     else:
         finding.word = text.get("otherwise", "undecided")
@@ -154,29 +158,51 @@ def judge(finding: Finding, text: dict, stored: Stored) -> None:
 
 def check(text: dict) -> None:
     """Raise ValueError for a name that means nothing: a misspelt one must not go unseen."""
-    known = {arm.name for arm in ARMS} | set(BASES)
     names = {"difference", *text.get("gains", {}), *text.get("ratio", {})}
     for row in text.get("rows", []):
-        for key in row:
-            if key not in ROW_KEYS.split():
-                raise ValueError(f"{key!r} is no key of a row; known: {ROW_KEYS}")
+        check_row(row)
         names.add(row.get("name"))
-        what = row["of"].split()[0]
-        if what not in MEASURES and what not in COMPUTED:
-            raise ValueError(f"no measure is called {what!r}; known: {', '.join([*MEASURES, *COMPUTED])}")
-    arms = [row["arm"] for row in text.get("rows", [])] + text.get("pays", [])
-    for arm in arms:
-        if arm not in known:
-            raise ValueError(f"no arm is called {arm!r}")
+    for arm in text.get("pays", []):
+        check_asked(arm, "mixed on")
     used = text.get("difference", []) + text.get("p", [])
     for several in (text.get("gains", {}), text.get("ratio", {})):
         used += [name for row in several.values() for name in row]
     for condition in text.get("refuted", []) + text.get("supported", []):
-        _, name, _, *limit = condition.removeprefix("not ").split()
+        fold, name, sign, *limit = condition.removeprefix("not ").split()
+        if fold not in FOLDS or sign not in SIGNS:
+            raise ValueError(f"{condition!r} does not begin with one of {', '.join(FOLDS)}, a row and a sign")
         used += [name, *limit[1:]]
     for name in used:
         if name not in names:
             raise ValueError(f"no row is called {name!r}")
+
+
+def check_row(row: dict) -> None:
+    for key in row:
+        if key not in ROW_KEYS.split():
+            raise ValueError(f"{key!r} is no key of a row; known: {ROW_KEYS}")
+    what, _, where = row["of"].partition(" @ ")
+    name, *rest = what.split()
+    if name in COMPUTED:
+        if name in OF_METRICS and rest[0] not in KEPT:
+            raise ValueError(f"the runs keep no metric {rest[0]!r}")
+        check_asked(row["arm"])
+        return
+    if name not in MEASURES:
+        raise ValueError(f"no measure is called {name!r}; known: {', '.join([*MEASURES, *COMPUTED])}")
+    if unknown := set(rest) - set(KINDS):
+        raise ValueError(f"no kind of question is called {unknown.pop()!r}")
+    check_asked(row["arm"], where or "toy on")
+
+
+def check_asked(arm: str, where: str = "") -> None:
+    """Is there such an arm, and is it asked there ("toy on")?"""
+    asked = {each.name: each.asked for each in ARMS} | BASES
+    if arm not in asked:
+        raise ValueError(f"no arm is called {arm!r}")
+    data, _, way = where.partition(" ")
+    if where and (DATA.get(data), way) not in asked[arm]:
+        raise ValueError(f"{arm!r} is not asked {where!r}; see arms.py")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -307,6 +333,7 @@ def lost(stored: Stored, arm: str, limit: str) -> Row:
     return Row(losses, text=text)
 
 
+OF_METRICS = ("metric", "fall", "first_step")  # of COMPUTED, those whose next word is a key of metrics.jsonl
 COMPUTED = {
     "metric": metric,
     "fall": fall,
@@ -330,10 +357,9 @@ def holds(condition: str, rows: dict[str, Row]) -> bool:
     if condition.startswith("not "):
         return not holds(condition.removeprefix("not "), rows)
     fold, name, sign, *limit = condition.split()
-    compare = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}[sign]
     value = folded(fold, rows[name], sign)
     bound = folded(limit[0], rows[limit[1]], sign) if limit[1:] else float(limit[0])
-    return value is not None and bound is not None and compare(value, bound)
+    return value is not None and bound is not None and SIGNS[sign](value, bound)
 
 
 def folded(fold: str, row: Row, sign: str) -> float | None:

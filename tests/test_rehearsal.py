@@ -114,7 +114,7 @@ def test_rows_without_the_tool_are_shown_whole(model, processor):
     config = read_config(["--model", "qwen2.5-vl-3b"])
     for tool, hidden in ((True, 1.0), (False, 0.0)):
         sample = Sample("1", image, "?", "A", tool=tool)
-        share, tokens = row_estimate.look_hides([sample], config, QWEN2_5_VL)
+        share, tokens = row_estimate.first_looks([sample], config, QWEN2_5_VL)
         assert (share, tokens) == (hidden, 4 if tool else 16)
 
 

@@ -237,6 +237,13 @@ def test_a_claim_without_answers_is_not_supported():
         ('arm = "no bonus", of = "zooms read"}]', 'arm = "no bonus", off = "zooms read"}]', "off"),
         ('gains = {gained = ["after", "before"]}', 'gains = {gained = ["after", "befor"]}', "befor"),
         ('rows = [{label = "`tool_rate` on `read`"', 'row = [{label = "`tool_rate` on `read`"', "row"),
+        ('of = "zooms read"}]', 'of = "zooms reed"}]', "reed"),
+        ('of = "centred read @ toy forced"', 'of = "centred read @ toyy forced"', "toyy forced"),
+        ('of = "centred read @ toy forced"', 'of = "centred read @ toy swap"', "toy swap"),
+        ('of = "metric tool_rate @ last 10"', 'of = "metric tool_rat @ last 10"', "tool_rat"),
+        ('supported = ["most after <= 0.1"]', 'supported = ["mst after <= 0.1"]', "mst"),
+        ('supported = ["most after <= 0.1"]', 'supported = ["most after =< 0.1"]', "=<"),
+        ('pays = ["priced"]', 'pays = ["prized"]', "prized"),
         ('difference = ["selected", "unfiltered"]', 'difference = ["selected", "unfilterd"]', "unfilterd"),
     ],
 )

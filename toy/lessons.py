@@ -38,7 +38,7 @@ LOOK = 112  # px, side of the first look
 CROP_PIXELS = 134 * 134  # a square close-up is shown at 112 x 112, a flat one at 140 x 112
 END = "<|im_end|>"
 # What is asked in answers and calls: "sized" is `read` with letters of every size.
-KINDS = {"read": 0.2, "compare": 0.25, "glance": 0.15, "sized": 0.4}
+ANSWERED = {"read": 0.2, "compare": 0.25, "glance": 0.15, "sized": 0.4}
 # How often such a question is shown with a call: for "sized" as often for each size, so that RL has to find
 # out which of them need one.
 HABIT = {"read": 0.5, "compare": 0.7, "glance": 0.5, "sized": 0.35}
@@ -295,7 +295,7 @@ def sized_question(rng: random.Random, least: int) -> Question:
 
 def lesson_answer(rng: random.Random) -> Lesson:
     """A question, answered at first sight or after a call: the habit of calling is weak."""
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    kind = rng.choices(list(ANSWERED), list(ANSWERED.values()))[0]
     if rng.random() < HABIT[kind]:
         question = sized_question(rng, EVERY_SIZE[0]) if kind == "sized" else draw_question(rng, kind)
         return lesson_call(rng, kind, question)

@@ -1,7 +1,7 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills that the large models have before
 any RL.
 
-    python -m toy.make_base --out runs/base            # an hour and a half on 2 cores; goes on if stopped
+    python -m toy.make_base --out runs/base            # some 100 minutes on 2 cores; goes on if stopped
 
 It learns, supervised and from scratch, in the stages below, to read a letter in a close-up, to give the box
 of a named tile, to answer at first sight, and to call the tool now and then, with boxes that are too wide,
@@ -47,6 +47,7 @@ from toy.world import draw_question, random_scene
 
 PARTS = 5  # of a batch, by length: half of a mixed batch would be padding
 LR = 4e-3  # of Muon
+HEAVY = 2.5  # weight from which a token carries information
 ASKED = 300  # questions for each skill that is measured
 
 
@@ -236,7 +237,9 @@ class Muon(torch.optim.Optimizer):
                 steps = []
                 for matrix in matrices:
                     state = self.state[matrix]
-                    average = state.setdefault("average", torch.zeros_like(matrix))
+                    if not state:
+                        state["average"] = torch.zeros_like(matrix)
+                    average = state["average"]
                     average.lerp_(matrix.grad, 1 - group["momentum"])
                     steps.append(matrix.grad.lerp(average, group["momentum"]))
                 scale = 0.2 * max(shape) ** 0.5
@@ -269,9 +272,9 @@ def optimizers(model, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def loss_and_hits(model, batch: dict, heavy: float = 2.5):
-    """Weighted cross-entropy (a sum, and the sum of weights), and for each lesson its skill and the fraction
-    of its heavy tokens that are correct."""
+def loss_and_hits(model, batch: dict):
+    """Weighted cross-entropy, a sum; and for each lesson its skill and the fraction of its heavy tokens that
+    are correct."""
     skills = batch.pop("skills")
     weights = batch.pop("weights")[:, 1:]
     # Twice as fast as float32 on a CPU that has products for bfloat16, ten times slower on one that has not.
@@ -280,9 +283,9 @@ def loss_and_hits(model, batch: dict, heavy: float = 2.5):
         logits = model(**batch, use_cache=False).logits[:, :-1].float()  # (B, T-1, V)
     targets = batch["input_ids"][:, 1:]
     losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
-    counted = weights >= heavy
+    counted = weights >= HEAVY
     correct = ((logits.argmax(-1) == targets) & counted).sum(1) / counted.sum(1)
-    return (losses * weights).sum(), weights.sum(), list(zip(skills, correct.tolist()))
+    return (losses * weights).sum(), list(zip(skills, correct.tolist()))
 
 
 def learn(model, parts: list[dict], optimizers: list) -> list[tuple[str, float]]:
@@ -290,7 +293,7 @@ def learn(model, parts: list[dict], optimizers: list) -> list[tuple[str, float]]
     total = sum(part["weights"][:, 1:].sum() for part in parts)
     hits = []
     for part in parts:
-        loss, _, found = loss_and_hits(model, part)
+        loss, found = loss_and_hits(model, part)
         (loss / total).backward()
         hits += found
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -399,9 +402,13 @@ def measure_skills(model, processor: ZoomProcessor, n: int = ASKED, seed: int = 
     read, pair, read_large: fractions of letters read in a close-up; alone, as a second image, and huge.
     ground_iou, call_iou: mean IoU with the tile of the boxes that it gives when asked outright, and of those
     that it calls the tool with for a question. first_look_*: fractions correct at first sight ("large": with
-    a letter of 140 to 210 px). calls_*: fractions of sampled answers that begin with a call.
+    a letter of 140 to 210 px). calls_*: fractions of sampled answers that call the tool.
     """
-    return {name: round(SKILLS[name](model, processor, n, random.Random(seed)), 3) for name in SKILLS}
+    return {name: measure_skill(name, model, processor, n, seed) for name in SKILLS}
+
+
+def measure_skill(name: str, model, processor: ZoomProcessor, n: int, seed: int = 12345) -> float:
+    return round(SKILLS[name](model, processor, n, random.Random(seed)), 3)
 
 
 def measure_bar(model, processor: ZoomProcessor, stage: Stage) -> dict[str, float]:
@@ -409,7 +416,7 @@ def measure_bar(model, processor: ZoomProcessor, stage: Stage) -> dict[str, floa
     model.eval()
     found = {}
     for name, bar in stage.bar.items():
-        found[name] = round(SKILLS[name](model, processor, ASKED, random.Random(12345)), 3)
+        found[name] = measure_skill(name, model, processor, ASKED)
         verdict = "reached" if found[name] >= bar else "NOT REACHED: what follows builds on it"
         print(f"stage {stage.name}: {name} {found[name]}, its bar {bar} {verdict}", flush=True)
     model.train()
