@@ -12,10 +12,10 @@ from data import load
 from evaluation.scores import answer_records, summarise_by_kind
 from model import load_model
 from toy import make_base
-from toy.lessons import shown_box
+from toy.lessons import lesson_call, shown_box
 from toy.make_base import STEPS, Lessons, lessons, measure_skills
 from toy.tiny import BLOCKS, make_processor, make_tokenizer
-from toy.world import random_scene
+from toy.world import draw_question, random_scene
 
 BASE = ROOT / "toy" / "base"
 
@@ -75,6 +75,20 @@ def test_no_lesson_shows_its_own_crop():
         scenes = {shown.scene for shown in lesson.shown}
         images = sum(text.count(tools.IMAGE) for text, _ in lesson.parts)
         assert len(scenes) == len(lesson.shown) == images, lesson.skill
+
+
+def test_two_tiles_are_never_called_for_without_naming_one():
+    """RL keeps a call that names no tile, and then looks at any: `compare` stays at a guess."""
+    rng = random.Random(3)
+    before = {"read": [], "compare": []}
+    for kind, seen in before.items():
+        for _ in range(40):
+            parts = lesson_call(rng, kind, draw_question(rng, kind)).parts
+            texts = [text for text, _ in parts]
+            seen += [one for one, other in zip(texts, texts[1:]) if other == "<tool_call>"]
+    first_tries = [text for text in before["compare"] if "Error" not in text]
+    assert len(first_tries) > 60 and all(text.endswith("</think>") for text in first_tries)
+    assert not all(text.endswith("</think>") for text in before["read"])
 
 
 def test_stages_follow_one_another():
