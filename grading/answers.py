@@ -61,6 +61,8 @@ RAISED = "¹²³⁰-ⁿˣ"
 SUPERSCRIPT = re.compile(rf"(?<=[^\s{RAISED}])[{RAISED}]+(?![{RAISED}⁄])")
 BEFORE_FRACTION = re.compile(rf"(?<=\d)(?=[¼-¾⅐-⅞]|[{RAISED}]+⁄)")
 THOUSANDS_SPACE = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
+TIME = re.compile(r"\b0?(\d{1,2}:\d\d) ?([ap])\.?m\b")
+CODE = re.compile(r"(?=.*\d)\w+(?:[ -]\w+)*")  # a number plate, a phone number
 MATH = re.compile(r"\$\$?([^$]+)\$\$?(?!\d)")  # not the dollars of "$5 or $6"
 TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 
@@ -170,13 +172,27 @@ def without_lead(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Lower case, no leading article, no closing punctuation, single spaces.
+    """Lower case, no leading article, no closing punctuation, single spaces, times in one form.
 
-    >>> normalise(" The Red car. ")
-    'red car'
+    >>> normalise(" The Red car. "), normalise("08:45 A.M.")
+    ('red car', '8:45 am')
     """
     text = re.sub(r"(?<=\w)_(?:\{(\w+)\}|(?=\w))", r"\1", " ".join(text.lower().split()))  # x_1, written x₁
+    text = TIME.sub(r"\1 \2m", text)
     return re.sub(r"^(a|an|the) (?=\w)", "", text).strip(" .,;:!?\"'()[]")
+
+
+def same_code(prediction: str, gold: str) -> bool:
+    """The same letters and digits, however they are grouped? Five at least: "1 2" is not "12".
+
+    >>> [same_code(t, "KD72 WPL") for t in ("kd72wpl", "KD72-WPL", "KD7 WPL")], same_code("-12345", "12345")
+    ([True, True, False], False)
+    """
+    grouped = [normalise(text) for text in (prediction, gold)]
+    if not all(map(CODE.fullmatch, grouped)):
+        return False
+    said, wanted = (re.sub(r"[ -]", "", text) for text in grouped)
+    return said == wanted and len(wanted) > 4
 
 
 # --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ FILLER = """
     of to in on at by for with from and or as also is are was were be been being do does did has have had
     both very clearly visibly which what who whom whose where when how likely probably mostly mainly
     appear appears seem seems look looks made shown seen visible wear wearing
-    says reads shows displays contains holds pair located placed positioned situated
+    says reads shows displays contains holds called named pair located placed positioned situated
     side part area color colored material
     image picture photo scene background foreground
 """
@@ -96,7 +96,8 @@ CHOSEN = {"on", "background", "foreground"}  # they say something where a questi
 # What a sentence adds to its claim.
 ADDED = re.compile(r",? (?:because|since|based on|judging|which|given|as (?:it|seen|shown|i)|than)\b.*", re.S)
 ATTRIBUTE = re.compile(
-    r"what (?:(?:is|are|was|were) the (?:\w+ )?(?:color|material|shape|pose|size|pattern|number)s? (?:of|on)"
+    r"what (?:(?:is|are|was|were) the (?:\w+ )?"
+    r"(?:color|material|shape|pose|size|pattern|number|name)s? (?:of|on)"
     r"|(?:color|material|shape|size|pattern) (?:is|are|was|were)) (.+)"
 )
 
