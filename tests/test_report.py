@@ -1,4 +1,4 @@
-"""What a run folder tells: curves, health, patterns, runs beside one another; and the page: hostile text,
+"""What a run folder tells: curves, health, runs beside one another; and the page: hostile text,
 size, and in a browser its filters and slider."""
 
 import html
@@ -18,7 +18,6 @@ from rollout import rollout
 from runlog.compare import same_but_seed
 from runlog.curves import PANELS, ZOOM_GAIN, draw_curves
 from runlog.health import TROUBLES, health, history
-from runlog.patterns import patterns
 from runlog.render import make_page, spread_out
 from runlog.runs import new_folder, observed_texts, run_args, step_text
 
@@ -68,28 +67,6 @@ def write_run(folder, rows, name="run", seed=0, steps=12, **args):
 @pytest.fixture
 def make_run(tmp_path):
     return partial(write_run, tmp_path)
-
-
-def test_patterns():
-    row = {
-        "targets": [[0, 0, 50, 50], [100, 100, 150, 150]],
-        "turns": ["a", "b", "c"],
-        "answer": "yes",
-    }
-    assert patterns(row | {"boxes": [[0, 0, 50, 50], [100, 100, 150, 150]]}) == ["comparison"]
-    assert patterns(row | {"boxes": [[60, 60, 90, 90], [0, 0, 40, 40]]}) == ["search"]
-    assert patterns(row | {"boxes": [[0, 0, 50, 50], [0, 0, 48, 50]]}) == ["confirmation"]
-    one = {
-        "targets": [[0, 0, 50, 50]],
-        "boxes": [[0, 0, 50, 50]],
-        "turns": ["the answer is B", "so"],
-    }
-    assert patterns(one | {"answer": "C"}) == ["correction"] and patterns(one | {"answer": "B"}) == []
-    assert patterns(one | {"answer": None, "boxes": [], "turns": []}) == []
-    assert (
-        patterns(one | {"turns": ["red=A", "so"], "answer": "no"}) == []
-    )  # a letter read is no answer taken back
-    assert patterns(one | {"turns": ["red=A", "so"], "answer": "left"}) == []
 
 
 def test_many_groups_are_thinned_evenly_and_probes_kept():
