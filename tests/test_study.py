@@ -21,13 +21,15 @@ from evaluation.stats import holm, permutation_p
 from model import load_model
 from safe.files import read_rows
 from study import verdicts
-from study.arms import ARMS, BASES, PER_SIZE, QUESTIONS, SIZES, Arm, ask, of_size
+from study.arms import ARMS, BASES, PER_SIZE, PLAIN, QUESTIONS, SIZES, Arm, ask, of_size
 from study.page import write_page
 from study.runs import CURVE_DATA
 from study.seeds import table
 from study.stored import BASES_ASKED, BEFORE, IN_TOY, Stored, by_base
-from study.verdicts import FORCED, MIXED, ON, SAMPLED
+from study.verdicts import FORCED, MIXED, SAMPLED
 from toy import lessons
+
+ON = f"{PLAIN} | on"
 
 
 def answers(seed: int) -> list[dict]:
