@@ -74,7 +74,7 @@ def run_content(run: Path, label: str) -> dict:
     args = run_args(run)
     stored = read_json(run / "eval.json")
     rows = series(run)
-    troubles = history(rows, args)
+    troubles = history(rows)
     last = rows[-1] if rows else {}
     flags = shareable(args)
     if "protocol" in stored:

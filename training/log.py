@@ -1,7 +1,6 @@
 """What a step leaves: its line on the screen and in metrics.jsonl, and a group for the page."""
 
 import time
-from dataclasses import asdict
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -114,7 +113,7 @@ class LoggedTrainer(PatientTrainer):
             cost = time.time() - began
             self.next_page = time.time() + max(PAGE_EVERY, PAGE_COST * cost)
         guard = self.config.guard
-        is_new = guard != "off" and print_new_troubles(self.rows, self.known_troubles, asdict(self.config))
+        is_new = guard != "off" and print_new_troubles(self.rows, self.known_troubles)
         return asked or (is_new and guard == "stop")
 
     def _save(self, output_dir=None, state_dict=None) -> None:
