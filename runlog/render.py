@@ -15,7 +15,6 @@ from safe.files import read_json, read_rows, write_whole
 
 IMAGE_BYTES = 9_000_000  # of all images in a page; they are made smaller until they fit
 SIDES = (640, 448, 320, 224, 160, 112, 80)  # px
-GROUPS = 250  # most groups of a run in its page, spread over the steps
 TEXT = 4000  # most characters of a turn that are shown
 
 
@@ -117,19 +116,12 @@ def shareable(args: dict) -> dict:
 
 def shown_rows(run: Path) -> list[dict]:
     """The stored trajectories that go into the page: groups newest first, probe questions oldest first."""
-    rows = spread_out(read_rows(run / "trajectories.jsonl"), GROUPS)
+    rows = read_rows(run / "trajectories.jsonl")
     for row in rows:
         row["turns"] = [turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]]
         # Bare file names: no path may lead out of the folder.
         row["pictures"] = [Path(name).name for name in row["pictures"]]
     return sorted(rows, key=lambda row: row["step"] if row.get("probe") else -row["step"])
-
-
-def spread_out(rows: list[dict], most: int) -> list[dict]:
-    """Rows of at most `most` groups, evenly over the steps; probe questions always."""
-    groups = list(dict.fromkeys((row["step"], row["id"]) for row in rows if not row.get("probe")))
-    kept = {groups[i * len(groups) // most] for i in range(most)} if len(groups) > most else set(groups)
-    return [row for row in rows if row.get("probe") or (row["step"], row["id"]) in kept]
 
 
 def encode(files: list[Path]) -> dict[str, str]:

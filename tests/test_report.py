@@ -18,7 +18,7 @@ from rollout import rollout
 from runlog.compare import same_but_seed
 from runlog.curves import PANELS, ZOOM_GAIN, draw_curves
 from runlog.health import TROUBLES, health, history
-from runlog.render import make_page, spread_out
+from runlog.render import make_page
 from runlog.runs import new_folder, observed_texts, run_args, step_text
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
@@ -67,12 +67,6 @@ def write_run(folder, rows, name="run", seed=0, steps=12, **args):
 @pytest.fixture
 def make_run(tmp_path):
     return partial(write_run, tmp_path)
-
-
-def test_many_groups_are_thinned_evenly_and_probes_kept():
-    rows = [trajectory(step, 0) for step in range(100)] + [trajectory(7, 0, probe=True)]
-    kept = spread_out(rows, 10)
-    assert len(kept) == 11 and [row["step"] for row in kept[:10]] == list(range(0, 100, 10))
 
 
 def test_a_trouble_is_told_with_its_steps():
