@@ -34,7 +34,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL would spread over all 
 import torch
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
@@ -48,6 +47,7 @@ import training.settle
 from config import TrainConfig, flag, parse, run_command, usual_limits
 from data import load
 from engine.families import family_of
+from engine.inputs import padded
 from engine.slots import SlotEngine
 from evaluation.validation import Validation
 from machine.slot_simulation import simulate
@@ -245,17 +245,6 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
 
 # --------------------------------------------------------------------------------------------------
 # The update.
-
-
-def padded(rows: list[list], value, side: str = "right") -> torch.Tensor:
-    """Rows of unequal length as a tensor (B, longest).
-
-    >>> padded([[1, 2], [3]], 0)
-    tensor([[1, 2],
-            [3, 0]])
-    """
-    tensors = [torch.tensor(row) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
 
 def stock_batch(trajectories, processor, device) -> dict:

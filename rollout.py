@@ -27,7 +27,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 import tools
 from config import Limits, look_budget, rollout_limits, run_command
 from data import LARGE_PIXELS, Sample, load
-from engine.inputs import encode_images, expand_image_tokens, image_inputs, pixel_budgets
+from engine.inputs import encode_images, expand_image_tokens, image_inputs, padded, pixel_budgets
 from engine.lora import sampling_mode
 from engine.slots import SlotEngine
 from engine.workers import count_workers, run_in_workers
@@ -400,17 +400,9 @@ class GenerateEngine:
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (R, longest), padded on the left: the last column of a batch that goes on must be real
         in every row."""
-        longest = max(map(len, rows))
-        ids = []
-        mask = []
-        for row in rows:
-            missing = longest - len(row)
-            ids.append([self.env.pad_id] * missing + row)
-            mask.append([0] * missing + [1] * len(row))
-        device = self.model.device
-        ids = torch.tensor(ids, device=device)
-        mask = torch.tensor(mask, device=device)
-        return ids, mask
+        ids = padded(rows, side="left").to(self.model.device)
+        mask = (ids >= 0).long()
+        return ids.where(ids >= 0, self.env.pad_id), mask
 
     def look_at(self, live: list[int], images: list[list[Image.Image]]) -> list[torch.Tensor]:
         """The features of the new images of these trajectories, in order."""
