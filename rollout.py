@@ -29,7 +29,7 @@ from config import Limits, look_budget, rollout_limits, run_command
 from data import LARGE_PIXELS, Sample, load
 from engine.inputs import encode_images, expand_image_tokens, image_inputs, padded, pixel_budgets
 from engine.lora import sampling_mode
-from engine.slots import SlotEngine
+from engine.slots import Chunk, SlotEngine
 from engine.workers import count_workers, run_in_workers
 from grading.answers import find_answer
 from grading.boxes import Box
@@ -114,13 +114,6 @@ def first_turns(trajectories: list[Trajectory]) -> dict[str, FirstTurn]:
         small = look.width * look.height <= SMALL_PIXELS
         found[trajectory.sample.id] = FirstTurn(look if small else None, *turn)
     return found
-
-
-class Observation(NamedTuple):
-    """What a call is answered with."""
-
-    ids: list[int]
-    images: list[Image.Image]  # as shown; none with an error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -240,7 +233,7 @@ class ZoomEnv:
             return max(0, self.limits.max_plain_tokens - written)
         return max(0, min(self.limits.max_tokens - written, self.limits.max_turn_tokens))
 
-    def step(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
+    def step(self, i: int, tokens: list[int], logprobs: list[float]) -> Chunk | None:
         """Note the turn that trajectory i has just written, and carry out its call; None: it is over.
 
         An observation that leaves no room to go on is dropped whole: half an image would shift the positions
@@ -264,7 +257,7 @@ class ZoomEnv:
         trajectory.append_unsampled(ids)
         trajectory.calls.append(call)
         trajectory.images += images
-        return Observation(ids, images)
+        return Chunk(ids, images)
 
     def append_turn(self, trajectory: Trajectory, tokens, logprobs) -> None:
         """Append what the model wrote; the text of a first turn includes what was written before it."""
