@@ -217,7 +217,7 @@ def check_disk(config: TrainConfig, to_fetch: float) -> list[Check]:
     """The folder where runs go, and the Hub's cache if so many GB are to be fetched."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    wanted = [("disk for runs", config.out or "runs", checkpoints_gb(config) + 0.2, "another --out")]
+    wanted = [("disk for runs", config.out or "runs", checkpoints_gb(config) + 0.6, "another --out")]
     if to_fetch:
         wanted.append(("disk for the Hub's cache", HF_HUB_CACHE, to_fetch, "set HF_HOME"))
     checks = []

@@ -129,15 +129,6 @@ def is_shown(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def image_bytes(config, done: int = 0) -> int:
-    """What the images of a run's page take on the disk at most, from step `done` on. config: of train.py."""
-    shown = sum(is_shown(step, config.show_every) for step in range(done, config.steps))
-    looks = 1 + PROBES
-    crops = (config.group + PROBES) * (config.max_turns - 1)
-    pixels = looks * config.look_pixels + crops * config.crop_pixels
-    return shown * pixels * 3  # a byte a colour, before PNG makes it smaller
-
-
 def store_group(run: Path, step: int, trajectories, tokenizer, *, probe: bool = False) -> None:
     """Append a group to the stored trajectories; probe: questions that are answered again and again
     instead."""

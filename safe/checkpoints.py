@@ -14,6 +14,7 @@ NEEDED = (
     "optimizer.pt",
 )
 ASIDE = ".unfinished"  # where the next one is written
+IMAGES = 2**29  # bytes for the images of a page: what 80 steps with first looks of 1,000 tokens take at most
 SPACE = 3  # checkpoints: the two that are kept, and the one that is written
 
 
@@ -85,12 +86,12 @@ def bytes_of(trained: int) -> int:
     return 12 * trained + 2**20
 
 
-def check_space(run: Path, trained: int, images: int = 0) -> None:
+def check_space(run: Path, trained: int) -> None:
     """Raise ValueError where the disk has no room for a run's checkpoints, and the images of its page.
 
-    trained: weights. images: bytes, at most.
+    trained: weights.
     """
-    needed = SPACE * bytes_of(trained) + images + 100 * 2**20
+    needed = SPACE * bytes_of(trained) + IMAGES
     free = shutil.disk_usage(run).free
     if free < needed:
         missing = f"{needed / 2**30:.1f} GB are needed, and {free / 2**30:.1f} are free"
