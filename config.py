@@ -297,6 +297,8 @@ BIG_MODEL = "qwen2.5-vl-3b"
 def big_values(kind) -> dict:
     """The values from which a script's flags start with a big model, where they are others than shown."""
     usual = {each.name: each.default for each in fields(kind)}
+    if "model" not in usual:
+        return {}
     values = asdict(PRESETS[BIG_MODEL].limits)
     if "lr" in usual:
         values |= BIG
@@ -469,7 +471,7 @@ def check_data_name(name: str, benchmarks=()) -> None:
 
 def parse(kind, argv: list[str], doc: str):
     """Read the flags of a dataclass; returns its config, and the names of those that were given."""
-    note = f"big: of any model but the tiny one; here {BIG_MODEL}'s"
+    note = f"big: of any model but the tiny one; here {BIG_MODEL}'s" if big_values(kind) else ""
     if "plan" in kind.__dataclass_fields__:
         note += " (--plan prints what is in force)"
     settings = {"description": doc, "formatter_class": Help, "allow_abbrev": False}
