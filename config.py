@@ -93,18 +93,7 @@ def rollout_limits(config: Limits) -> dict:
 class TrainConfig(Limits):
     """The flags of train.py."""
 
-    MOST_USED: ClassVar = (
-        "model",
-        "data",
-        "steps",
-        "out",
-        "resume",
-        "seed",
-        "bonus",
-        "prompts",
-        "group",
-        "lr",
-    )
+    MOST_USED: ClassVar = "model data steps out resume seed bonus prompts group lr"
 
     model: str = flag("tiny", "preset (qwen2.5-vl-3b, -7b, -32b, qwen3-vl-2b, -4b, -8b), folder or Hub name")
     data: str = flag("toy", "toy | toy-mixture | deepeyes | visualprobe | seal | a folder")
@@ -206,18 +195,7 @@ EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 class EvalConfig(Limits):
     """The flags of eval.py."""
 
-    MOST_USED: ClassVar = (
-        "model",
-        "data",
-        "root",
-        "arms",
-        "limit",
-        "repeats",
-        "protocol",
-        "judge",
-        "ask",
-        "out",
-    )
+    MOST_USED: ClassVar = "model data root arms limit repeats protocol judge ask out"
 
     model: str = flag("tiny", "preset, folder of a model, or checkpoint of a run (whose limits are used)")
     data: str = flag("toy", " | ".join((*DATASETS, "a folder", *BENCHMARK_KINDS)))
@@ -503,7 +481,7 @@ def arrange_help(parser: argparse.ArgumentParser, kind) -> None:
     titles = dict.fromkeys(flags, RUN)
     for title, names in GROUPS.items():
         titles |= dict.fromkeys(names.split(), title)
-    first = getattr(kind, "MOST_USED", ())
+    first = getattr(kind, "MOST_USED", "").split()
     titles |= dict.fromkeys(first, MOST_USED)
     groups = {title: parser.add_argument_group(title) for title in (MOST_USED, RUN, *GROUPS)}
     for name in (*first, *(name for name in flags if name not in first)):

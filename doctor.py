@@ -71,7 +71,7 @@ class Check:
 class DoctorConfig(TrainConfig):
     """The flags of this script: its own, and those of the run that it is asked about."""
 
-    MOST_USED: ClassVar = ("model", "data", "full", "random_weights", "layers", "json")
+    MOST_USED: ClassVar = "model data full random_weights layers json"
 
     full: bool = flag(False, "run every part once at these flags (meant for a GPU)")
     random_weights: bool = flag(False, "with --full: the model's shapes, fresh weights")

@@ -43,7 +43,7 @@ from safe.files import fail, read_json, write_json
 class SelectConfig(Limits):
     """The flags of this script."""
 
-    MOST_USED: ClassVar = ("data", "model", "limit", "out", "k", "rescore", "export")
+    MOST_USED: ClassVar = "data model limit out k rescore export"
 
     data: str = flag("toy-mixture", "toy-mixture | toy | deepeyes | visualprobe | seal | a folder")
     model: str = flag("tiny", "whose skill decides what is hard")
