@@ -144,7 +144,7 @@ def grade(name: str, trajectory, judge=None, protocol: str = "ours") -> dict:
         return plain_grade(trajectory, judge)
     benchmark = BENCHMARKS[name]
     sample = trajectory.sample
-    if benchmark.kind == "grounding":
+    if name in GROUNDING:
         return grade_box(trajectory)
     if judge and "asked" in sample.meta:
         judge = rephrased(judge, sample.meta["asked"])
@@ -152,7 +152,7 @@ def grade(name: str, trajectory, judge=None, protocol: str = "ours") -> dict:
     if not answer:
         return {"right": False, "said": None}
     read = benchmark.said or partial(chosen_by, gold=sample.answer, options=sample.options)
-    by_letter = protocol == "paper" and benchmark.kind == "looking" and sample.options
+    by_letter = protocol == "paper" and name in LOOKING and sample.options
     is_right = right_as_paper if by_letter else benchmark.right
     return {"right": is_right(answer, sample, judge), "said": read(answer)}
 
