@@ -18,7 +18,7 @@ from engine.families import ON_THE_HOST
 
 
 def padded(rows: list[list], value=-1, side: str = "right") -> torch.Tensor:
-    """Rows of unequal length as a tensor (B, longest).
+    """Rows of unequal length, and of one type, as a tensor (B, longest).
 
     >>> padded([[1, 2], [3]])
     tensor([[ 1,  2],

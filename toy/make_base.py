@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import tools
 from config import flag, parse, run_command
-from engine.inputs import expand_image_tokens
+from engine.inputs import expand_image_tokens, padded
 from grading.answers import find_answer
 from grading.boxes import iou
 from model import ZoomProcessor, load_model
@@ -187,20 +187,18 @@ class Lessons(Dataset):
             for token in self.tokens(text):
                 repeat = next(counts) if token == self.processor.image_token_id else 1
                 ids += [token] * repeat
-                weights += [weight] * repeat
+                weights += [float(weight)] * repeat
         return ids, weights, pixels
 
     def collate(self, rows) -> dict:
         skills, all_ids, all_weights, all_pixels = zip(*rows)
-        longest = max(map(len, all_ids))
-        missing = [longest - len(ids) for ids in all_ids]
-        pad = self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * n for row, n in zip(all_ids, missing)])  # (B, T)
-        weights = [row + [0.0] * n for row, n in zip(all_weights, missing)]
+        ids = padded(all_ids)  # (B, T)
+        real = ids >= 0
+        ids = ids.where(real, self.processor.tokenizer.pad_token_id)
         batch = {
             "input_ids": ids,
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * n for row, n in zip(all_ids, missing)]),
-            "weights": torch.tensor(weights),  # (B, T)
+            "attention_mask": real.long(),
+            "weights": padded(all_weights, 0.0),  # (B, T)
             "skills": list(skills),
             "mm_token_type_ids": (ids == self.processor.image_token_id).int(),
         }
