@@ -524,11 +524,9 @@ def report(result: dict) -> str:
     """The two tables, as Markdown."""
     tables = []
     for kind, arms in result["figures"].items():
-        rows = {name: cells_of(result, kind, name) for name in arms}
-        titles = list(rows["trl"])
-        lines = [markdown_row([kind, *titles]), "|---|" + "---:|" * len(titles)]
-        lines += [markdown_row([name, *cells.values()]) for name, cells in rows.items()]
-        tables.append("\n".join(lines))
+        cells = {name: cells_of(result, kind, name) for name in arms}
+        rows = [[name, *cells[name].values()] for name in arms]
+        tables.append(table([[kind, *cells["trl"]], *rows], markdown=True))
     return "\n\n".join(tables)
 
 
@@ -548,10 +546,6 @@ def cells_of(result: dict, kind: str, name: str) -> dict[str, str]:
     cells["times TRL's speed"] = f"{times_trl(result['figures'], kind, name):.1f}"
     cells["times the floor"] = f"{seconds / result['floor_seconds'][kind]:.1f}"
     return cells
-
-
-def markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def read_config(argv: list[str]) -> BenchConfig:

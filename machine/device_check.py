@@ -23,6 +23,7 @@ from evaluation.scores import answer_records, mean
 from machine import memory_estimate
 from model import config_of, load_model
 from rollout import rollout
+from runlog.tables import table
 from safe.checkpoints import newest_whole
 from safe.files import read_rows
 from safe.memory import free_memory
@@ -185,9 +186,8 @@ def markdown(config: TrainConfig, weights: dict, figures: dict[str, dict]) -> st
     """What was measured, as a table for docs/speed.md. figures: of each part."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     random = ", random weights" if weights["random_weights"] else ""
-    lines = [f"## {device}: {config.model}{random}", "", "| part | what | |", "|---|---|---:|"]
+    rows = [["part", "what", ""]]
     for part, measured in figures.items():
         for what, value in measured.items():
-            text = f"{value:.3g}" if isinstance(value, float) else str(value)
-            lines.append(f"| {part} | {what} | {text} |")
-    return "\n".join(lines)
+            rows.append([part, what, f"{value:.3g}" if isinstance(value, float) else str(value)])
+    return f"## {device}: {config.model}{random}\n\n{table(rows, markdown=True)}"

@@ -20,6 +20,7 @@ from PIL import Image
 from config import Help, run_command
 from runlog.curves import draw_curves
 from runlog.summary import asked_again
+from runlog.tables import table as as_table
 from safe.files import fail, read_json, read_rows, write_whole
 from study.seeds import answers_of, interval_text, mean_text, table, values
 
@@ -41,8 +42,8 @@ PAGE = (1280, 1000)  # px of the page that docs/report.png shows
 
 def short_table(runs: list[list[dict]]) -> str:
     """The README's table and a line of controls. runs: for each seed the rows of its answers.jsonl."""
-    head = f"| accuracy | before | before, forced | after (mean of {len(runs)} seeds, 95 %) | lowest seed |"
-    lines = [head, "|---|---|---|---|---|"]
+    mean = f"after (mean of {len(runs)} seeds, 95 %)"
+    lines = [["accuracy", "before", "before, forced", mean, "lowest seed"]]
     for label, kind, arm, measure in ROWS:
         cells = [label]
         for asked in ("on", "forced"):  # the base is the same in every run
@@ -50,13 +51,12 @@ def short_table(runs: list[list[dict]]) -> str:
             cells.append(mean_text(values(before, measure)))
         after = [values(answers_of(rows, "after", arm, kind), measure) for rows in runs]
         means = [fmean(each.values()) for each in after]
-        cells += [interval_text(after), f"{min(means):.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append([*cells, interval_text(after), f"{min(means):.2f}"])
     found = []
     for label, arm in CONTROLS.items():
         means = [fmean(values(answers_of(rows, "after", arm, "read"), "right").values()) for rows in runs]
         found.append(f"{label} {fmean(means):.2f}")
-    return "\n".join(lines) + "\n\nControls on `read`: " + ", ".join(found) + "."
+    return as_table(lines, markdown=True) + "\n\nControls on `read`: " + ", ".join(found) + "."
 
 
 def run_times(folders: list[Path]) -> str:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 from collections import namedtuple
 
@@ -49,7 +50,7 @@ def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
     )
     assert verdicts["rows, toy"] == verdicts["crops"] == "ok"
     assert found["figures"]["beside TRL's loop"]["rollout"] > 0
-    assert "## CPU: tiny" in done.stdout and "| a step, 4bit | sec_train |" in done.stdout
+    assert "## CPU: tiny" in done.stdout and re.search(r"\| a step, 4bit +\| +sec_train \|", done.stdout)
 
 
 def test_a_big_model_without_a_gpu_a_network_and_a_cache(tmp_path):
