@@ -22,18 +22,18 @@ from runlog.curves import draw_curves
 from runlog.summary import asked_again
 from runlog.tables import table as as_table
 from safe.files import fail, read_json, read_rows, write_whole
-from study.seeds import answers_of, interval_text, mean_text, table, values
+from study.seeds import answers_of, row_cells, table, values
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 RUNS = "runs/readme"  # what the runs' names begin with
-# Rows of the README's table: label, kind of question, arm after, measure.
+# Rows of the README's table: label, kind of question, arm, measure. A forced arm is forced before, too.
 ROWS = [
     ("all", None, "on", "right"),
     ("`read`", "read", "on", "right"),
     ("`compare`", "compare", "on", "right"),
     ("`glance`", "glance", "on", "right"),
-    ("IoU of box and tile (`read`)", "read", "forced", "iou"),
+    ("IoU of forced zooms and tile (`read`)", "read", "forced", "iou"),
 ]
 CONTROLS = {"blank crops": "blank", "random crops": "random", "no tool": "off", "perfect crops": "oracle"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -42,16 +42,11 @@ PAGE = (1280, 1000)  # px of the page that docs/report.png shows
 
 def short_table(runs: list[list[dict]]) -> str:
     """The README's table and a line of controls. runs: for each seed the rows of its answers.jsonl."""
-    mean = f"after (mean of {len(runs)} seeds, 95 %)"
-    lines = [["accuracy", "before", "before, forced", mean, "lowest seed"]]
-    for label, kind, arm, measure in ROWS:
-        cells = [label]
-        for asked in ("on", "forced"):  # the base is the same in every run
-            before = answers_of(runs[0], "before", asked, kind)
-            cells.append(mean_text(values(before, measure)))
-        after = [values(answers_of(rows, "after", arm, kind), measure) for rows in runs]
-        means = [fmean(each.values()) for each in after]
-        lines.append([*cells, interval_text(after), f"{min(means):.2f}"])
+    mean_title = f"after (mean of {len(runs)} seeds, 95 %)"
+    lines = [["accuracy", "before", "before, forced", mean_title, "lowest seed"]]
+    for line in ROWS:
+        label, before, forced, *after, mean = row_cells(runs, line)
+        lines.append([label, before, forced, mean, min(after)])
     found = []
     for label, arm in CONTROLS.items():
         means = [fmean(values(answers_of(rows, "after", arm, "read"), "right").values()) for rows in runs]
