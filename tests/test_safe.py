@@ -352,8 +352,18 @@ def test_a_bad_line_costs_itself_alone(tmp_path, capsys):
 
 def test_a_cut_line_of_verdicts_blocks_nothing(tmp_path):
     cache = tmp_path / "judge.jsonl"
-    cache.write_text('["a", true]\n["b", fal\n["c", false]\n{"d": 1}\n["e", "yes"]\n')
-    assert Judge("http://127.0.0.1:9", cache).known == {"a": True, "c": False}
+    rows = (
+        '{"key": "a", "verdict": true}',
+        '{"key": "b", "verd',
+        '{"key": "c", "verdict": false}',
+        '{"d": 1}',
+    )
+    rows += ('["e", true]', '{"key": "f", "verdict": "yes"}', '{"verdict": true}', '{"key": "g", "verd')
+    cache.write_text("\n".join(rows))
+    judge = Judge("http://127.0.0.1:9", cache)
+    assert judge.known == {"a": True, "c": False}
+    judge.remember("h", True)
+    assert Judge("http://127.0.0.1:9", cache).known == {"a": True, "c": False, "h": True}
 
 
 # --------------------------------------------------------------------------------------------------
