@@ -84,17 +84,15 @@ PANELS = (
 
 def draw_curves(runs: list[Path], out: Path) -> None:
     """Write the panels of one run, or of several laid over one another, to a .png file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     series_of = {run: series(run) for run in runs}
     groups = same_but_seed(runs)
     alone = len(groups) == 1
     # Fixed places: to find them (constrained_layout) takes as long as all the rest.
     places = {"left": 0.055, "right": 0.985, "bottom": 0.06, "top": 0.935, "hspace": 0.48, "wspace": 0.16}
-    figure, axes = plt.subplots(4, 3, figsize=(13, 12), sharex=True, gridspec_kw=places)
+    figure = Figure(figsize=(13, 12))
+    axes = figure.subplots(4, 3, sharex=True, gridspec_kw=places)
     for axis, panel in zip(axes.flat, PANELS):
         colors = cycle(f"tab:{name}" for name in COLORS)
         for label, members in groups.items():
@@ -119,7 +117,6 @@ def draw_curves(runs: list[Path], out: Path) -> None:
     notes = f"means over {RECENT} steps; {seeds}; without points of fewer than {LEAST} trajectories"
     figure.suptitle(f"{next(iter(groups))[:60]}: {notes}" if alone else notes, fontsize=11)
     figure.savefig(out, dpi=80)
-    plt.close(figure)
 
 
 def draw_line(axis, runs: list[list[dict]], key: str, label: str, color: str) -> None:

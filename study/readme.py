@@ -80,22 +80,19 @@ def put(file: Path, name: str, text: str) -> None:
 
 def draw_zoom(run: Path, file: Path) -> None:
     """One question at the first and the last step at which it was asked: look, boxes, crops, answer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = [row for row in read_rows(run / "trajectories.jsonl") if row.get("probe")]
     name = asked_again(rows)["ids"][0]
     asked = sorted((row for row in rows if row["id"] == name), key=lambda row: row["step"])
     sizes = {"height_ratios": (10, 3), "hspace": 0.02, "wspace": 0.05}
-    figure, axes = plt.subplots(2, 2, figsize=(7, 5.6), gridspec_kw=sizes)
+    figure = Figure(figsize=(7, 5.6))
+    axes = figure.subplots(2, 2, gridspec_kw=sizes)
     for (above, below), row in zip(axes.T, (asked[0], asked[-1])):
         draw_look(above, row, run)
         draw_crop(below, row, run)
     figure.suptitle(asked[0]["question"], fontsize=14, y=0.97)
     figure.savefig(file, dpi=96, bbox_inches="tight")
-    plt.close(figure)
 
 
 def draw_look(axis, row: dict, run: Path) -> None:
