@@ -58,7 +58,7 @@ from options import toolbox
 from rollout import first_turns
 from runlog.render import make_page
 from runlog.runs import new_folder, store_answer
-from safe.files import append_rows, fail, keep_rows, read_json, write_json
+from safe.files import append_rows, keep_rows, read_json, write_json
 from safe.lock import hold
 from safe.memory import free_memory
 
@@ -232,12 +232,9 @@ def commit() -> str:
 def make_folder(config: EvalConfig, protocol: dict) -> Path:
     """The folder of the results. A usual name that is taken by another protocol gets a number; an --out that
     is taken ends the script."""
-    protocol = stored_form(protocol)
-    if config.out and (fault := folder_fault(Path(config.out), protocol)):
-        fail(f"{config.out} {fault}; give another --out")
     data = Path(config.data).name.replace(":", "-")
     usual = f"runs/eval-{model_label(config.model)}-{data}"
-    return new_folder(usual, config.out, partial(folder_fault, protocol=protocol))
+    return new_folder(usual, config.out, partial(folder_fault, protocol=stored_form(protocol)))
 
 
 def folder_fault(folder: Path, protocol: dict) -> str:

@@ -120,9 +120,13 @@ def test_a_folder_gets_a_number_where_its_name_is_taken(tmp_path, capsys):
     folders = [new_folder(usual, "", lambda folder: folder.exists()) for _ in range(3)]
     assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
     assert all(folder.is_dir() for folder in folders)
-    assert new_folder(usual, str(folders[1]), lambda folder: True) == folders[1]  # as the user wants it
+    wanted = str(folders[1])
+    assert new_folder(usual, wanted, lambda folder: "") == folders[1]  # as the user wants it
     with pytest.raises(SystemExit) as end:
-        new_folder("", "/proc/nowhere", lambda folder: False)
+        new_folder(usual, wanted, lambda folder: "is full")
+    assert end.value.code == 2 and f"{wanted} is full; give another --out" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        new_folder("", "/proc/nowhere", lambda folder: "")
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1 and "can't write to the run folder /proc" in said
 
