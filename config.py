@@ -161,29 +161,17 @@ PAPER_TRAINING = PAPER_LIMITS | {
 }  # fmt: skip
 DATASETS = ("toy", "toy-mixture", "deepeyes", "visualprobe", "seal")
 # Of eval.py, by their kind; benchmarks/ says what is in them.
-BENCHMARK_KINDS = {
-    "vstar": "looking",
-    "hrbench4k": "looking",
-    "hrbench8k": "looking",
-    "mme-realworld-lite": "looking",
-    "mme-realworld": "looking",
-    "treebench": "looking",
-    "visualprobe-easy": "looking",
-    "visualprobe-medium": "looking",
-    "visualprobe-hard": "looking",
-    "zoombench": "looking",
-    "pope": "looking",
-    "refcoco": "grounding",
-    "refcoco+": "grounding",
-    "refcocog": "grounding",
-    "reasonseg": "grounding",
-    "mathvista": "reasoning",
-    "mathverse": "reasoning",
-    "mathvision": "reasoning",
-    "wemath": "reasoning",
-    "dynamath": "reasoning",
-    "logicvista": "reasoning",
-}
+LOOKING = """
+    vstar hrbench4k hrbench8k mme-realworld-lite mme-realworld treebench
+    visualprobe-easy visualprobe-medium visualprobe-hard zoombench pope
+"""
+GROUNDING = "refcoco refcoco+ refcocog reasonseg"
+REASONING = "mathvista mathverse mathvision wemath dynamath logicvista"
+BENCHMARK_KINDS = (
+    dict.fromkeys(LOOKING.split(), "looking")
+    | dict.fromkeys(GROUNDING.split(), "grounding")
+    | dict.fromkeys(REASONING.split(), "reasoning")
+)
 # The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
 # that tells *where* it zooms apart from *whether*.
 ARMS = ("on", "off", "blank", "random", "swap", "oracle", "forced")
