@@ -72,6 +72,11 @@ class Limits:
 LIMITS = tuple(each.name for each in fields(Limits))
 
 
+def where_rows_are(config) -> dict:
+    """Of a config with these flags, the arguments of `data.load`."""
+    return {"root": config.root, "revision": config.revision, "allow_outside": config.allow_outside}
+
+
 def look_budget(limits: Limits, size: tuple[int, int]) -> int:
     """Pixels that the first look at an image of this (width, height) may have.
 

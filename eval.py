@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from config import LIMITS, EvalConfig, rollout_limits, run_command
+from config import LIMITS, EvalConfig, rollout_limits, run_command, where_rows_are
 from evaluation.settle import PAPER, read_config, read_prompt
 
 if __name__ == "__main__":  # before the heavy imports: a mistyped flag should not cost ten seconds
@@ -87,12 +87,11 @@ def load_questions(config: EvalConfig) -> list[Sample]:
 
 def find_questions(config: EvalConfig) -> list[Sample]:
     """A benchmark's questions, or those held out of a data set."""
-    root = config.root or None
+    where = where_rows_are(config)
     if config.data not in BENCHMARKS:
-        where = {"root": root, "revision": config.revision, "allow_outside": config.allow_outside}
         split = None if config.split == "all" else "test"
         return load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
-    questions = load_benchmark(config.data, root, config.revision, config.allow_outside)
+    questions = load_benchmark(config.data, **where)
     samples = pick_samples(questions, config.limit, config.seed)
     if config.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
@@ -341,7 +340,7 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
     if not missing:
         return records
     prepare_libraries(config.threads)
-    model, processor = load_model(config.model, quantize=config.quantize or None)
+    model, processor = load_model(config.model, quantize=config.quantize)
     pixel_budgets(processor, config.look_pixels, config.crop_pixels)
     write_json(out / "protocol.json", protocol)
     frame = frame_check(model, processor, config)

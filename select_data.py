@@ -34,6 +34,7 @@ from config import (
     parse,
     rollout_limits,
     run_command,
+    where_rows_are,
 )
 from runlog.runs import told_in_a_line
 from safe.files import fail, read_json, write_json
@@ -193,7 +194,7 @@ def score_all(samples, config: SelectConfig, parts: Path) -> None:
     chunks = list(range(0, len(samples), config.chunk))[state.process_index :: state.num_processes]
     todo = [start for start in chunks if not (parts / f"{start:06}.json").exists()]
     if todo:
-        placed = {"quantize": config.quantize or None, "device": str(state.device)}
+        placed = {"quantize": config.quantize, "device": str(state.device)}
         model, processor = load_model(config.model, **placed)
     judge = Judge(config.judge, parts.parent / "judge.jsonl") if config.judge else None
     bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
@@ -360,8 +361,7 @@ def main(config: SelectConfig) -> None:
         if is_first:
             hold(out)
     split = None if not config.data.startswith("toy") else "train"
-    where = {"root": config.root or None, "revision": config.revision, "allow_outside": config.allow_outside}
-    samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
+    samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where_rows_are(config))
     # A rerun takes the same commit of the data, whatever is the newest then.
     config = replace(config, revision=used_revision(config.data, config.revision))
     rows_now = fingerprint(samples)

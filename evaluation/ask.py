@@ -32,7 +32,7 @@ def ask(config: EvalConfig, wording: tuple[str, str] | None = None) -> Path:
     out = new_folder(f"runs/ask-{model_label(config.model)}", config.out, folder_fault)
     hold(out)
     prepare_libraries(config.threads)
-    model, processor = load_model(config.model, quantize=config.quantize or None)
+    model, processor = load_model(config.model, quantize=config.quantize)
     pixel_budgets(processor, config.look_pixels, config.crop_pixels)
     settings = rollout_limits(config) | {"temperature": config.temperature}
     asked = len(read_rows(out / "trajectories.jsonl"))

@@ -120,7 +120,7 @@ def check_step(config: TrainConfig, weights: dict, build_trainer) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         for steps in (1, 2):
-            model, processor = load_model(config.model, quantize=config.quantize or None, **weights)
+            model, processor = load_model(config.model, quantize=config.quantize, **weights)
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             samples = load("toy", limit=max(64, config.prompts))
