@@ -70,8 +70,7 @@ class Judge:
         self.lock = threading.Lock()
         self.away_since = None  # of time.monotonic
         self.missed = 0
-        self.outages = 0
-        self.unread = 0
+        self.unread = False  # has there been a reply that gave no verdict?
         self.tokens = VERDICT_TOKENS
         self.known = {}
         for row in read_rows(cache):
@@ -117,12 +116,8 @@ class Judge:
 
     def say_missed(self) -> str:
         """How many answers were graded by the rules alone, and why.  "" if none were."""
-        if not self.missed:
-            return ""
-        away = f"{self.missed - self.unread} as the judge was away ({self.outages} times)"
-        unread = f"{self.unread} as it gave no verdict, yes or no"
-        reasons = [away] * (self.missed > self.unread) + [unread] * (self.unread > 0)
-        return f"{self.missed} answers were graded by the rules alone: {', '.join(reasons)}"
+        why = "as the judge was away or gave no verdict, yes or no"
+        return f"{self.missed} answers were graded by the rules alone, {why}" if self.missed else ""
 
     def send(self, path: str, content: dict | None = None) -> dict:
         """The endpoint's reply. It gets a key of its own, never the user's token for the Hub."""
@@ -156,10 +151,10 @@ class Judge:
         verdict = read_verdict(reply)
         if reply is not None and verdict is None:
             with self.lock:
-                self.unread += 1
-                if self.unread == 1:
+                if not self.unread:
                     said = f"the judge at {self.url} gives no verdict, yes or no, but {reply[:60]!r}"
                     print(f"{said}; rules alone decide where it does not", flush=True)
+                self.unread = True
         return verdict
 
     def reply(self, prompt: str) -> str | None:
@@ -193,7 +188,6 @@ class Judge:
             was_away = self.down
             self.away_since = time.monotonic() if problem else None
             if problem and not was_away:
-                self.outages += 1
                 text = f"can't be reached ({problem}); rules alone decide until it is back"
                 print(f"the judge at {self.url} {text}", flush=True)
             elif was_away and not problem:
