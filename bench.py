@@ -481,7 +481,7 @@ def measure_arm(arms: Arms, kind: str, name: str) -> dict | None:
 
 
 def run_arms(config: BenchConfig, run: Path) -> dict:
-    """Everything that is measured, for --json."""
+    """What is measured, for --json."""
     arms = Arms(config, run)
     found = measure(arms, config.repeats, config.threads)
     base = arms.ours.model.get_base_model()
@@ -489,9 +489,7 @@ def run_arms(config: BenchConfig, run: Path) -> dict:
     trajectories = arms.trajectories()
     work = work_of(trajectories, config.group, family_of(base))
     medians = {}
-    seconds = {}
     for kind, by_name in found.items():
-        seconds[kind] = {name: figures["seconds"] for name, figures in by_name.items()}
         medians[kind] = {}
         for name, figures in by_name.items():
             medians[kind][name] = {figure: median(values) for figure, values in figures.items()}
@@ -501,10 +499,7 @@ def run_arms(config: BenchConfig, run: Path) -> dict:
         "device": device_name(config.threads),
         "flags": asdict(config),
         "figures": medians,
-        "seconds": seconds,
         "floor_seconds": floors(work, base.config, speed, base.dtype.itemsize),
-        "device_bytes_s": speed.bytes_s,
-        "device_ops_s": speed.ops_s,
         "trajectories": len(trajectories),
         "model_tokens": sum(sum(t.sampled) for t in trajectories),
         "crops": sum(len(t.boxes) for t in trajectories),
