@@ -219,13 +219,12 @@ def revision_of(source: Path) -> str:
 
 def commit() -> str:
     """The commit of this code, with a mark if files have been changed since."""
-    git = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent)
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty=-changed"]
     try:
-        name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     except OSError:  # no git on this machine
         return "unknown"
-    return (name or "unknown") + ("-changed" if changed else "")
+    return done.stdout.strip() or "unknown"
 
 
 def make_folder(config: EvalConfig, protocol: dict) -> Path:
