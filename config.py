@@ -8,7 +8,6 @@ import argparse
 import logging
 import os
 import sys
-import textwrap
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -485,13 +484,12 @@ def arrange_help(parser: argparse.ArgumentParser, kind) -> None:
 
 
 def flags_text(config) -> str:
-    """All flags in force, as they would be typed."""
-    words = []
+    """All flags in force, as they would be typed, each in a line."""
+    lines = []
     for name, value in asdict(config).items():
         if value is not False and value not in ("", []):
-            words.append(f"--{name}\N{NO-BREAK SPACE}{value}")
-    text = textwrap.fill("  ".join(words), 110, break_on_hyphens=False)
-    return text.replace("\N{NO-BREAK SPACE}", " ")
+            lines.append(f"--{name} {value}")
+    return "\n".join(lines)
 
 
 def is_name(revision: str) -> bool:
