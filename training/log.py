@@ -8,7 +8,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from config import rollout_limits
 from evaluation import scores
-from reward import Reward
 from rollout import Trajectory, rollout
 from runlog import runs
 from runlog.health import print_new_troubles
@@ -22,7 +21,7 @@ PAGE_COST = 50  # ... and at least this many times what the last one took
 
 
 class LoggedTrainer(PatientTrainer):
-    """A trainer that writes the run folder.
+    """A trainer that writes the run folder. What a trajectory is paid, `pay`, train.py says.
 
     judge: for answers that rules can't tell, or None. probes: questions that are answered again and again,
     greedily, for the page.
@@ -66,10 +65,6 @@ class LoggedTrainer(PatientTrainer):
             for trajectory in answers:
                 trajectory.reward = self.pay(trajectory)
             runs.store_group(self.run, step, answers, processor.tokenizer, probe=True)
-
-    def pay(self, trajectory: Trajectory, judge=None, curiosity: float = 0.0) -> Reward:
-        """The reward of a trajectory at this step: train.py says it."""
-        raise NotImplementedError
 
     def log(self, logs: dict, start_time=None) -> None:
         """One line per step: on the screen, in metrics.jsonl, and for the tracker of --report_to."""
