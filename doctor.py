@@ -371,7 +371,7 @@ def all_checks(config: DoctorConfig, figures: dict) -> Iterator[Check]:
 
         for name, outcome in run_parts(config, loading(config), build_trainer):
             figures[name] = outcome.figures
-            yield Check(name, OK if outcome.good else MISSING, outcome.figure, outcome.remedy)
+            yield Check(name, MISSING if outcome.remedy else OK, outcome.figure, outcome.remedy)
 
 
 def loading(config: DoctorConfig) -> dict:
