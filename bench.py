@@ -34,7 +34,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # TRL would spread over all 
 import torch
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
@@ -48,6 +47,7 @@ import training.settle
 from config import TrainConfig, flag, parse, run_command, usual_limits
 from data import load
 from engine.families import family_of
+from engine.inputs import padded
 from engine.slots import SlotEngine
 from evaluation.validation import Validation
 from machine.slot_simulation import simulate
@@ -245,17 +245,6 @@ def stock_rollout(trainer, samples, look_pixels: int, plan, group: int):
 
 # --------------------------------------------------------------------------------------------------
 # The update.
-
-
-def padded(rows: list[list], value, side: str = "right") -> torch.Tensor:
-    """Rows of unequal length as a tensor (B, longest).
-
-    >>> padded([[1, 2], [3]], 0)
-    tensor([[1, 2],
-            [3, 0]])
-    """
-    tensors = [torch.tensor(row) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
 
 def stock_batch(trajectories, processor, device) -> dict:
@@ -492,7 +481,7 @@ def measure_arm(arms: Arms, kind: str, name: str) -> dict | None:
 
 
 def run_arms(config: BenchConfig, run: Path) -> dict:
-    """Everything that is measured, for --json."""
+    """What is measured, for --json."""
     arms = Arms(config, run)
     found = measure(arms, config.repeats, config.threads)
     base = arms.ours.model.get_base_model()
@@ -500,9 +489,7 @@ def run_arms(config: BenchConfig, run: Path) -> dict:
     trajectories = arms.trajectories()
     work = work_of(trajectories, config.group, family_of(base))
     medians = {}
-    seconds = {}
     for kind, by_name in found.items():
-        seconds[kind] = {name: figures["seconds"] for name, figures in by_name.items()}
         medians[kind] = {}
         for name, figures in by_name.items():
             medians[kind][name] = {figure: median(values) for figure, values in figures.items()}
@@ -512,10 +499,7 @@ def run_arms(config: BenchConfig, run: Path) -> dict:
         "device": device_name(config.threads),
         "flags": asdict(config),
         "figures": medians,
-        "seconds": seconds,
         "floor_seconds": floors(work, base.config, speed, base.dtype.itemsize),
-        "device_bytes_s": speed.bytes_s,
-        "device_ops_s": speed.ops_s,
         "trajectories": len(trajectories),
         "model_tokens": sum(sum(t.sampled) for t in trajectories),
         "crops": sum(len(t.boxes) for t in trajectories),
@@ -535,11 +519,9 @@ def report(result: dict) -> str:
     """The two tables, as Markdown."""
     tables = []
     for kind, arms in result["figures"].items():
-        rows = {name: cells_of(result, kind, name) for name in arms}
-        titles = list(rows["trl"])
-        lines = [markdown_row([kind, *titles]), "|---|" + "---:|" * len(titles)]
-        lines += [markdown_row([name, *cells.values()]) for name, cells in rows.items()]
-        tables.append("\n".join(lines))
+        cells = {name: cells_of(result, kind, name) for name in arms}
+        rows = [[name, *cells[name].values()] for name in arms]
+        tables.append(table([[kind, *cells["trl"]], *rows], markdown=True))
     return "\n\n".join(tables)
 
 
@@ -559,10 +541,6 @@ def cells_of(result: dict, kind: str, name: str) -> dict[str, str]:
     cells["times TRL's speed"] = f"{times_trl(result['figures'], kind, name):.1f}"
     cells["times the floor"] = f"{seconds / result['floor_seconds'][kind]:.1f}"
     return cells
-
-
-def markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def read_config(argv: list[str]) -> BenchConfig:

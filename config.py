@@ -8,7 +8,6 @@ import argparse
 import logging
 import os
 import sys
-import textwrap
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,6 +71,11 @@ class Limits:
 LIMITS = tuple(each.name for each in fields(Limits))
 
 
+def where_rows_are(config) -> dict:
+    """Of a config with these flags, the arguments of `data.load`."""
+    return {"root": config.root, "revision": config.revision, "allow_outside": config.allow_outside}
+
+
 def look_budget(limits: Limits, size: tuple[int, int]) -> int:
     """Pixels that the first look at an image of this (width, height) may have.
 
@@ -93,18 +97,7 @@ def rollout_limits(config: Limits) -> dict:
 class TrainConfig(Limits):
     """The flags of train.py."""
 
-    MOST_USED: ClassVar = (
-        "model",
-        "data",
-        "steps",
-        "out",
-        "resume",
-        "seed",
-        "bonus",
-        "prompts",
-        "group",
-        "lr",
-    )
+    MOST_USED: ClassVar = "model data steps out resume seed bonus prompts group lr"
 
     model: str = flag("tiny", "preset (qwen2.5-vl-3b, -7b, -32b, qwen3-vl-2b, -4b, -8b), folder or Hub name")
     data: str = flag("toy", "toy | toy-mixture | deepeyes | visualprobe | seal | a folder")
@@ -172,29 +165,17 @@ PAPER_TRAINING = PAPER_LIMITS | {
 }  # fmt: skip
 DATASETS = ("toy", "toy-mixture", "deepeyes", "visualprobe", "seal")
 # Of eval.py, by their kind; benchmarks/ says what is in them.
-BENCHMARK_KINDS = {
-    "vstar": "looking",
-    "hrbench4k": "looking",
-    "hrbench8k": "looking",
-    "mme-realworld-lite": "looking",
-    "mme-realworld": "looking",
-    "treebench": "looking",
-    "visualprobe-easy": "looking",
-    "visualprobe-medium": "looking",
-    "visualprobe-hard": "looking",
-    "zoombench": "looking",
-    "pope": "looking",
-    "refcoco": "grounding",
-    "refcoco+": "grounding",
-    "refcocog": "grounding",
-    "reasonseg": "grounding",
-    "mathvista": "reasoning",
-    "mathverse": "reasoning",
-    "mathvision": "reasoning",
-    "wemath": "reasoning",
-    "dynamath": "reasoning",
-    "logicvista": "reasoning",
-}
+LOOKING = """
+    vstar hrbench4k hrbench8k mme-realworld-lite mme-realworld treebench
+    visualprobe-easy visualprobe-medium visualprobe-hard zoombench pope
+"""
+GROUNDING = "refcoco refcoco+ refcocog reasonseg"
+REASONING = "mathvista mathverse mathvision wemath dynamath logicvista"
+BENCHMARK_KINDS = (
+    dict.fromkeys(LOOKING.split(), "looking")
+    | dict.fromkeys(GROUNDING.split(), "grounding")
+    | dict.fromkeys(REASONING.split(), "reasoning")
+)
 # The arms in which a question is asked. In "forced" the call is opened for the model and the box is its own:
 # that tells *where* it zooms apart from *whether*.
 ARMS = ("on", "off", "blank", "random", "swap", "oracle", "forced")
@@ -206,18 +187,7 @@ EVAL_SEED = 1_000_003  # the held-out questions are the same for every run
 class EvalConfig(Limits):
     """The flags of eval.py."""
 
-    MOST_USED: ClassVar = (
-        "model",
-        "data",
-        "root",
-        "arms",
-        "limit",
-        "repeats",
-        "protocol",
-        "judge",
-        "ask",
-        "out",
-    )
+    MOST_USED: ClassVar = "model data root arms limit repeats protocol judge ask out"
 
     model: str = flag("tiny", "preset, folder of a model, or checkpoint of a run (whose limits are used)")
     data: str = flag("toy", " | ".join((*DATASETS, "a folder", *BENCHMARK_KINDS)))
@@ -297,6 +267,8 @@ BIG_MODEL = "qwen2.5-vl-3b"
 def big_values(kind) -> dict:
     """The values from which a script's flags start with a big model, where they are others than shown."""
     usual = {each.name: each.default for each in fields(kind)}
+    if "model" not in usual:
+        return {}
     values = asdict(PRESETS[BIG_MODEL].limits)
     if "lr" in usual:
         values |= BIG
@@ -469,7 +441,7 @@ def check_data_name(name: str, benchmarks=()) -> None:
 
 def parse(kind, argv: list[str], doc: str):
     """Read the flags of a dataclass; returns its config, and the names of those that were given."""
-    note = f"big: of any model but the tiny one; here {BIG_MODEL}'s"
+    note = f"big: of any model but the tiny one; here {BIG_MODEL}'s" if big_values(kind) else ""
     if "plan" in kind.__dataclass_fields__:
         note += " (--plan prints what is in force)"
     settings = {"description": doc, "formatter_class": Help, "allow_abbrev": False}
@@ -501,7 +473,7 @@ def arrange_help(parser: argparse.ArgumentParser, kind) -> None:
     titles = dict.fromkeys(flags, RUN)
     for title, names in GROUPS.items():
         titles |= dict.fromkeys(names.split(), title)
-    first = getattr(kind, "MOST_USED", ())
+    first = getattr(kind, "MOST_USED", "").split()
     titles |= dict.fromkeys(first, MOST_USED)
     groups = {title: parser.add_argument_group(title) for title in (MOST_USED, RUN, *GROUPS)}
     for name in (*first, *(name for name in flags if name not in first)):
@@ -512,13 +484,12 @@ def arrange_help(parser: argparse.ArgumentParser, kind) -> None:
 
 
 def flags_text(config) -> str:
-    """All flags in force, as they would be typed."""
-    words = []
+    """All flags in force, as they would be typed, each in a line."""
+    lines = []
     for name, value in asdict(config).items():
         if value is not False and value not in ("", []):
-            words.append(f"--{name}\N{NO-BREAK SPACE}{value}")
-    text = textwrap.fill("  ".join(words), 110, break_on_hyphens=False)
-    return text.replace("\N{NO-BREAK SPACE}", " ")
+            lines.append(f"--{name} {value}")
+    return "\n".join(lines)
 
 
 def is_name(revision: str) -> bool:

@@ -155,7 +155,7 @@ def load(
     if name == "deepeyes":
         rows = deepeyes(find_folder(root, DEEPEYES, revision=revision), allow_outside)
     elif name == "seal":
-        if root is None:
+        if not root:
             raise ValueError(
                 f"seal needs --root: a folder with the .json files of {SEAL}, and the images of COCO and"
                 " GQA that they name, which the Hub does not hold"
@@ -356,7 +356,7 @@ def find_folder(
 
     only: patterns of the files that are needed. revision: a commit; without one, the newest.
     """
-    if root is not None:
+    if root:
         if not Path(root).is_dir():
             raise ValueError(f"no such folder: {root}")
         return Path(root)

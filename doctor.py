@@ -71,7 +71,7 @@ class Check:
 class DoctorConfig(TrainConfig):
     """The flags of this script: its own, and those of the run that it is asked about."""
 
-    MOST_USED: ClassVar = ("model", "data", "full", "random_weights", "layers", "json")
+    MOST_USED: ClassVar = "model data full random_weights layers json"
 
     full: bool = flag(False, "run every part once at these flags (meant for a GPU)")
     random_weights: bool = flag(False, "with --full: the model's shapes, fresh weights")
@@ -135,21 +135,15 @@ def check_memory(config: TrainConfig) -> Check:
     return Check("memory", verdict, f"{total:.0f} GB", f"{wanted} GB and more are wanted")
 
 
-def weights_gb(config: TrainConfig) -> float:
-    """What the weights take on disk, in bfloat16."""
+def disk_gb(config: TrainConfig) -> dict[str, float]:
+    """What the weights take on disk, in bfloat16, and what checkpoints do, of adapter and optimiser: the two
+    that are kept, and the one that is being written."""
     from machine.memory_estimate import sizes
     from model import config_of
 
     count = sizes(config_of(config.model))
-    return 2 * (count["matrices"] + count["embeddings"] + count["vision"]) / GB
-
-
-def checkpoints_gb(config: TrainConfig) -> float:
-    """The two checkpoints that are kept, and the one that is being written: adapter and optimiser."""
-    from machine.memory_estimate import sizes
-    from model import config_of
-
-    return 3 * sizes(config_of(config.model))["lora"] * config.lora * 12 / GB
+    weights = 2 * (count["matrices"] + count["embeddings"] + count["vision"])
+    return {"weights": weights / GB, "checkpoints": 3 * count["lora"] * config.lora * 12 / GB}
 
 
 def check_hub(name: str, repository: str, kind: str, file: str, size: float) -> Check:
@@ -189,7 +183,7 @@ def check_weights(config: DoctorConfig) -> Check:
         return Check("weights", OK, "random ones, nothing to fetch")
     if Path(source).expanduser().is_dir():
         return Check("weights", OK, f"on disk: {source}")
-    size = weights_gb(config) if config.model in PRESETS else 0.0
+    size = disk_gb(config)["weights"] if config.model in PRESETS else 0.0
     return check_hub("weights", source, "model", "config.json", size)
 
 
@@ -217,7 +211,8 @@ def check_disk(config: TrainConfig, to_fetch: float) -> list[Check]:
     """The folder where runs go, and the Hub's cache if so many GB are to be fetched."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    wanted = [("disk for runs", config.out or "runs", checkpoints_gb(config) + 0.2, "another --out")]
+    for_runs = disk_gb(config)["checkpoints"] + 0.6
+    wanted = [("disk for runs", config.out or "runs", for_runs, "another --out")]
     if to_fetch:
         wanted.append(("disk for the Hub's cache", HF_HUB_CACHE, to_fetch, "set HF_HOME"))
     checks = []
@@ -376,7 +371,7 @@ def all_checks(config: DoctorConfig, figures: dict) -> Iterator[Check]:
 
         for name, outcome in run_parts(config, loading(config), build_trainer):
             figures[name] = outcome.figures
-            yield Check(name, OK if outcome.good else MISSING, outcome.figure, outcome.remedy)
+            yield Check(name, MISSING if outcome.remedy else OK, outcome.figure, outcome.remedy)
 
 
 def loading(config: DoctorConfig) -> dict:

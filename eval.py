@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from config import LIMITS, EvalConfig, rollout_limits, run_command
+from config import LIMITS, EvalConfig, rollout_limits, run_command, where_rows_are
 from evaluation.settle import PAPER, read_config, read_prompt
 
 if __name__ == "__main__":  # before the heavy imports: a mistyped flag should not cost ten seconds
@@ -58,7 +58,7 @@ from options import toolbox
 from rollout import first_turns
 from runlog.render import make_page
 from runlog.runs import new_folder, store_answer
-from safe.files import append_rows, fail, keep_rows, read_json, write_json
+from safe.files import append_rows, keep_rows, read_json, write_json
 from safe.lock import hold
 from safe.memory import free_memory
 
@@ -87,12 +87,11 @@ def load_questions(config: EvalConfig) -> list[Sample]:
 
 def find_questions(config: EvalConfig) -> list[Sample]:
     """A benchmark's questions, or those held out of a data set."""
-    root = config.root or None
+    where = where_rows_are(config)
     if config.data not in BENCHMARKS:
-        where = {"root": root, "revision": config.revision, "allow_outside": config.allow_outside}
         split = None if config.split == "all" else "test"
         return load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
-    questions = load_benchmark(config.data, root, config.revision, config.allow_outside)
+    questions = load_benchmark(config.data, **where)
     samples = pick_samples(questions, config.limit, config.seed)
     if config.zoom:
         samples = [replace(sample, tool=True) for sample in samples]
@@ -220,24 +219,20 @@ def revision_of(source: Path) -> str:
 
 def commit() -> str:
     """The commit of this code, with a mark if files have been changed since."""
-    git = partial(subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent)
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty=-changed"]
     try:
-        name = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     except OSError:  # no git on this machine
         return "unknown"
-    return (name or "unknown") + ("-changed" if changed else "")
+    return done.stdout.strip() or "unknown"
 
 
 def make_folder(config: EvalConfig, protocol: dict) -> Path:
     """The folder of the results. A usual name that is taken by another protocol gets a number; an --out that
     is taken ends the script."""
-    protocol = stored_form(protocol)
-    if config.out and (fault := folder_fault(Path(config.out), protocol)):
-        fail(f"{config.out} {fault}; give another --out")
     data = Path(config.data).name.replace(":", "-")
     usual = f"runs/eval-{model_label(config.model)}-{data}"
-    return new_folder(usual, config.out, partial(folder_fault, protocol=protocol))
+    return new_folder(usual, config.out, partial(folder_fault, protocol=stored_form(protocol)))
 
 
 def folder_fault(folder: Path, protocol: dict) -> str:
@@ -344,7 +339,7 @@ def answer_all(config: EvalConfig, samples: list[Sample], out: Path, protocol: d
     if not missing:
         return records
     prepare_libraries(config.threads)
-    model, processor = load_model(config.model, quantize=config.quantize or None)
+    model, processor = load_model(config.model, quantize=config.quantize)
     pixel_budgets(processor, config.look_pixels, config.crop_pixels)
     write_json(out / "protocol.json", protocol)
     frame = frame_check(model, processor, config)

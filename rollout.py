@@ -27,9 +27,9 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 import tools
 from config import Limits, look_budget, rollout_limits, run_command
 from data import LARGE_PIXELS, Sample, load
-from engine.inputs import encode_images, expand_image_tokens, image_inputs, pixel_budgets
+from engine.inputs import encode_images, expand_image_tokens, image_inputs, padded, pixel_budgets
 from engine.lora import sampling_mode
-from engine.slots import SlotEngine
+from engine.slots import Chunk, SlotEngine
 from engine.workers import count_workers, run_in_workers
 from grading.answers import find_answer
 from grading.boxes import Box
@@ -114,13 +114,6 @@ def first_turns(trajectories: list[Trajectory]) -> dict[str, FirstTurn]:
         small = look.width * look.height <= SMALL_PIXELS
         found[trajectory.sample.id] = FirstTurn(look if small else None, *turn)
     return found
-
-
-class Observation(NamedTuple):
-    """What a call is answered with."""
-
-    ids: list[int]
-    images: list[Image.Image]  # as shown; none with an error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -240,7 +233,7 @@ class ZoomEnv:
             return max(0, self.limits.max_plain_tokens - written)
         return max(0, min(self.limits.max_tokens - written, self.limits.max_turn_tokens))
 
-    def step(self, i: int, tokens: list[int], logprobs: list[float]) -> Observation | None:
+    def step(self, i: int, tokens: list[int], logprobs: list[float]) -> Chunk | None:
         """Note the turn that trajectory i has just written, and carry out its call; None: it is over.
 
         An observation that leaves no room to go on is dropped whole: half an image would shift the positions
@@ -264,7 +257,7 @@ class ZoomEnv:
         trajectory.append_unsampled(ids)
         trajectory.calls.append(call)
         trajectory.images += images
-        return Observation(ids, images)
+        return Chunk(ids, images)
 
     def append_turn(self, trajectory: Trajectory, tokens, logprobs) -> None:
         """Append what the model wrote; the text of a first turn includes what was written before it."""
@@ -400,17 +393,9 @@ class GenerateEngine:
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (R, longest), padded on the left: the last column of a batch that goes on must be real
         in every row."""
-        longest = max(map(len, rows))
-        ids = []
-        mask = []
-        for row in rows:
-            missing = longest - len(row)
-            ids.append([self.env.pad_id] * missing + row)
-            mask.append([0] * missing + [1] * len(row))
-        device = self.model.device
-        ids = torch.tensor(ids, device=device)
-        mask = torch.tensor(mask, device=device)
-        return ids, mask
+        ids = padded(rows, side="left").to(self.model.device)
+        mask = (ids >= 0).long()
+        return ids.where(ids >= 0, self.env.pad_id), mask
 
     def look_at(self, live: list[int], images: list[list[Image.Image]]) -> list[torch.Tensor]:
         """The features of the new images of these trajectories, in order."""

@@ -34,6 +34,7 @@ from config import (
     parse,
     rollout_limits,
     run_command,
+    where_rows_are,
 )
 from runlog.runs import told_in_a_line
 from safe.files import fail, read_json, write_json
@@ -43,7 +44,7 @@ from safe.files import fail, read_json, write_json
 class SelectConfig(Limits):
     """The flags of this script."""
 
-    MOST_USED: ClassVar = ("data", "model", "limit", "out", "k", "rescore", "export")
+    MOST_USED: ClassVar = "data model limit out k rescore export"
 
     data: str = flag("toy-mixture", "toy-mixture | toy | deepeyes | visualprobe | seal | a folder")
     model: str = flag("tiny", "whose skill decides what is hard")
@@ -193,7 +194,7 @@ def score_all(samples, config: SelectConfig, parts: Path) -> None:
     chunks = list(range(0, len(samples), config.chunk))[state.process_index :: state.num_processes]
     todo = [start for start in chunks if not (parts / f"{start:06}.json").exists()]
     if todo:
-        placed = {"quantize": config.quantize or None, "device": str(state.device)}
+        placed = {"quantize": config.quantize, "device": str(state.device)}
         model, processor = load_model(config.model, **placed)
     judge = Judge(config.judge, parts.parent / "judge.jsonl") if config.judge else None
     bar = tqdm(todo, unit="chunk", initial=len(chunks) - len(todo), total=len(chunks))
@@ -260,41 +261,9 @@ def write_results(rows: list[dict], samples: dict, config: SelectConfig, out: Pa
             value: count_outcomes([row for row in rows if row[name] == value]) for value in values
         }
     write_json(out / "summary.json", summary)
-    draw(rows, out / "summary.png")
     if config.export:
         export_verl(kept, out / "verl.parquet")
     return summary
-
-
-def draw(rows: list[dict], file: Path) -> None:
-    """Histograms of p_look, p_crop and their difference, and the outcomes by kind or source."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(17, 4), constrained_layout=True, width_ratios=(1, 1, 1, 2))
-    boxed = [row for row in rows if row["p_crop"] is not None]
-    panels = {
-        "from the first look (p_look)": [row["p_look"] for row in rows],
-        "with the target shown (p_crop)": [row["p_crop"] for row in boxed],
-        "gain (p_crop - p_look)": [row["p_crop"] - row["p_look"] for row in boxed],
-    }
-    for axis, (title, values) in zip(axes, panels.items()):
-        axis.hist(values, bins=17, range=(-1 if "gain" in title else 0, 1), color="tab:blue")
-        axis.set_title(title, fontsize=10)
-        axis.set_ylabel("samples")
-    groups = sorted({row["kind"] or row["source"] for row in rows})
-    left = [0] * len(groups)
-    for reason, count in count_outcomes(rows).items():
-        counts = Counter(row["kind"] or row["source"] for row in rows if row["verdict"] == reason)
-        widths = [counts[group] for group in groups]
-        axes[3].barh(groups, widths, left=left, label=f"{reason} ({count})")
-        left = [start + width for start, width in zip(left, widths)]
-    axes[3].legend(fontsize=8)
-    axes[3].set_title("verdicts", fontsize=10)
-    figure.savefig(file, dpi=80)
-    plt.close(figure)
 
 
 def verl_image(sample) -> dict:
@@ -392,8 +361,7 @@ def main(config: SelectConfig) -> None:
         if is_first:
             hold(out)
     split = None if not config.data.startswith("toy") else "train"
-    where = {"root": config.root or None, "revision": config.revision, "allow_outside": config.allow_outside}
-    samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where)
+    samples = load(config.data, split=split, limit=config.limit, seed=config.seed, **where_rows_are(config))
     # A rerun takes the same commit of the data, whatever is the newest then.
     config = replace(config, revision=used_revision(config.data, config.revision))
     rows_now = fingerprint(samples)
@@ -410,7 +378,7 @@ def main(config: SelectConfig) -> None:
     for reason, count in summary["verdicts"].items():
         print(f"{count:>7}  {reason}")
     print(f"{summary['kept']} of {summary['scored']} kept")
-    print(f"scores: {out / 'scores.parquet'}\nhistograms: {out / 'summary.png'}")
+    print(f"scores: {out / 'scores.parquet'}")
     if not summary["kept"]:
         print("nothing to train on; --rescore tries other thresholds: --easiest, --solvable, --gain")
         return

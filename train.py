@@ -33,11 +33,10 @@ if __name__ == "__main__":  # before the heavy imports: a mistyped flag should n
 
 import torch
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig
 
 from data import Sample, opened
-from engine.inputs import image_inputs
+from engine.inputs import image_inputs, padded
 from engine.lora import master_lora
 from engine.shared_prefix import shared_prefix_logprobs, use_shared_prefix
 from evaluation.scores import largest_gap
@@ -59,15 +58,12 @@ def policy_logprobs(model, processor, trajectories: list[Trajectory], temperatur
     bare = getattr(model, "module", model)  # without DDP
     base = bare.get_base_model()
     # Prompts are padded on the left and completions on the right, so that completions begin in one column.
-    prompts = [torch.tensor(t.prompt_ids) for t in trajectories]
-    prompts = pad_sequence(prompts, batch_first=True, padding_value=-1, padding_side="left")  # (B, P)
-    completions = [torch.tensor(t.completion_ids) for t in trajectories]
-    completions = pad_sequence(completions, batch_first=True, padding_value=-1)  # (B, T)
+    prompts = padded([t.prompt_ids for t in trajectories], side="left")  # (B, P)
+    completions = padded([t.completion_ids for t in trajectories])  # (B, T)
     ids = torch.cat([prompts, completions], 1).to(base.device)  # (B, P + T)
     real = ids >= 0
     ids = ids.masked_fill(~real, processor.tokenizer.pad_token_id)
-    sampled = [torch.tensor(t.sampled, device=base.device) for t in trajectories]
-    mask = pad_sequence(sampled, batch_first=True).bool()  # (B, T)
+    mask = padded([t.sampled for t in trajectories], 0).bool().to(base.device)  # (B, T)
     images = [image for t in trajectories for image in t.images]
     features = [feature.to(base.device) for t in trajectories for feature in t.features]
     base.model.rope_deltas = None  # those of a rollout would shift every position, silently
@@ -274,7 +270,7 @@ def store_per_token(trajectories: list[Trajectory], name: str, rows: torch.Tenso
 
 
 def stored_per_token(trajectories: list[Trajectory], name: str) -> torch.Tensor:  # (B, T)
-    return pad_sequence([getattr(trajectory, name) for trajectory in trajectories], batch_first=True)
+    return padded([getattr(trajectory, name) for trajectory in trajectories], 0)
 
 
 def build_trainer(config: TrainConfig, model, processor, samples, run: Path, **more) -> ZoomGRPOTrainer:

@@ -19,7 +19,16 @@ from data import Sample, collect, find_folder
 from evaluation.scores import plain_grade
 from grading.answers import chosen_by
 from grading.boxes import answer_box, iou
-from loading.files import cell_image, check_one_image, composed, inside, listed_rows, parquet, tsv
+from loading.files import (
+    cell_image,
+    check_one_image,
+    composed,
+    inside,
+    listed_rows,
+    need_columns,
+    parquet,
+    tsv,
+)
 from safe.files import read_json
 
 BENCHMARKS: dict[str, Benchmark] = LOOKING | GROUNDING | REASONING
@@ -96,9 +105,7 @@ def json_table(file: Path, columns: tuple[str, ...]) -> dict[str, dict]:
     rows = read_json(file)
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise ValueError(f"{file} holds no rows by their names")
-    known = set().union(*rows.values())
-    if missing := [column for column in columns if column not in known]:
-        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    need_columns(columns, set().union(*rows.values()), file)
     return rows
 
 
@@ -144,7 +151,7 @@ def grade(name: str, trajectory, judge=None, protocol: str = "ours") -> dict:
         return plain_grade(trajectory, judge)
     benchmark = BENCHMARKS[name]
     sample = trajectory.sample
-    if benchmark.kind == "grounding":
+    if name in GROUNDING:
         return grade_box(trajectory)
     if judge and "asked" in sample.meta:
         judge = rephrased(judge, sample.meta["asked"])
@@ -152,7 +159,7 @@ def grade(name: str, trajectory, judge=None, protocol: str = "ours") -> dict:
     if not answer:
         return {"right": False, "said": None}
     read = benchmark.said or partial(chosen_by, gold=sample.answer, options=sample.options)
-    by_letter = protocol == "paper" and benchmark.kind == "looking" and sample.options
+    by_letter = protocol == "paper" and name in LOOKING and sample.options
     is_right = right_as_paper if by_letter else benchmark.right
     return {"right": is_right(answer, sample, judge), "said": read(answer)}
 

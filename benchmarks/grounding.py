@@ -35,40 +35,29 @@ def scores_grounding(records: list[dict]) -> dict:
     }
 
 
+def referring(name: str, files: str, sentences: int, published: tuple, splits: str) -> Benchmark:
+    return Benchmark(
+        repository=f"lmms-lab-encoder/{name}",
+        files=(files,),
+        columns=("bbox", "answer"),
+        questions=sentences,
+        make=make_referring,
+        published=published,
+        note=f"{splits}. Prompt: ours, the paper's is unknown.",
+        scores=scores_grounding,
+    )
+
+
 GROUNDING = {
-    "refcoco": Benchmark(
-        repository="lmms-lab-encoder/RefCOCO",
-        files=("test[AB]-*.parquet",),
-        columns=("bbox", "answer"),
-        questions=10752,  # sentences
-        make=make_referring,
-        published=(89.1, 89.8),
-        note="Splits testA, testB (the Hub's val is mixed up). Prompt: ours, the paper's is unknown.",
-        scores=scores_grounding,
-        kind="grounding",
+    "refcoco": referring(
+        "RefCOCO",
+        "test[AB]-*.parquet",
+        10752,
+        (89.1, 89.8),
+        "Splits testA, testB (the Hub's val is mixed up)",
     ),
-    "refcoco+": Benchmark(
-        repository="lmms-lab-encoder/RefCOCOplus",
-        files=("test[AB]-*.parquet",),
-        columns=("bbox", "answer"),
-        questions=10615,
-        make=make_referring,
-        published=(82.6, 83.6),
-        note="Splits testA, testB. Prompt: ours, the paper's is unknown.",
-        scores=scores_grounding,
-        kind="grounding",
-    ),
-    "refcocog": Benchmark(
-        repository="lmms-lab-encoder/RefCOCOg",
-        files=("test-*.parquet",),
-        columns=("bbox", "answer"),
-        questions=9602,
-        make=make_referring,
-        published=(86.1, 86.7),
-        note="Split test. Prompt: ours, the paper's is unknown.",
-        scores=scores_grounding,
-        kind="grounding",
-    ),
+    "refcoco+": referring("RefCOCOplus", "test[AB]-*.parquet", 10615, (82.6, 83.6), "Splits testA, testB"),
+    "refcocog": referring("RefCOCOg", "test-*.parquet", 9602, (86.1, 86.7), "Split test"),
     "reasonseg": Benchmark(
         repository="Ricky06662/ReasonSeg_test",
         files=("*.parquet",),
@@ -78,6 +67,5 @@ GROUNDING = {
         published=(68.3, 68.6),
         note="Our own protocol: IoU with the mask's box. Official gIoU and cIoU need a segmenter.",
         scores=scores_grounding,
-        kind="grounding",
     ),
 }

@@ -196,16 +196,6 @@ LOOKING = {
         note=ROTATED,
         scores=scores_hrbench,
     ),
-    "hrbench8k": Benchmark(
-        repository="DreamMr/HR-Bench",
-        files=("hr_bench_8k*.parquet",),
-        columns=HRBENCH_COLUMNS,
-        questions=800,
-        make=make_hrbench,
-        published=(65.3, 72.6),
-        note=ROTATED,
-        scores=scores_hrbench,
-    ),
     "mme-realworld-lite": Benchmark(
         repository="yifanzhang114/MME-RealWorld-lite-lmms-eval",
         files=("*.parquet",),
@@ -260,6 +250,11 @@ LOOKING = {
         scores=scores_pope,
     ),
 }
+LOOKING["hrbench8k"] = replace(
+    LOOKING["hrbench4k"],
+    files=("hr_bench_8k*.parquet",),
+    published=(65.3, 72.6),
+)
 LOOKING["mme-realworld"] = replace(
     LOOKING["mme-realworld-lite"],
     repository="yifanzhang114/MME-RealWorld-Lmms-eval",

@@ -249,7 +249,6 @@ REASONING = {
         note="Here a badly formatted answer is wrong; officially a language model extracts the answer.",
         right=right_mathvista,
         scores=partial(scores_by, "type"),
-        kind="reasoning",
     ),
     "mathverse": Benchmark(
         repository="AI4Math/MathVerse",
@@ -261,7 +260,6 @@ REASONING = {
         note="A lower bound for free-form answers (45 %): officially a language model grades them (--judge).",
         right=right_mathverse,
         scores=partial(scores_by, "type"),
-        kind="reasoning",
     ),
     "mathvision": Benchmark(
         repository="MathLLMs/MathVision",
@@ -273,7 +271,6 @@ REASONING = {
         note="Formulas are compared by math-verify, not by evaluating what the model wrote.",
         right=right_mathvision,
         scores=partial(scores_by, "level"),
-        kind="reasoning",
     ),
     "wemath": Benchmark(
         repository="We-Math/We-Math",
@@ -285,7 +282,6 @@ REASONING = {
         note="The paper's figure is a four-way score, strict or loose unknown, not plain accuracy.",
         right=right_wemath,
         scores=scores_wemath,
-        kind="reasoning",
     ),
     "dynamath": Benchmark(
         repository="DynaMath/DynaMath_Sample",
@@ -297,7 +293,6 @@ REASONING = {
         note="--limit takes seed questions with all their variants, so that the worst case is defined.",
         right=right_dynamath,
         scores=scores_dynamath,
-        kind="reasoning",
     ),
     "logicvista": Benchmark(
         repository="lscpku/LogicVista",
@@ -308,6 +303,5 @@ REASONING = {
         published=(45.9, 47.7),
         note="v1_382 has neither question nor answer and is left out: 447 of 448.",
         right=right_letters,
-        kind="reasoning",
     ),
 }

@@ -28,7 +28,6 @@ class Benchmark:
     right: Callable = is_correct  # (answer, sample, judge) -> bool
     said: Callable | None = None  # answer -> what it chose; None: by the usual rules
     scores: Callable | None = None  # records of an arm -> scores beside the accuracy
-    kind: str = "looking"  # "looking" | "grounding" (the answer is a box) | "reasoning" (no zoom on offer)
 
 
 def make_question(text: str, answer, options=(), **kwargs) -> Sample:

@@ -10,10 +10,22 @@ from itertools import groupby
 import torch
 from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from engine.families import ON_THE_HOST
+
+
+def padded(rows: list[list], value=-1, side: str = "right") -> torch.Tensor:
+    """Rows of unequal length, and of one type, as a tensor (B, longest).
+
+    >>> padded([[1, 2], [3]])
+    tensor([[ 1,  2],
+            [ 3, -1]])
+    """
+    rows = [torch.as_tensor(row) for row in rows]
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
 
 
 def expand_image_tokens(processor, text: str, images: list[Image.Image]) -> list[int]:

@@ -10,14 +10,13 @@ from functools import partial
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from engine.families import family_of
-from engine.inputs import language_inputs
+from engine.inputs import language_inputs, padded
 
 LOGITS = 2**25  # of them at a time: a vocabulary of 150,000 times all tokens would not fit
 PARTS = 4  # in which completions attend, the shortest first: little of each is padding
@@ -252,8 +251,7 @@ def row_logprobs(model, groups, temperature: float) -> tuple[torch.Tensor, ...]:
     )
     hidden = output.last_hidden_state[0]  # (N, H)
 
-    sampled = [torch.tensor(trajectory.sampled) for trajectory in members]
-    sampled = pad_sequence(sampled, batch_first=True).bool().to(device)  # (B, T)
+    sampled = padded([trajectory.sampled for trajectory in members], 0).bool().to(device)  # (B, T)
     before = predicting_indices(layout)[sampled]  # (M,) indices of as many tokens as were sampled
     targets = row[layout.completions[sampled]]
     logprobs, entropies = score_tokens(

@@ -10,13 +10,14 @@ The model is Hugging Face's own; only the cache, the positions and the mask are 
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 
 from engine.families import family_of, head_size
 from engine.graph import capture_graph
-from engine.inputs import encode_images, language_inputs
+from engine.inputs import encode_images, language_inputs, padded
 
 PREFILL_TOKENS = 16_384  # most tokens (padding included) of one prefill pass; bounds its memory
 MASK = 2**27  # most entries of a pass's mask: 256 MB in bfloat16
@@ -25,6 +26,13 @@ ALIGNED = 8  # attention kernels want masks whose rows are a multiple of this lo
 GROWTH = 256  # tokens by which the slots grow when one is full
 WAITING_FRACTION = 1 / 4  # observations go in together: when this fraction of the slots waits for one ...
 WAITING_STEPS = 8  # ... or after so many steps
+
+
+class Chunk(NamedTuple):
+    """Tokens that the model is given, and their images as shown: a prompt, or what answers a call."""
+
+    ids: list[int]
+    images: list[Image.Image]  # none with an error
 
 
 @dataclass
@@ -169,11 +177,7 @@ class SlotEngine:
         if not heads:
             return bool(self.live)
         firsts = [self.env.trajectories[self.live[head].trajectory] for head in heads]
-        self.append(
-            heads,
-            [t.prompt_ids + t.completion_ids for t in firsts],
-            [t.images for t in firsts],
-        )
+        self.append(heads, [Chunk(t.prompt_ids + t.completion_ids, t.images) for t in firsts])
         for head, first in zip(heads, firsts):
             rest = slice(head + 1, head + group)
             self.cache.copy(head, rest, self.live[head].length)
@@ -284,11 +288,7 @@ class SlotEngine:
                 going.append(row)
                 observations.append(observation)
         if going:
-            self.append(
-                going,
-                [each.ids for each in observations],
-                [each.images for each in observations],
-            )
+            self.append(going, observations)
             self.start_turns(going)
         for row in reversed(finished):
             self.free(row)
@@ -303,44 +303,29 @@ class SlotEngine:
             for state in (self.logits, self.ids, self.logprobs):
                 state[row] = state[last]
 
-    def append(
-        self,
-        rows: list[int],
-        chunks: list[list[int]],
-        images: list[list[Image.Image]],
-    ) -> None:
-        """Append a chunk of tokens, with its images, to each of these slots."""
-        longest = max(map(len, chunks))
+    def append(self, rows: list[int], chunks: list[Chunk]) -> None:
+        """Append a chunk to each of these slots."""
+        longest = max(len(chunk.ids) for chunk in chunks)
         end = max(self.live[row].length for row in rows) + longest
-        at_once = min(PREFILL_TOKENS // longest, MASK // (longest * end), SEEN // end)
-        at_once = max(1, at_once)
+        at_once = max(1, min(PREFILL_TOKENS // longest, MASK // (longest * end), SEEN // end))
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
-            self.append_part(rows[part], chunks[part], images[part])
+            self.append_part(rows[part], chunks[part])
 
-    def append_part(
-        self,
-        rows: list[int],
-        chunks: list[list[int]],
-        images: list[list[Image.Image]],
-    ) -> None:
+    def append_part(self, rows: list[int], chunks: list[Chunk]) -> None:
         slots = [self.live[row] for row in rows]
-        longest = max(map(len, chunks))
+        lengths = [len(chunk.ids) for chunk in chunks]
+        longest = max(lengths)
         pad = self.env.processor.image_token_id
-        ids = torch.full((len(rows), longest), self.env.pad_id)  # (R, L)
         positions = torch.zeros(3, len(rows), longest, dtype=torch.long)
-        features = encode_images(self.model, self.env.processor, sum(images, []))
+        features = encode_images(self.model, self.env.processor, sum((chunk.images for chunk in chunks), []))
         unclaimed = iter(features)
-        for i, (slot, chunk, shown) in enumerate(zip(slots, chunks, images)):
-            seen = [next(unclaimed) for _ in shown]
-            self.env.keep_features([slot.trajectory], seen)
-            grids = map(self.family.grid, shown)
-            own, after = self.family.positions(chunk, pad, grids, slot.position)
-            slot.position = after
-            length = len(chunk)
-            ids[i, :length] = torch.tensor(chunk)
-            positions[:, i, :length] = own
-        ids = ids.to(self.device)
+        for i, (slot, chunk) in enumerate(zip(slots, chunks)):
+            self.env.keep_features([slot.trajectory], [next(unclaimed) for _ in chunk.images])
+            grids = map(self.family.grid, chunk.images)
+            own, slot.position = self.family.positions(chunk.ids, pad, grids, slot.position)
+            positions[:, i, : lengths[i]] = own
+        ids = padded([chunk.ids for chunk in chunks], self.env.pad_id).to(self.device)  # (R, L)
         inputs = language_inputs(self.model, ids, features)
         starts = self.to_device([slot.length for slot in slots])
         steps = torch.arange(longest, device=self.device)
@@ -350,13 +335,11 @@ class SlotEngine:
         # The junk to the right of a short chunk is never attended to; what comes next overwrites it.
         positions = positions.to(self.device)
         hidden = self.forward(where, inputs, columns, end, positions)
-        lengths = list(map(len, chunks))
-        lengths = torch.tensor(lengths, device=self.device)
-        last = hidden[torch.arange(len(rows), device=self.device), lengths - 1]  # (R, H)
-        logits = self.model.lm_head(last)
-        self.logits[where] = logits.float()
-        for slot, chunk in zip(slots, chunks):
-            slot.length += len(chunk)
+        ends = torch.tensor(lengths, device=self.device) - 1
+        last = hidden[torch.arange(len(rows), device=self.device), ends]  # (R, H)
+        self.logits[where] = self.model.lm_head(last).float()
+        for slot, length in zip(slots, lengths):
+            slot.length += length
 
     def forward(self, rows, inputs: dict, columns, end: int, positions) -> torch.Tensor:
         """The language model over inputs (R, L) at columns (R, L) of these slots: (R, L, H)."""

@@ -5,15 +5,15 @@ process gets one thread and some of the samples. Each worker draws from a seed t
 generator, so that a seeded rollout is repeatable for a given number of processes.
 """
 
-import ctypes
 import multiprocessing
 import signal
 import sys
 
 import torch
 
+from safe.signals import die_with_parent
+
 MOST_WEIGHTS = 10**8  # of a model that workers make faster
-PR_SET_PDEATHSIG = 1  # see prctl(2)
 
 
 def count_workers(wanted: int, model, samples: list, slots: int) -> int:
@@ -69,8 +69,7 @@ def start_worker(engine, samples: list, openings: list[list[int]]):
 
 def worker(engine, samples, openings, seed: int, pipe) -> None:
     """In a fork: send the trajectories through the pipe, or the exception."""
-    # Where the parent is killed, this process ends with it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     # A terminal sends Ctrl-C to all, a batch system SIGTERM: the parent may want to finish its step.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

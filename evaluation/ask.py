@@ -16,7 +16,7 @@ from model import load_model, prepare_libraries
 from rollout import Trajectory
 from runlog.render import make_page
 from runlog.runs import new_folder, store_answer
-from safe.files import fail, read_rows
+from safe.files import read_rows
 from safe.lock import hold
 from tools import Call
 
@@ -29,9 +29,10 @@ def ask(config: EvalConfig, wording: tuple[str, str] | None = None) -> Path:
     """
     image, *questions = config.ask
     Sample("ask", image, "?", "?").open()  # raises ValueError where it can't be read
-    out = make_folder(config)
+    out = new_folder(f"runs/ask-{model_label(config.model)}", config.out, folder_fault)
+    hold(out)
     prepare_libraries(config.threads)
-    model, processor = load_model(config.model, quantize=config.quantize or None)
+    model, processor = load_model(config.model, quantize=config.quantize)
     pixel_budgets(processor, config.look_pixels, config.crop_pixels)
     settings = rollout_limits(config) | {"temperature": config.temperature}
     asked = len(read_rows(out / "trajectories.jsonl"))
@@ -63,18 +64,10 @@ def model_label(model: str) -> str:
     return f"{path.parent.name}-{path.name}" if is_checkpoint else path.name
 
 
-def make_folder(config: EvalConfig) -> Path:
-    """The folder of the answers, made and locked. An --out that is taken ends the script."""
-    if config.out and is_taken(Path(config.out)):
-        fail(f"{config.out} is the folder of another run; give another --out")
-    folder = new_folder(f"runs/ask-{model_label(config.model)}", config.out, is_taken)
-    hold(folder)
-    return folder
-
-
-def is_taken(folder: Path) -> bool:
-    """Does a folder hold results of anything but questions of --ask?"""
-    return any((folder / name).exists() for name in ("args.json", "protocol.json", "eval.json"))
+def folder_fault(folder: Path) -> str:
+    """Why answers to questions of --ask can't go into a folder; "" if they can."""
+    names = ("args.json", "protocol.json", "eval.json")
+    return "is the folder of another run" if any((folder / name).exists() for name in names) else ""
 
 
 def lines_of_a_user():

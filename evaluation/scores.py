@@ -2,6 +2,7 @@
 training step."""
 
 from collections import Counter, defaultdict
+from itertools import groupby
 from statistics import fmean
 
 import torch
@@ -310,12 +311,7 @@ def repeats_box(trajectory: Trajectory) -> bool:
 def is_garbage(trajectory: Trajectory) -> bool:
     """Did the model write the same token many times in a row?"""
     written = [token for token, sampled in zip(trajectory.completion_ids, trajectory.sampled) if sampled]
-    length = 1
-    for before, token in zip(written, written[1:]):
-        length = length + 1 if token == before else 1
-        if length >= REPEATED:
-            return True
-    return False
+    return any(len(list(run)) >= REPEATED for _, run in groupby(written))
 
 
 def largest_gap(trajectories: list[Trajectory], logprobs: torch.Tensor) -> float:

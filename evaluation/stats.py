@@ -17,14 +17,9 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     """
     noise = Z * Z / n
     center = fraction + noise / 2
-    variance = fraction * (1 - fraction) / n + noise / (4 * n)
-    spread = Z * math.sqrt(variance)
+    spread = Z * math.sqrt(fraction * (1 - fraction) / n + noise / (4 * n))
     scale = 1 + noise
-    low = (center - spread) / scale
-    high = (center + spread) / scale
-    low = max(0.0, low)
-    high = min(1.0, high)
-    return low, high
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
@@ -37,8 +32,7 @@ def mcnemar(only_one: int, only_other: int) -> float:
     n = only_one + only_other
     fewer = min(only_one, only_other)
     ways = sum(math.comb(n, k) for k in range(fewer + 1))
-    tail = ways / 2**n
-    return min(1.0, 2 * tail)
+    return min(1.0, 2 * ways / 2**n)
 
 
 def two_way_interval(table, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -95,18 +89,12 @@ def permutation_p(one: list[float], other: list[float]) -> tuple[float, float]:
     n = len(one)
     m = len(other)
     observed = abs(fmean(one) - fmean(other))
-    as_far = 0
-    ways = 0
-    for chosen in combinations(together, n):
-        inside = sum(chosen)
-        outside = total - inside
-        difference = inside / n - outside / m
-        if abs(difference) >= observed - 1e-12:
-            as_far += 1
-        ways += 1
+    insides = map(sum, combinations(together, n))
+    differences = [abs(inside / n - (total - inside) / m) for inside in insides]
+    as_far = sum(difference >= observed - 1e-12 for difference in differences)
     # With equal halves, the opposite choice is as far apart.
     least = 2 if n == m else 1
-    return as_far / ways, least / ways
+    return as_far / len(differences), least / len(differences)
 
 
 def holm(ps: list[float]) -> list[float]:
@@ -129,8 +117,5 @@ def detectable(one: list[float], other: list[float]) -> float:
     """The smallest difference between two sets of runs that a test at 0.05 finds in four cases of five."""
     n = len(one)
     m = len(other)
-    squares = variance(one) * (n - 1)
-    squares += variance(other) * (m - 1)
-    noise = math.sqrt(squares / (n + m - 2))
-    error = noise * math.sqrt(1 / n + 1 / m)
-    return 2.8 * error
+    squares = variance(one) * (n - 1) + variance(other) * (m - 1)
+    return 2.8 * math.sqrt(squares / (n + m - 2) * (1 / n + 1 / m))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from config import ENOUGH, EVAL_SEED, TrainConfig
+from config import ENOUGH, EVAL_SEED, TrainConfig, where_rows_are
 from data import Sample, load, mix, readable
 from evaluation.scores import (
     answer_records,
@@ -29,11 +29,7 @@ KEPT = ["id", "arm", "gold", "answer", "right", "stop", "boxes", "targets", "iou
 
 def load_questions(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
     """The questions to train on, and the held-out ones."""
-    where = {
-        "root": config.root or None,
-        "revision": config.revision,
-        "allow_outside": config.allow_outside,
-    }
+    where = where_rows_are(config)
     limit = config.limit or (TOY_SIZE if config.data.startswith("toy") else None)
     samples = load(config.data, split="train", limit=limit, seed=config.seed, **where)
     if config.mix:

@@ -22,18 +22,14 @@ def iou(a: Box, b: Box) -> float:
 def area(box: Box) -> float:
     """The area in square pixels; 0 for a box whose corners are swapped."""
     x1, y1, x2, y2 = box
-    width = max(0, x2 - x1)
-    height = max(0, y2 - y1)
-    return width * height
+    return max(0, x2 - x1) * max(0, y2 - y1)
 
 
 def contains(outer: Box, inner: Box) -> bool:
     """Is the inner box wholly inside the outer one?"""
     left, top, right, bottom = outer
     x1, y1, x2, y2 = inner
-    across = left <= x1 and x2 <= right
-    along = top <= y1 and y2 <= bottom
-    return across and along
+    return left <= x1 and top <= y1 and x2 <= right and y2 <= bottom
 
 
 def answer_box(answer: str | None, frame, original) -> Box | None:
@@ -55,8 +51,9 @@ def answer_box(answer: str | None, frame, original) -> Box | None:
     x1, y1, x2, y2 = map(float, found)
     across = width / frame[0]
     along = height / frame[1]
-    left = max(0.0, x1 * across)
-    top = max(0.0, y1 * along)
-    right = min(float(width), x2 * across)
-    bottom = min(float(height), y2 * along)
-    return left, top, right, bottom
+    return (
+        max(0.0, x1 * across),
+        max(0.0, y1 * along),
+        min(float(width), x2 * across),
+        min(float(height), y2 * along),
+    )

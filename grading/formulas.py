@@ -4,19 +4,18 @@ sympy can be made to compute for ever by a dozen characters (`9!!!`), and what a
 trusted. The process starts with the first formula, and ends with the one that started it.
 """
 
-import ctypes
 import json
 import resource
 import select
-import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+from safe.signals import die_with_parent
+
 SECONDS = 4.0  # for one question; a second of it is math-verify's own limit, twice
 MEMORY = 2 * 2**30  # bytes
-PR_SET_PDEATHSIG = 1  # see prctl(2)
 START = 60.0  # until the first answer: sympy is large
 
 
@@ -97,8 +96,8 @@ WORKER = Worker()
 
 def limit() -> None:
     """No more than MEMORY, and no longer than the process that has started this one."""
+    die_with_parent()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 

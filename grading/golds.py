@@ -107,30 +107,17 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
     text = re.sub(r"<br ?/?>", "\n", text)
     if re.search(r"""\[\s*['"]A\W""", text):  # a list as a program prints it
         text = re.sub(r"""\[\s*['"](?=[A-Z]\W)|['"]\s*,\s*['"](?=[A-Z]\W)|['"]\s*\]""", " ", text)
-    for layout in LAYOUTS:
-        head, choices, rest = cut(text, run_on(layout(text)))
+    for marks in (AT_LINE.finditer(text), IN_BRACKETS.finditer(text), after_label(text)):
+        head, choices, rest = cut(text, run_on(list(marks)))
         if is_a_list(head, choices):
             return "\n".join(filter(None, (LABEL.sub("", head).strip(), rest))), tuple(choices)
     return None
 
 
-# Each layout gives the marks that may open a choice.
-
-
-def at_lines(text: str) -> list[re.Match]:
-    return list(AT_LINE.finditer(text))
-
-
-def in_brackets(text: str) -> list[re.Match]:
-    return list(IN_BRACKETS.finditer(text))
-
-
-def after_label(text: str) -> list[re.Match]:
+def after_label(text: str):
+    """The marks that may open a choice, within a line, after what announces them."""
     label = ANNOUNCED.search(text)
-    return list(AFTER_LABEL.finditer(text, label.start())) if label else []
-
-
-LAYOUTS = (at_lines, in_brackets, after_label)
+    return AFTER_LABEL.finditer(text, label.start()) if label else ()
 
 
 def run_on(marks: list[re.Match]) -> list[re.Match]:

@@ -71,6 +71,12 @@ def short(value) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
+def need_columns(columns, known, file: Path) -> None:
+    """Raise ValueError that names the file if it lacks a column."""
+    if missing := [column for column in columns if column not in known]:
+        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+
+
 def parquet(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
     """A parquet file, memory-mapped; ValueError that names the file if it is broken or lacks a column."""
     datasets.disable_progress_bars()
@@ -78,8 +84,7 @@ def parquet(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
         rows = datasets.Dataset.from_parquet(str(file))
     except Exception as error:
         raise ValueError(f"{file} can't be read as parquet ({type(error).__name__})") from error
-    if missing := [column for column in columns if column not in rows.column_names]:
-        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    need_columns(columns, rows.column_names, file)
     return rows
 
 
@@ -97,8 +102,7 @@ def tsv(file: Path, columns: tuple[str, ...]) -> datasets.Dataset:
         )
     except Exception as error:
         raise ValueError(f"{file} can't be read as tab-separated rows ({type(error).__name__})") from error
-    if missing := [column for column in columns if column not in rows.column_names]:
-        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    need_columns(columns, rows.column_names, file)
     return rows
 
 
@@ -110,9 +114,7 @@ def listed_rows(file: Path, columns: tuple[str, ...], make, allow_outside: bool 
     rows = read_json(file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file} holds no list of rows")
-    known = set().union(*rows)
-    if missing := [column for column in (*columns, "images") if column not in known]:
-        raise ValueError(f"{file} lacks the columns {', '.join(missing)}")
+    need_columns((*columns, "images"), set().union(*rows), file)
 
     def finish(number: int, row: dict):
         image = read_image(row["images"], file.parent, allow_outside)

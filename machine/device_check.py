@@ -23,6 +23,7 @@ from evaluation.scores import answer_records, mean
 from machine import memory_estimate
 from model import config_of, load_model
 from rollout import rollout
+from runlog.tables import table
 from safe.checkpoints import newest_whole
 from safe.files import read_rows
 from safe.memory import free_memory
@@ -35,9 +36,8 @@ BENCH = Path(__file__).parent.parent / "bench.py"
 class Outcome:
     """How a part went."""
 
-    good: bool
     figure: str  # in words
-    remedy: str = ""
+    remedy: str = ""  # where it went wrong
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ def run_parts(config: TrainConfig, weights: dict, build_trainer) -> Iterator[tup
         except Exception as error:
             first_line = (str(error).splitlines() or [""])[0][:200]
             figure = f"{type(error).__name__}: {first_line}"
-            yield name, Outcome(False, figure, "please report it, with the lines above")
+            yield name, Outcome(figure, "please report it, with the lines above")
 
 
 def check_decoding(config: TrainConfig, weights: dict) -> Outcome:
@@ -79,12 +79,12 @@ def check_decoding(config: TrainConfig, weights: dict) -> Outcome:
     SlotEngine.use_graphs = True
     figures = {f"tokens/s, graph {graphs}": rate for graphs, rate in rates.items()}
     if not on_gpu:
-        return Outcome(True, f"{rates[False]:.0f} tokens/s; no GPU, so no graph", figures=figures)
+        return Outcome(f"{rates[False]:.0f} tokens/s; no GPU, so no graph", figures=figures)
     same = mean(float(one == other) for one, other in zip(texts[False], texts[True], strict=True))
     figures["same greedy texts"] = same
     figure = f"{rates[False]:.0f} tokens/s, with a CUDA graph {rates[True]:.0f}; {same:.0%} the same"
     remedy = "" if same >= 0.5 else "the graph computes something else"
-    return Outcome(not remedy, figure, remedy, figures)
+    return Outcome(figure, remedy, figures)
 
 
 def check_frame(config: TrainConfig, weights: dict) -> Outcome:
@@ -92,7 +92,7 @@ def check_frame(config: TrainConfig, weights: dict) -> Outcome:
     model, processor = load_model(config.model, **weights)
     check = frame_check(model, processor, config)
     remedy = "" if check.is_good() else "crops would show something else: is it one of the two families?"
-    return Outcome(not remedy, check.text(), remedy, check._asdict())
+    return Outcome(check.text(), remedy, check._asdict())
 
 
 def tokens_a_second(model, processor, samples, settings: dict) -> float:
@@ -119,7 +119,7 @@ def check_step(config: TrainConfig, weights: dict, build_trainer) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         for steps in (1, 2):
-            model, processor = load_model(config.model, quantize=config.quantize or None, **weights)
+            model, processor = load_model(config.model, quantize=config.quantize, **weights)
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             samples = load("toy", limit=max(64, config.prompts))
@@ -160,7 +160,7 @@ def judge_step(figures: dict[str, float], dtypes: set[str], steps: list[int], ex
     figure += f", logprobs differ by {figures['logp_gap']:.2g}"
     if peak:
         figure += f", {peak:.1f} GB at most, planned {figures['planned GB']:.1f}"
-    return Outcome(not remedies, figure, "; ".join(remedies), figures)
+    return Outcome(figure, "; ".join(remedies), figures)
 
 
 def check_bench(config: TrainConfig, weights: dict) -> Outcome:
@@ -174,20 +174,19 @@ def check_bench(config: TrainConfig, weights: dict) -> Outcome:
         done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True)
         if done.returncode:
             last_line = (done.stderr.strip().splitlines() or ["?"])[-1]
-            return Outcome(False, last_line[:200], "bench.py ends with an error")
+            return Outcome(last_line[:200], "bench.py ends with an error")
         result = json.loads(out.read_text())
     figures = {"rollout": result["rollout_vs_trl"]["slots"], "update": result["update_vs_trl"]}
     speeds = [f"{name}s {times:.1f}" for name, times in figures.items()]
-    return Outcome(True, f"{', '.join(speeds)} times as fast as TRL's", figures=figures)
+    return Outcome(f"{', '.join(speeds)} times as fast as TRL's", figures=figures)
 
 
 def markdown(config: TrainConfig, weights: dict, figures: dict[str, dict]) -> str:
     """What was measured, as a table for docs/speed.md. figures: of each part."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     random = ", random weights" if weights["random_weights"] else ""
-    lines = [f"## {device}: {config.model}{random}", "", "| part | what | |", "|---|---|---:|"]
+    rows = [["part", "what", ""]]
     for part, measured in figures.items():
         for what, value in measured.items():
-            text = f"{value:.3g}" if isinstance(value, float) else str(value)
-            lines.append(f"| {part} | {what} | {text} |")
-    return "\n".join(lines)
+            rows.append([part, what, f"{value:.3g}" if isinstance(value, float) else str(value)])
+    return f"## {device}: {config.model}{random}\n\n{table(rows, markdown=True)}"

@@ -94,7 +94,8 @@ def rollout_bytes(config: TrainConfig, model_config, world: int) -> dict[str, fl
     mask = max(longest * crop, min(MASK, keys * crop)) * (size + 1)
     return {
         "rollout: keys and values": cache * size,
-        "rollout: features of images": shown * feature_bytes(config, model_config),
+        # A pass holds features as they come from the tower, and side by side.
+        "rollout: features of images": 2 * shown * feature_size(config, model_config),
         "rollout: a pass": max(tower, layer_bytes(model_config, tokens, size) + picked + mask),
         "rollout: logits": slots * text.vocab_size * 12,
     }
@@ -111,7 +112,7 @@ def update_bytes(config: TrainConfig, model_config) -> dict[str, float]:
     images = prompts * look + config.micro_batch * crop_tokens(config, area)
     checkpointed = torch.cuda.is_available() or config.model != "tiny"
     return {
-        "update: features of images": images * feature_bytes(config, model_config),
+        "update: features of images": 2 * images * feature_size(config, model_config),
         "update: activations": activations(model_config, tokens, completions, size, checkpointed),
         # What completions see, and the same as numbers, which the kernel adds.
         "update: masks": completions * (prompt + completion) * (1 + size),
@@ -127,11 +128,6 @@ def feature_size(config: TrainConfig, model_config) -> int:
     """Bytes of a visual token's features, all levels."""
     levels = FAMILIES[model_config.model_type].count_levels(model_config)
     return levels * model_config.text_config.hidden_size * number_size(config)
-
-
-def feature_bytes(config: TrainConfig, model_config) -> int:
-    """What a pass holds of a visual token's features: as they come from the tower, and side by side."""
-    return 2 * feature_size(config, model_config)
 
 
 def crop_tokens(config: TrainConfig, area: int) -> int:

@@ -11,9 +11,8 @@ import torch
 
 from engine import slots
 from engine.families import head_size
-from engine.slots import GROWTH, SlotEngine
+from engine.slots import GROWTH, Chunk, SlotEngine
 from machine.memory_estimate import GB, sizes
-from rollout import Observation
 from runlog.tables import table
 
 QUESTIONS = 16
@@ -54,9 +53,9 @@ class PlannedEnv:
     def tokens_left(self, i: int) -> int:
         return self.trajectories[i].turns.pop(0)
 
-    def step(self, i: int, tokens, logprobs) -> Observation | None:
+    def step(self, i: int, tokens, logprobs) -> Chunk | None:
         crops = self.trajectories[i].crops
-        return Observation([0] * crops.pop(0), []) if crops else None
+        return Chunk([0] * crops.pop(0), []) if crops else None
 
     def keep_features(self, numbers, features) -> None:
         pass
@@ -95,9 +94,9 @@ class CountingEngine(SlotEngine):
     def next_tokens(self, written) -> torch.Tensor:
         return torch.zeros(len(self.live))  # no end: turns end by their planned length
 
-    def append(self, rows, chunks, images) -> None:
+    def append(self, rows, chunks) -> None:
         for row, chunk in zip(rows, chunks):
-            self.live[row].length += len(chunk)
+            self.live[row].length += len(chunk.ids)
 
     def decode(self, tokens, lengths, positions) -> torch.Tensor:
         seen = self.counted

@@ -37,19 +37,14 @@ def around(original: Image.Image, target: Box) -> Box:
     x1, y1, x2, y2 = target
     left, right = grown(x1, x2, original.width)
     top, bottom = grown(y1, y2, original.height)
-    box = (left, top, right, bottom)
-    return tuple(map(float, box))
+    return float(left), float(top), float(right), float(bottom)
 
 
 def grown(start: float, end: float, most: int) -> tuple[int, int]:
     """A side of a target with its margins, between 0 and `most`."""
     length = end - start
-    margin = MARGIN * length
-    missing = tools.MIN_SIDE - length
-    margin = max(margin, missing / 2)
-    start = max(0, start - margin)
-    end = min(most, end + margin)
-    return int(start), int(end)
+    margin = max(MARGIN * length, (tools.MIN_SIDE - length) / 2)
+    return int(max(0, start - margin)), int(min(most, end + margin))
 
 
 def replaced_region(arm: str, view: tools.View, trajectory, call: tools.Call, rng) -> Box:
@@ -93,11 +88,8 @@ def written_call(view: tools.View, region: Box) -> str:
     sx = view.frame[0] / original.width
     sy = view.frame[1] / original.height
     x1, y1, x2, y2 = region
-    box = (x1 * sx, y1 * sy, x2 * sx, y2 * sy)
-    rounded = map(round, box)
-    numbers = ",".join(map(str, rounded))
-    ending = "]}}</tool_call>"
-    return tools.CALL_OPENING + numbers + ending
+    numbers = [round(x1 * sx), round(y1 * sy), round(x2 * sx), round(y2 * sy)]
+    return tools.CALL_OPENING + ",".join(map(str, numbers)) + "]}}</tool_call>"
 
 
 def show_targets(env, trajectory, view: tools.View) -> None:

@@ -5,7 +5,6 @@ health.py            troubles that the last steps show, each with its remedy
 curves.py            curves.png, and the small curves of the page
 summary.py           a run's result in one sentence
 box_plot.py          where the model's boxes lay around their target: early, middle, late
-patterns.py          search, comparison, confirmation, correction: what a trajectory did with its zooms
 compare.py           several runs in one table; runs that differ in their seed alone share a row
 tables.py            rows of cells as a text or Markdown table
 render.py            report.html: all of this on one page that opens anywhere

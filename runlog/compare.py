@@ -27,32 +27,21 @@ def scores_text(runs: list[Path]) -> str:
 
 
 def comparison(runs: list[Path]) -> tuple[list[str], dict[str, list[list[str]]]]:
-    """Titles, and for each group of runs its rows of cells: arm, number of runs, accuracy by kind."""
-    rows = score_rows(runs)
-    kinds = sorted(set().union(*(row["kinds"] for row in rows)))
-    groups = defaultdict(list)
-    for row in rows:
-        cells = [spread_text(row["kinds"].get(kind), row["runs"]) for kind in kinds]
-        groups[row["group"]].append([row["arm"], str(row["runs"]), *cells])
-    return ["arm", "runs", *kinds], groups
-
-
-def score_rows(runs: list[Path]) -> list[dict]:
-    """A row for each group of runs and each arm: how many runs, and by kind of question the mean accuracy
-    with the lowest and the highest.
+    """Titles, and for each group of runs its rows of cells: arm, number of runs, and by kind of question the
+    mean accuracy with the lowest and the highest.
 
     Runs without scores are left out. An arm counts in the runs that were asked in it.
     """
-    rows = []
-    for label, members in same_but_seed(runs).items():
-        found = defaultdict(list)  # arm -> summaries by kind, one of each run
+    asked = defaultdict(list)  # (group, arm) -> summaries by kind, one of each run
+    for group, members in same_but_seed(runs).items():
         for run in members:
             for arm, summaries in stored_arms(run).items():
-                found[arm].append(summaries)
-        for arm, summaries in found.items():
-            kinds = {kind: spread(summaries, kind) for kind in sorted(set().union(*summaries))}
-            rows.append({"group": label, "arm": arm, "runs": len(summaries), "kinds": kinds})
-    return rows
+                asked[group, arm].append(summaries)
+    kinds = sorted({kind for found in asked.values() for summaries in found for kind in summaries})
+    groups = defaultdict(list)
+    for (group, arm), found in asked.items():
+        groups[group].append([arm, str(len(found)), *(spread_text(found, kind) for kind in kinds)])
+    return ["arm", "runs", *kinds], groups
 
 
 def same_but_seed(runs: list[Path]) -> dict[str, list[Path]]:
@@ -100,18 +89,15 @@ def stored_arms(run: Path) -> dict[str, dict]:
     return found
 
 
-def spread(runs: list[dict], kind: str) -> dict[str, float]:
-    """Mean, lowest and highest accuracy of a kind of question. runs: the summaries by kind, one of each."""
-    accuracy = [summaries[kind]["accuracy"] for summaries in runs if kind in summaries]
-    return {"mean": fmean(accuracy), "low": min(accuracy), "high": max(accuracy)}
+def spread_text(runs: list[dict], kind: str) -> str:
+    """Mean, lowest and highest accuracy of a kind of question. runs: the summaries by kind, one of each.
 
-
-def spread_text(accuracy: dict[str, float] | None, runs: int) -> str:
-    """
-    >>> spread_text({"mean": 0.9, "low": 0.85, "high": 0.95}, 3), spread_text(None, 3)
+    >>> two = [{"read": {"accuracy": 0.85}}, {"read": {"accuracy": 0.95}}]
+    >>> spread_text(two, "read"), spread_text(two, "glance")
     ('0.90 (0.85 to 0.95)', '-')
     """
-    if accuracy is None:
+    known = [summaries[kind]["accuracy"] for summaries in runs if kind in summaries]
+    if not known:
         return "-"
-    text = f"{accuracy['mean']:.2f}"
-    return f"{text} ({accuracy['low']:.2f} to {accuracy['high']:.2f})" if runs > 1 else text
+    text = f"{fmean(known):.2f}"
+    return f"{text} ({min(known):.2f} to {max(known):.2f})" if len(runs) > 1 else text

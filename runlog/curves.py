@@ -1,7 +1,6 @@
 """Curves over the steps: curves.png, what healthy looks like, and the small curves at the page's top."""
 
 import math
-from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -14,7 +13,6 @@ from safe.files import read_rows
 
 LEAST = 8  # trajectories; a mean over fewer is noise, and not drawn
 ZOOM_GAIN = "acc_zoom - acc_no_zoom"  # computed from metrics.jsonl
-COLORS = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray")
 
 
 class Panel(NamedTuple):
@@ -84,24 +82,21 @@ PANELS = (
 
 def draw_curves(runs: list[Path], out: Path) -> None:
     """Write the panels of one run, or of several laid over one another, to a .png file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     series_of = {run: series(run) for run in runs}
     groups = same_but_seed(runs)
     alone = len(groups) == 1
     # Fixed places: to find them (constrained_layout) takes as long as all the rest.
     places = {"left": 0.055, "right": 0.985, "bottom": 0.06, "top": 0.935, "hspace": 0.48, "wspace": 0.16}
-    figure, axes = plt.subplots(4, 3, figsize=(13, 12), sharex=True, gridspec_kw=places)
+    figure = Figure(figsize=(13, 12))
+    axes = figure.subplots(4, 3, sharex=True, gridspec_kw=places)
     for axis, panel in zip(axes.flat, PANELS):
-        colors = cycle(f"tab:{name}" for name in COLORS)
         for label, members in groups.items():
             rows = [series_of[run] for run in members]
             for key in panel.keys if alone else panel.keys[:1]:
                 if any(row.get(key) is not None for row in rows[0]):  # older runs may lack it
-                    draw_line(axis, rows, key, key if alone else label, next(colors))
+                    draw_line(axis, rows, key, key if alone else label)
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel(fill(f"step.   Healthy: {panel.healthy}", 70), fontsize=8)
         axis.tick_params(labelbottom=True)
@@ -119,10 +114,9 @@ def draw_curves(runs: list[Path], out: Path) -> None:
     notes = f"means over {RECENT} steps; {seeds}; without points of fewer than {LEAST} trajectories"
     figure.suptitle(f"{next(iter(groups))[:60]}: {notes}" if alone else notes, fontsize=11)
     figure.savefig(out, dpi=80)
-    plt.close(figure)
 
 
-def draw_line(axis, runs: list[list[dict]], key: str, label: str, color: str) -> None:
+def draw_line(axis, runs: list[list[dict]], key: str, label: str) -> None:
     """A metric over the steps: one run as a thin and a smooth line, several as their mean and a band. runs:
     the rows of each."""
     import numpy as np
@@ -131,12 +125,13 @@ def draw_line(axis, runs: list[list[dict]], key: str, label: str, color: str) ->
     steps = [row["step"] for row in runs[0][:length]]
     values = [smooth([row.get(key) for row in rows[:length]]) for rows in runs]
     values = np.array(values, dtype=float)  # (runs, steps)
+    (line,) = axis.plot(steps, values.mean(0), label=label, zorder=3)  # above what comes behind it
+    color = line.get_color()
     if len(runs) == 1:
         raw = np.array([row.get(key) for row in runs[0]], dtype=float)  # None becomes NaN
         axis.plot(steps, raw, ".-", color=color, alpha=0.25, linewidth=1, markersize=2)
     else:
         axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
-    axis.plot(steps, values.mean(0), color=color, label=label)
 
 
 def series(run: Path) -> list[dict]:

@@ -39,11 +39,14 @@ TROUBLES = {
     ),
     "collapse": (
         below("tool_rate", 0.05),
-        "fewer than 5 % of the trajectories zoom (tool_rate): --curiosity 0.5, or raise --group",
+        "fewer than 5 % of the trajectories zoom (tool_rate): --curiosity 0.5, raise --group, or --bonus"
+        " conditional if it is off; where crops have a price, the price may end the zooming: later"
+        " --price_from, lower --crop_price, or --advantage mean",
     ),
     "same place": (
         above("repeats", 0.3),
-        "more than 30 % of the trajectories look twice at the same place (repeats): lower --max_turns",
+        "more than 30 % of the trajectories look twice at the same place (repeats): lower --max_turns, or"
+        " --bonus conditional if it is off",
     ),
     "fake zoom": (
         above("blind_luck", 0.5),
@@ -56,18 +59,13 @@ TROUBLES = {
         " select the data with select_data.py, or raise --group",
     ),
 }
-BONUS_HELPS = ("collapse", "same place")
 AT_ONCE = ("NaN", "gradient")  # one step is enough
 BREAKDOWNS = ("NaN", "gradient", "garbage", "entropy")
-PRICE_ENDS_ZOOMING = (
-    "fewer than 5 % of the trajectories zoom (tool_rate): the price ends the zooming; later --price_from,"
-    " lower --crop_price, or --advantage mean"
-)
 
 
-def health(rows: list[dict], args: dict | None = None) -> list[tuple[str, str]]:
+def health(rows: list[dict]) -> list[tuple[str, str]]:
     """The troubles of a run that the last steps show: (name, what it is and what to try). rows: of
-    metrics.jsonl. args: the run's flags, by their names of now.
+    metrics.jsonl.
 
     A breakdown does not have to last where another trouble does: its remedy has to come first.
 
@@ -84,34 +82,23 @@ def health(rows: list[dict], args: dict | None = None) -> list[tuple[str, str]]:
     shown = [name for name, (check, _) in TROUBLES.items() if check(last[-1])]
     lasting = [name for name in shown if len(last) == LASTING and all(map(TROUBLES[name][0], last))]
     soon = BREAKDOWNS if lasting else AT_ONCE
-    return [(name, remedy(name, last[-1], args or {})) for name in shown if name in (*lasting, *soon)]
+    return [(name, TROUBLES[name][1]) for name in shown if name in (*lasting, *soon)]
 
 
-def remedy(name: str, row: dict, args: dict) -> str:
-    """What a trouble is and what to try. A price of crops, once it is in force, is the likeliest reason for a
-    collapse."""
-    priced = args.get("crop_price", 0.0) > 0 and row.get("step", 0) > args.get("price_from", 0)
-    if name == "collapse" and priced:
-        return PRICE_ENDS_ZOOMING
-    has_bonus = args.get("bonus") == "conditional"
-    other = ", or --bonus conditional" if name in BONUS_HELPS and not has_bonus else ""
-    return TROUBLES[name][1] + other
-
-
-def print_new_troubles(rows: list[dict], known: set[str], args: dict | None = None) -> bool:
+def print_new_troubles(rows: list[dict], known: set[str]) -> bool:
     """Print the last steps' troubles that are not `known` yet, and add them; returns whether any was new."""
-    fresh = [(name, text) for name, text in health(rows, args) if name not in known]
+    fresh = [(name, text) for name, text in health(rows) if name not in known]
     for name, text in fresh:
         print(f"  UNWELL: {text}", flush=True)
         known.add(name)
     return bool(fresh)
 
 
-def history(rows: list[dict], args: dict | None = None) -> list[dict]:
+def history(rows: list[dict]) -> list[dict]:
     """Every trouble that a run has had, with the first and the last step at which it showed."""
     found = {}
     for end in range(1, len(rows) + 1):
-        for name, text in health(rows[max(0, end - LASTING) : end], args):
+        for name, text in health(rows[max(0, end - LASTING) : end]):
             if name not in found:
                 found[name] = {"name": name, "text": text, "first": first_step(name, rows[:end])}
             found[name]["last"] = rows[end - 1]["step"]

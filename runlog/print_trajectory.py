@@ -14,7 +14,7 @@ from safe.files import fail
 class ViewConfig(Limits):
     """The flags of rollout.py."""
 
-    MOST_USED: ClassVar = ("model", "kind", "number", "member", "group", "temperature", "seed")
+    MOST_USED: ClassVar = "model kind number member group temperature seed"
 
     model: str = flag("tiny", "preset, folder of a model, or checkpoint of a run")
     kind: Literal["read", "compare", "glance"] = flag("read", "of the toy's questions")

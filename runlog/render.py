@@ -3,27 +3,24 @@
 import base64
 import io
 import secrets
-from collections import Counter, defaultdict
 from pathlib import Path
 
 from runlog.box_plot import box_clouds, reach
 from runlog.compare import comparison, labels_of
 from runlog.curves import PANELS, draw_curves, series, small_curves
 from runlog.health import history
-from runlog.patterns import PATTERNS, patterns
 from runlog.runs import run_args
 from runlog.summary import ARM_WORDS, asked, asked_again, health_word, sentence
 from safe.files import read_json, read_rows, write_whole
 
 IMAGE_BYTES = 9_000_000  # of all images in a page; they are made smaller until they fit
 SIDES = (640, 448, 320, 224, 160, 112, 80)  # px
-GROUPS = 250  # most groups of a run in its page, spread over the steps
 TEXT = 4000  # most characters of a turn that are shown
 
 
 def make_page(runs: Path | list[Path], out: Path | None = None, draw: bool = True) -> Path:
     """Write `report.html` of a run, or `compare.html` beside several: sentence, curves, health and scores of
-    all, patterns and trajectories of the first. draw: curves.png, too, which takes a second or two."""
+    all, trajectories of the first. draw: curves.png, too, which takes a second or two."""
     from jinja2 import Environment, FileSystemLoader
 
     runs = [runs] if isinstance(runs, Path) else runs
@@ -53,8 +50,6 @@ def make_page(runs: Path | list[Path], out: Path | None = None, draw: bool = Tru
         clouds=clouds,
         reach=reach(clouds),
         again=again,
-        patterns=count_patterns(rows),
-        pattern_words=PATTERNS,
         compared_titles=titles,
         compared=compared,
         arm_words=ARM_WORDS,
@@ -78,7 +73,7 @@ def run_content(run: Path, label: str) -> dict:
     args = run_args(run)
     stored = read_json(run / "eval.json")
     rows = series(run)
-    troubles = history(rows, args)
+    troubles = history(rows)
     last = rows[-1] if rows else {}
     flags = shareable(args)
     if "protocol" in stored:
@@ -121,35 +116,12 @@ def shareable(args: dict) -> dict:
 
 def shown_rows(run: Path) -> list[dict]:
     """The stored trajectories that go into the page: groups newest first, probe questions oldest first."""
-    rows = spread_out(read_rows(run / "trajectories.jsonl"), GROUPS)
+    rows = read_rows(run / "trajectories.jsonl")
     for row in rows:
-        row["patterns"] = patterns(row)
         row["turns"] = [turn[:TEXT] + (" [cut]" if len(turn) > TEXT else "") for turn in row["turns"]]
         # Bare file names: no path may lead out of the folder.
         row["pictures"] = [Path(name).name for name in row["pictures"]]
     return sorted(rows, key=lambda row: row["step"] if row.get("probe") else -row["step"])
-
-
-def spread_out(rows: list[dict], most: int) -> list[dict]:
-    """Rows of at most `most` groups, evenly over the steps; probe questions always."""
-    groups = list(dict.fromkeys((row["step"], row["id"]) for row in rows if not row.get("probe")))
-    kept = {groups[i * len(groups) // most] for i in range(most)} if len(groups) > most else set(groups)
-    return [row for row in rows if row.get("probe") or (row["step"], row["id"]) in kept]
-
-
-def count_patterns(rows: list[dict]) -> dict:
-    """How often each pattern was found, over all and by step; those that never were are left out."""
-    by_step = defaultdict(Counter)
-    for row in rows:
-        by_step[row["step"]].update(row["patterns"])
-        by_step[row["step"]]["trajectories"] += 1
-    total = sum(by_step.values(), Counter())
-    return {
-        "total": total,
-        "steps": sorted(by_step.items()),
-        "found": [name for name in PATTERNS if total[name]],
-        "never": [name for name in PATTERNS if not total[name]],
-    }
 
 
 def encode(files: list[Path]) -> dict[str, str]:

@@ -30,7 +30,8 @@ LARGEST_SIDE = 640  # px, of images that eval.py stores
 def make_run_folder(config) -> Path:
     """Create the run folder and write its args.json. config: of train.py; without `out` it gets the usual
     name, with a number if that is taken."""
-    run = new_folder(usual_name(config), config.out, Path.exists)
+    # A name that the user has given is used as it is.
+    run = new_folder(usual_name(config), config.out, lambda folder: folder.exists() and not config.out)
     with told_in_a_line(run):
         write_json(run / "args.json", asdict(config) | {"out": str(run), "resume": False})
     return run
@@ -43,16 +44,18 @@ def usual_name(config) -> str:
     return f"runs/{name}-seed{config.seed}" if config.seed else f"runs/{name}"
 
 
-def new_folder(usual: str, wanted: str, taken) -> Path:
+def new_folder(usual: str, wanted: str, fault) -> Path:
     """Make a folder of results, with the folders above it, and return it; one that is there already will do.
 
-    usual: its name if none is wanted, numbered as usual-2, usual-3 and so on while taken(folder) is true.
-    wanted: the name that the user has given, used as it is; "" for none. Ends the script with one line if the
-    folder can't be made.
+    usual: its name if none is wanted, numbered as usual-2, usual-3 and so on while fault(folder) says why it
+    can't be taken. wanted: the name that the user has given, "" for none; one that has a fault ends the
+    script with that line. So does a folder that can't be made.
     """
     folder = Path(wanted or usual)
     number = 2
-    while not wanted and taken(folder):
+    while why := fault(folder):
+        if wanted:
+            fail(f"{wanted} {why}; give another --out")
         folder = Path(f"{usual}-{number}")
         number += 1
     with told_in_a_line(folder):
@@ -127,15 +130,6 @@ def is_shown(step: int, every: int) -> bool:
     while step >= 100 * every:
         every *= 2
     return step % every == 0
-
-
-def image_bytes(config, done: int = 0) -> int:
-    """What the images of a run's page take on the disk at most, from step `done` on. config: of train.py."""
-    shown = sum(is_shown(step, config.show_every) for step in range(done, config.steps))
-    looks = 1 + PROBES
-    crops = (config.group + PROBES) * (config.max_turns - 1)
-    pixels = looks * config.look_pixels + crops * config.crop_pixels
-    return shown * pixels * 3  # a byte a colour, before PNG makes it smaller
 
 
 def store_group(run: Path, step: int, trajectories, tokenizer, *, probe: bool = False) -> None:

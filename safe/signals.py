@@ -1,11 +1,18 @@
 """SIGTERM and Ctrl-C: the first one lets a step be finished and saved, a second one ends at once."""
 
+import ctypes
 import os
 import signal
 import sys
 import threading
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # what a shell expects
+
+
+def die_with_parent() -> None:
+    """End this process where the one that started it is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 class Stopped(BaseException):

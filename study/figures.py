@@ -3,6 +3,8 @@
 from pathlib import Path
 from statistics import fmean
 
+from matplotlib.figure import Figure
+
 from study.arms import EDGES, SIZES, of_size
 from study.stored import Stored, mean_known
 from toy.world import LETTERS
@@ -18,9 +20,6 @@ TRAINED_ON = ((36, 40), (190, 210))  # px, heights of letters
 
 def draw_all(stored: Stored, folder: Path) -> list[str]:
     """Draw what there are scores for; returns the names of the files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     drawn = []
     if stored.runs("base"):
         draw_sizes(stored, folder / "when_not.png")
@@ -33,9 +32,8 @@ def draw_all(stored: Stored, folder: Path) -> list[str]:
 
 def draw_sizes(stored: Stored, file: Path) -> None:
     """Size of the letters against `tool_rate`, and against accuracy."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), constrained_layout=True)
+    figure = Figure((11, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2)
     zooming, reading = axes
     for arm in LINES:
         draw_line(zooming, stored, arm, "zooms")
@@ -53,7 +51,6 @@ def draw_sizes(stored: Stored, file: Path) -> None:
             axis.axvspan(low, high, color="tab:green", alpha=0.15, linewidth=0)
         finish(axis, "height of the letter, px of the image (green: trained on)")
     figure.savefig(file, dpi=90)
-    plt.close(figure)
 
 
 def finish(axis, xlabel: str) -> None:
@@ -98,9 +95,8 @@ def by_size(
 
 def draw_edge(stored: Stored, file: Path) -> None:
     """Crop pixels against `tool_rate`, and against accuracy on `read`, by bonus."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    figure = Figure((10, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     titles = {
         "tool_rate": "tool_rate",
         "accuracy_read": "accuracy on `read`",
@@ -115,7 +111,6 @@ def draw_edge(stored: Stored, file: Path) -> None:
         axis.set_title(f"{title}, steps 31 to 40", fontsize=11)
         finish(axis, "pixels of a crop")
     figure.savefig(file, dpi=90)
-    plt.close(figure)
 
 
 def edge_values(

@@ -20,19 +20,20 @@ from PIL import Image
 from config import Help, run_command
 from runlog.curves import draw_curves
 from runlog.summary import asked_again
+from runlog.tables import table as as_table
 from safe.files import fail, read_json, read_rows, write_whole
-from study.seeds import answers_of, interval_text, mean_text, table, values
+from study.seeds import answers_of, row_cells, table, values
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 RUNS = "runs/readme"  # what the runs' names begin with
-# Rows of the README's table: label, kind of question, arm after, measure.
+# Rows of the README's table: label, kind of question, arm, measure. A forced arm is forced before, too.
 ROWS = [
     ("all", None, "on", "right"),
     ("`read`", "read", "on", "right"),
     ("`compare`", "compare", "on", "right"),
     ("`glance`", "glance", "on", "right"),
-    ("IoU of box and tile (`read`)", "read", "forced", "iou"),
+    ("IoU of forced zooms and tile (`read`)", "read", "forced", "iou"),
 ]
 CONTROLS = {"blank crops": "blank", "random crops": "random", "no tool": "off", "perfect crops": "oracle"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -41,22 +42,16 @@ PAGE = (1280, 1000)  # px of the page that docs/report.png shows
 
 def short_table(runs: list[list[dict]]) -> str:
     """The README's table and a line of controls. runs: for each seed the rows of its answers.jsonl."""
-    head = f"| accuracy | before | before, forced | after (mean of {len(runs)} seeds, 95 %) | lowest seed |"
-    lines = [head, "|---|---|---|---|---|"]
-    for label, kind, arm, measure in ROWS:
-        cells = [label]
-        for asked in ("on", "forced"):  # the base is the same in every run
-            before = answers_of(runs[0], "before", asked, kind)
-            cells.append(mean_text(values(before, measure)))
-        after = [values(answers_of(rows, "after", arm, kind), measure) for rows in runs]
-        means = [fmean(each.values()) for each in after]
-        cells += [interval_text(after), f"{min(means):.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+    mean_title = f"after (mean of {len(runs)} seeds, 95 %)"
+    lines = [["accuracy", "before", "before, forced", mean_title, "lowest seed"]]
+    for line in ROWS:
+        label, before, forced, *after, mean = row_cells(runs, line)
+        lines.append([label, before, forced, mean, min(after)])
     found = []
     for label, arm in CONTROLS.items():
         means = [fmean(values(answers_of(rows, "after", arm, "read"), "right").values()) for rows in runs]
         found.append(f"{label} {fmean(means):.2f}")
-    return "\n".join(lines) + "\n\nControls on `read`: " + ", ".join(found) + "."
+    return as_table(lines, markdown=True) + "\n\nControls on `read`: " + ", ".join(found) + "."
 
 
 def run_times(folders: list[Path]) -> str:
@@ -85,22 +80,19 @@ def put(file: Path, name: str, text: str) -> None:
 
 def draw_zoom(run: Path, file: Path) -> None:
     """One question at the first and the last step at which it was asked: look, boxes, crops, answer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = [row for row in read_rows(run / "trajectories.jsonl") if row.get("probe")]
     name = asked_again(rows)["ids"][0]
     asked = sorted((row for row in rows if row["id"] == name), key=lambda row: row["step"])
     sizes = {"height_ratios": (10, 3), "hspace": 0.02, "wspace": 0.05}
-    figure, axes = plt.subplots(2, 2, figsize=(7, 5.6), gridspec_kw=sizes)
+    figure = Figure(figsize=(7, 5.6))
+    axes = figure.subplots(2, 2, gridspec_kw=sizes)
     for (above, below), row in zip(axes.T, (asked[0], asked[-1])):
         draw_look(above, row, run)
         draw_crop(below, row, run)
     figure.suptitle(asked[0]["question"], fontsize=14, y=0.97)
     figure.savefig(file, dpi=96, bbox_inches="tight")
-    plt.close(figure)
 
 
 def draw_look(axis, row: dict, run: Path) -> None:

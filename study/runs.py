@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 from config import EVAL_SEED, PRESETS, rollout_limits
 from data import load
 from engine.inputs import pixel_budgets
@@ -56,9 +58,8 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str], base: int = 
         if wanted and plain and (arm.name, seed) not in done:
             turns.append((arm, seed))
     print(f"{len(turns)} runs are missing; each adds a line to {stored}", flush=True)
-    began = time.time()
-    for number, (arm, seed) in enumerate(turns, 1):
-        print(f"{number} of {len(turns)}: {arm.name}, seed {seed}", flush=True)
+    for arm, seed in tqdm(turns, unit="run"):
+        tqdm.write(f"{arm.name}, seed {seed}", file=sys.stderr)
         if arm.name in ("selected", "by difficulty"):
             select(folder)
         for other, make in MAKERS.items():
@@ -70,9 +71,6 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str], base: int = 
                 append_rows(stored, {"base": name} | ask_base(other, str(made)))
                 done.add((other, 0))
         append_rows(stored, {"base": name} | do_run(arm, seed, folder, model))
-        minutes = (time.time() - began) / 60
-        left = minutes / number * (len(turns) - number)
-        print(f"  {minutes:.0f} minutes so far, about {left:.0f} to go", flush=True)
 
 
 def make_base(folder: Path, seed: int) -> str:

@@ -7,25 +7,20 @@ over seeds and questions (of a single run: over questions). No figure in it is t
 from statistics import fmean
 
 from evaluation.stats import two_way_interval
+from runlog.tables import table as as_table
 
 # What a row of the table shows: label, kind of question, arm, and what is averaged.
-ACCURACY = [
+LINES = [
     ("accuracy on `read`", "read", "on", "right"),
     ("accuracy on `compare`", "compare", "on", "right"),
     ("accuracy on `glance`", "glance", "on", "right"),
     ("accuracy on all", None, "on", "right"),
-]
-TOOL_RATE = [
     ("`tool_rate` on `read`", "read", "on", "zooms"),
     ("`tool_rate` on `compare`", "compare", "on", "zooms"),
     ("`tool_rate` on `glance`", "glance", "on", "zooms"),
-]
-AIM = [
     ("forced zooms on `read`: IoU with the tile", "read", "forced", "iou"),
     ("forced zooms on `read`: whole letter in the crop", "read", "forced", "holds"),
     ("forced zooms on `compare`: both letters in crops", "compare", "forced", "holds"),
-]
-CONTROLS = [
     ("a blank crop instead: `read`", "read", "blank", "right"),
     ("a blank crop instead: `compare`", "compare", "blank", "right"),
     ("a random crop instead: `read`", "read", "random", "right"),
@@ -63,7 +58,7 @@ def mean_text(by_question: dict[str, float]) -> str:
     return f"{fmean(by_question.values()):.2f}" if by_question else "-"
 
 
-def row_text(runs: list[list[dict]], line: tuple) -> str:
+def row_cells(runs: list[list[dict]], line: tuple) -> list[str]:
     """A line of the table."""
     label, kind, arm, measure = line
     base = runs[0]  # the same base, questions and greedy answers in every run
@@ -77,9 +72,7 @@ def row_text(runs: list[list[dict]], line: tuple) -> str:
         after.append(values(answers, measure))
     cells = [label, mean_text(before)]
     cells.append(mean_text(forced) if arm == "on" else "")
-    cells += map(mean_text, after)
-    cells.append(interval_text(after))
-    return "| " + " | ".join(cells) + " |"
+    return [*cells, *map(mean_text, after), interval_text(after)]
 
 
 def interval_text(after: list[dict[str, float]]) -> str:
@@ -96,6 +89,5 @@ def table(runs: list[list[dict]]) -> str:
     """The whole table. runs: for each seed the rows of its answers.jsonl."""
     seeds = [f"seed {number}" for number in range(len(runs))]
     titles = ["accuracy or fraction", "before", "before, forced", *seeds, "mean (95 %)"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    lines += [row_text(runs, line) for line in ACCURACY + TOOL_RATE + AIM + CONTROLS]
-    return "\n".join(lines)
+    rows = [row_cells(runs, line) for line in LINES]
+    return as_table([titles, *rows], markdown=True)

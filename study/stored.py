@@ -30,10 +30,8 @@ class Stored:
 
     def __init__(self, lines: list[dict]):
         self.by_arm = {}
-        for line in sorted(lines, key=by_seed):
-            arm = line["arm"]
-            self.by_arm.setdefault(arm, [])
-            self.by_arm[arm].append(line)
+        for line in sorted(lines, key=lambda line: line["seed"]):
+            self.by_arm.setdefault(line["arm"], []).append(line)
 
     def runs(self, arm: str) -> list[dict]:
         return self.by_arm.get(arm, [])
@@ -51,12 +49,12 @@ class Stored:
         measure: of MEASURES
         kind: "read" and so on; "" for all
         """
+        column, value = MEASURES[measure]
         table = []
         for line in self.runs(arm):
-            answers = line["asked"].get(asked)
-            if answers:
-                values = MEASURES[measure](answers)
-                table.append(of_kind(values, answers, kind))
+            if answers := line["asked"].get(asked):
+                marked = zip(answers[column], answers["kinds"])  # by the first letter of their kind
+                table.append([float(value(mark)) for mark, own in marked if not kind or own == kind[0]])
         return table
 
     def seed_means(
@@ -79,14 +77,6 @@ class Stored:
                 table.append(metrics[key])
         return table
 
-    def at_the_end(self, arm: str, key: str) -> list[float]:
-        """The mean of a metric over the last ten steps, of each seed."""
-        return [mean_known(row[-10:]) for row in self.metric(arm, key)]
-
-
-def by_seed(line: dict) -> int:
-    return line["seed"]
-
 
 def mean_known(values: list[float | None]) -> float:
     """
@@ -96,67 +86,22 @@ def mean_known(values: list[float | None]) -> float:
     return fmean(value for value in values if value is not None)
 
 
-def of_kind(values: list[float], answers: dict, kind: str) -> list[float]:
-    """The values of the questions of a kind, which are marked by its first letter."""
-    if not kind:
-        return values
-    chosen = []
-    for value, mark in zip(values, answers["kinds"]):
-        if mark == kind[0]:
-            chosen.append(value)
-    return chosen
-
-
-def correct(answers: dict) -> list[float]:
-    return [float(mark) for mark in answers["right"]]
-
-
-def zooms(answers: dict) -> list[float]:
-    return [float(mark != "0") for mark in answers["crops"]]
-
-
-def twice(answers: dict) -> list[float]:
-    """Two crops or more, which `compare` mostly needs."""
-    return [float(mark > "1") for mark in answers["crops"]]
-
-
-def overlap(answers: dict) -> list[float]:
-    """IoU of the first crop; 0 without one."""
-    overlaps = []
-    for first in answers["first"]:
-        overlaps.append(iou(*first) if first else 0.0)
-    return overlaps
-
-
-def centred(answers: dict) -> list[float]:
-    """Does the middle of the first crop lie inside the target?"""
-    inside = []
-    for first in answers["first"]:
-        hit = bool(first) and is_inside(*first)
-        inside.append(float(hit))
-    return inside
-
-
 def is_inside(box, target) -> bool:
     """Does the middle of a box lie inside a target?
 
-    >>> is_inside((0, 0, 10, 10), (4, 4, 20, 20))
-    True
-    >>> is_inside((0, 0, 10, 10), (6, 4, 20, 20))
-    False
+    >>> is_inside((0, 0, 10, 10), (4, 4, 20, 20)), is_inside((0, 0, 10, 10), (6, 4, 20, 20))
+    (True, False)
     """
-    left, top, right, bottom = box
-    x = (left + right) / 2
-    y = (top + bottom) / 2
-    in_width = target[0] < x < target[2]
-    in_height = target[1] < y < target[3]
-    return in_width and in_height
+    x = (box[0] + box[2]) / 2
+    y = (box[1] + box[3]) / 2
+    return target[0] < x < target[2] and target[1] < y < target[3]
 
 
+# What is measured -> where it is stored, question by question, and the value there.
 MEASURES = {
-    "right": correct,  # as it is stored
-    "zooms": zooms,
-    "twice": twice,
-    "iou": overlap,
-    "centred": centred,
+    "right": ("right", int),
+    "zooms": ("crops", lambda mark: mark != "0"),
+    "twice": ("crops", lambda mark: mark > "1"),  # which `compare` mostly needs
+    "iou": ("first", lambda first: iou(*first) if first else 0.0),  # of the first crop; 0 without one
+    "centred": ("first", lambda first: bool(first) and is_inside(*first)),
 }

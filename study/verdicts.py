@@ -46,7 +46,6 @@ DATA = {
     "tiles": MORE_TILES,
     "smaller": SMALLER,
 } | {f"{pixels}px": of_size(pixels) for pixels in SIZES}
-ON = f"{PLAIN} | on"
 FORCED = f"{PLAIN} | forced"
 SAMPLED = f"{PLAIN} | sampled"
 MIXED = f"{ALL_KINDS} | on"

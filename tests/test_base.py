@@ -111,6 +111,7 @@ def test_lessons_are_the_same_for_the_same_step():
     for one, other in zip(first, again):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one if name != "skills")
+        assert one["weights"].dtype == torch.float32  # also where a row has none but whole ones
         heavy = one["weights"] > 0
         assert not (heavy & (one["input_ids"] == processor.image_token_id)).any() and heavy.any()
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 from collections import namedtuple
 
@@ -49,7 +50,7 @@ def test_this_machine_can_do_the_tiny_model_and_every_part_runs(tmp_path):
     )
     assert verdicts["rows, toy"] == verdicts["crops"] == "ok"
     assert found["figures"]["beside TRL's loop"]["rollout"] > 0
-    assert "## CPU: tiny" in done.stdout and "| a step, 4bit | sec_train |" in done.stdout
+    assert "## CPU: tiny" in done.stdout and re.search(r"\| a step, 4bit +\| +sec_train \|", done.stdout)
 
 
 def test_a_big_model_without_a_gpu_a_network_and_a_cache(tmp_path):
@@ -111,7 +112,8 @@ def test_too_little_disk_is_named(monkeypatch):
 @pytest.mark.parametrize("name, size", [("3b", 7.0), ("7b", 15.4), ("32b", 62.3)])
 def test_gigabytes_to_fetch_are_the_published_ones(name, size):
     """Of the Hub's pages: 7.51, 16.6 and 66.9 GB (10^9 bytes)."""
-    assert doctor.weights_gb(config("--model", f"qwen2.5-vl-{name}")) == pytest.approx(size, rel=0.02)
+    weights = doctor.disk_gb(config("--model", f"qwen2.5-vl-{name}"))["weights"]
+    assert weights == pytest.approx(size, rel=0.02)
 
 
 # As in the Hub's config.json: width, MLP width, layers, heads, key heads, vocabulary, tied embeddings; of the

@@ -23,6 +23,7 @@ import eval
 import rollout as rollouts
 import tools
 from benchmarks import BENCHMARKS, IMAGE_COLUMNS, grade, load_benchmark
+from benchmarks.grounding import GROUNDING
 from benchmarks.record import lettered_options
 from config import ARMS, Limits, rollout_limits
 from data import Sample, load
@@ -51,7 +52,6 @@ from grading.boxes import answer_box
 from model import load_model
 from rollout import Trajectory, ZoomEnv, rollout
 
-GROUNDING = [name for name, benchmark in BENCHMARKS.items() if benchmark.kind == "grounding"]
 PICTURE = Image.new("RGB", (400, 200), (90, 120, 30))
 
 

@@ -1,4 +1,4 @@
-"""What a run folder tells: curves, health, patterns, runs beside one another; and the page: hostile text,
+"""What a run folder tells: curves, health, runs beside one another; and the page: hostile text,
 size, and in a browser its filters and slider."""
 
 import html
@@ -18,8 +18,7 @@ from rollout import rollout
 from runlog.compare import same_but_seed
 from runlog.curves import PANELS, ZOOM_GAIN, draw_curves
 from runlog.health import TROUBLES, health, history
-from runlog.patterns import patterns
-from runlog.render import make_page, spread_out
+from runlog.render import make_page
 from runlog.runs import new_folder, observed_texts, run_args, step_text
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1"> \u202ex\x07</script>'
@@ -70,34 +69,6 @@ def make_run(tmp_path):
     return partial(write_run, tmp_path)
 
 
-def test_patterns():
-    row = {
-        "targets": [[0, 0, 50, 50], [100, 100, 150, 150]],
-        "turns": ["a", "b", "c"],
-        "answer": "yes",
-    }
-    assert patterns(row | {"boxes": [[0, 0, 50, 50], [100, 100, 150, 150]]}) == ["comparison"]
-    assert patterns(row | {"boxes": [[60, 60, 90, 90], [0, 0, 40, 40]]}) == ["search"]
-    assert patterns(row | {"boxes": [[0, 0, 50, 50], [0, 0, 48, 50]]}) == ["confirmation"]
-    one = {
-        "targets": [[0, 0, 50, 50]],
-        "boxes": [[0, 0, 50, 50]],
-        "turns": ["the answer is B", "so"],
-    }
-    assert patterns(one | {"answer": "C"}) == ["correction"] and patterns(one | {"answer": "B"}) == []
-    assert patterns(one | {"answer": None, "boxes": [], "turns": []}) == []
-    assert (
-        patterns(one | {"turns": ["red=A", "so"], "answer": "no"}) == []
-    )  # a letter read is no answer taken back
-    assert patterns(one | {"turns": ["red=A", "so"], "answer": "left"}) == []
-
-
-def test_many_groups_are_thinned_evenly_and_probes_kept():
-    rows = [trajectory(step, 0) for step in range(100)] + [trajectory(7, 0, probe=True)]
-    kept = spread_out(rows, 10)
-    assert len(kept) == 11 and [row["step"] for row in kept[:10]] == list(range(0, 100, 10))
-
-
 def test_a_trouble_is_told_with_its_steps():
     rows = [HEALTHY | {"step": s, "tool_rate": 0.01 if 3 <= s <= 9 else 0.9} for s in range(1, 13)]
     (trouble,) = history(rows)
@@ -119,20 +90,16 @@ def test_a_breakdown_is_told_before_what_comes_of_it():
     assert health([row | {"tool_rate": 0.5} for row in rows]) == []
 
 
-def test_the_price_is_named_where_it_ends_the_zooming():
+def test_the_price_is_named_where_nobody_zooms():
     rows = [HEALTHY | {"step": step, "tool_rate": 0.01} for step in range(21, 26)]
-    for args, priced in (
-        ({}, False),
-        ({"crop_price": 0.0}, False),
-        ({"crop_price": 0.05}, True),
-        ({"crop_price": 0.05, "price_from": 24}, True),
-        ({"crop_price": 0.05, "price_from": 25}, False),  # it has yet to begin
-    ):
-        ((name, text),) = health(rows, args)
-        (trouble,) = history(rows, args)
-        assert name == "collapse" and trouble["text"] == text and "fewer than 5 %" in text
-        assert ("the price ends the zooming" in text and "later --price_from" in text) == priced
-        assert ("--bonus conditional" in text) != priced
+    ((name, text),) = health(rows)
+    (trouble,) = history(rows)
+    assert name == "collapse" and trouble["text"] == text and "fewer than 5 %" in text
+    assert (
+        "the price may end the zooming" in text
+        and "later --price_from" in text
+        and "--bonus conditional" in text
+    )
 
 
 def test_remedies_name_flags_that_exist():
@@ -153,9 +120,13 @@ def test_a_folder_gets_a_number_where_its_name_is_taken(tmp_path, capsys):
     folders = [new_folder(usual, "", lambda folder: folder.exists()) for _ in range(3)]
     assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
     assert all(folder.is_dir() for folder in folders)
-    assert new_folder(usual, str(folders[1]), lambda folder: True) == folders[1]  # as the user wants it
+    wanted = str(folders[1])
+    assert new_folder(usual, wanted, lambda folder: "") == folders[1]  # as the user wants it
     with pytest.raises(SystemExit) as end:
-        new_folder("", "/proc/nowhere", lambda folder: False)
+        new_folder(usual, wanted, lambda folder: "is full")
+    assert end.value.code == 2 and f"{wanted} is full; give another --out" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        new_folder("", "/proc/nowhere", lambda folder: "")
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1 and "can't write to the run folder /proc" in said
 

@@ -26,7 +26,7 @@ from data import Sample, load
 from eval import unlike_paper
 from evaluation.ask import answer_text
 from rollout import Trajectory
-from runlog.compare import score_rows, scores_text
+from runlog.compare import comparison, scores_text
 from safe.files import write_json
 from training.settle import read_config
 
@@ -119,8 +119,10 @@ def test_help_has_both_values_and_the_plan_all_flags(tmp_path):
 
 
 def test_names_that_are_known_before_anything_heavy_is_imported():
-    kinds = {name: benchmark.kind for name, benchmark in benchmarks.BENCHMARKS.items()}
-    assert kinds == config.BENCHMARK_KINDS
+    rooms = {"looking": benchmarks.LOOKING, "grounding": benchmarks.GROUNDING}
+    rooms["reasoning"] = benchmarks.REASONING
+    kinds = {name: kind for kind, records in rooms.items() for name in records}
+    assert kinds == config.BENCHMARK_KINDS and kinds.keys() == benchmarks.BENCHMARKS.keys()
 
 
 def test_a_tracker_gets_the_whole_row(build, script, tmp_path):  # noqa: F811
@@ -156,12 +158,14 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
         scores = {"after": {"on": {"all": summary, "read": summary}}, "before": {}}
         (run_folder / "eval.json").write_text(json.dumps(scores))
     folders = [tmp_path / name for name in "abc"]
-    first, second = score_rows(folders)
-    assert (first["group"], first["runs"], second["runs"]) == ("bonus none", 2, 1)
-    found = first["kinds"]["read"]
-    assert (found["low"], found["high"]) == (0.8, 0.9) and abs(found["mean"] - 0.85) < 1e-9
-    (alone,) = score_rows(folders[:2])  # nothing but the seed differs
-    assert alone["runs"] == 2 and alone["group"] == "tiny on toy"
+    titles, groups = comparison(folders)
+    assert titles == ["arm", "runs", "all", "read"]
+    assert groups == {
+        "bonus none": [["after: on", "2", "0.85 (0.80 to 0.90)", "0.85 (0.80 to 0.90)"]],
+        "bonus x": [["after: on", "1", "0.50", "0.50"]],
+    }
+    _, alone = comparison(folders[:2])  # nothing but the seed differs
+    assert {group: row[:2] for group, (row,) in alone.items()} == {"tiny on toy": ["after: on", "2"]}
     others = [
         tmp_path / "x" / "eval",
         tmp_path / "y" / "eval",
@@ -170,8 +174,9 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
         folder.mkdir(parents=True)
         scores = {"arms": {"on": {"all": {"accuracy": 0.5, "tool_rate": 1.0}}}}
         (folder / "eval.json").write_text(json.dumps(scores))
-    rows = score_rows([*folders, *others])
-    assert [row["group"] for row in rows[2:]] == ["x/eval", "y/eval"]
+    _, groups = comparison([*folders, *others])
+    assert list(groups)[2:] == ["x/eval", "y/eval"]
+    assert groups["x/eval"] == [["on", "1", "0.50", "-"]]
     text = scores_text(folders)
     assert "0.85 (0.80 to 0.90)" in text and text.count("after: on") == 2
 
@@ -185,10 +190,14 @@ def test_a_run_of_before_is_compared_by_its_flags_of_now(tmp_path):
         write_json(tmp_path / name / "args.json", args | {"out": name})
         summary = {"accuracy": 0.5, "tool_rate": 1.0}
         write_json(tmp_path / name / "eval.json", {"after": {"on": {"all": summary}}})
-    (both,) = score_rows([tmp_path / "old", tmp_path / "new"])
-    assert both["runs"] == 2
-    rows = score_rows([tmp_path / name for name in ("old", "new", "other")])
-    assert [(row["group"], row["runs"]) for row in rows] == [("crop_price 0.05", 2), ("crop_price 0.1", 1)]
+    _, groups = comparison([tmp_path / "old", tmp_path / "new"])
+    ((both,),) = groups.values()
+    assert both[1] == "2"
+    _, groups = comparison([tmp_path / name for name in ("old", "new", "other")])
+    assert {group: row[1] for group, (row,) in groups.items()} == {
+        "crop_price 0.05": "2",
+        "crop_price 0.1": "1",
+    }
 
 
 def test_the_papers_figures_come_with_what_differs():

@@ -11,7 +11,6 @@ a call it is shown a close-up that has nothing to do with the box. Putting both 
 The same seed gives the same base on the same machine with as many threads, stopped in between or not.
 """
 
-import argparse
 import bisect
 import random
 import re
@@ -28,8 +27,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 import tools
-from config import Help
-from engine.inputs import expand_image_tokens
+from config import flag, parse, run_command
+from engine.inputs import expand_image_tokens, padded
 from grading.answers import find_answer
 from grading.boxes import iou
 from model import ZoomProcessor, load_model
@@ -188,20 +187,18 @@ class Lessons(Dataset):
             for token in self.tokens(text):
                 repeat = next(counts) if token == self.processor.image_token_id else 1
                 ids += [token] * repeat
-                weights += [weight] * repeat
+                weights += [float(weight)] * repeat
         return ids, weights, pixels
 
     def collate(self, rows) -> dict:
         skills, all_ids, all_weights, all_pixels = zip(*rows)
-        longest = max(map(len, all_ids))
-        missing = [longest - len(ids) for ids in all_ids]
-        pad = self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * n for row, n in zip(all_ids, missing)])  # (B, T)
-        weights = [row + [0.0] * n for row, n in zip(all_weights, missing)]
+        ids = padded(all_ids)  # (B, T)
+        real = ids >= 0
+        ids = ids.where(real, self.processor.tokenizer.pad_token_id)
         batch = {
             "input_ids": ids,
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * n for row, n in zip(all_ids, missing)]),
-            "weights": torch.tensor(weights),  # (B, T)
+            "attention_mask": real.long(),
+            "weights": padded(all_weights, 0.0),  # (B, T)
             "skills": list(skills),
             "mm_token_type_ids": (ids == self.processor.image_token_id).int(),
         }
@@ -496,21 +493,25 @@ SKILLS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m toy.make_base", description=__doc__, formatter_class=Help)
-    parser.add_argument("--out", type=Path, default=Path("runs/base"), help="for state, log and base")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of all stages together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="no more than free cores")
-    parser.add_argument("--lr", type=float, default=LR, help="of Muon; AdamW's is 0.4 of it")
-    arguments = parser.parse_args()
-    skills = train(arguments.out, arguments.steps, arguments.seed, arguments.threads, arguments.lr)
-    for name, value in skills.items():
+@dataclass(frozen=True)
+class BaseConfig:
+    """The flags of this script."""
+
+    out: str = flag("runs/base", "for state, log and base")
+    steps: int = flag(STEPS, "of all stages together")
+    seed: int = flag(0, "of weights and lessons")
+    threads: int = flag(2, "no more than free cores")
+    lr: float = flag(LR, "of Muon; AdamW's is 0.4 of it")
+
+
+def main(config: BaseConfig) -> None:
+    out = Path(config.out)
+    for name, value in train(out, config.steps, config.seed, config.threads, config.lr).items():
         bar = STAGES[-1].bar.get(name)
         print(f"{name:20}{value:.3f}" + (f"  (bar {bar})" if bar else ""))
-    base = arguments.out / "base"
+    base = out / "base"
     print(f"the base is in {base}; to use it as the tiny model: rm -r toy/base && cp -r {base} toy/")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, lambda argv: parse(BaseConfig, argv, __doc__)[0])

@@ -8,14 +8,14 @@ The images are the toy's, the rows are what the real ones are like: `vstar` rows
 shows that the road from the paper's files to a zooming model is whole, on a CPU and without a judge.
 """
 
-import argparse
 import io
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
-from safe.files import fail
+from config import check_at_least, flag, parse, run_command
 from toy.world import draw_questions
 
 # File name -> its source, and its part of the rows (the paper's: 0.47, 0.30, 0.23).
@@ -27,25 +27,6 @@ FILES = {
 KINDS = {"vstar": "read", "chart": "compare+glance", "thinklite_eureka": "glance"}
 AFTER = "\nThink first, call **image_zoom_in_tool** if needed, then answer."
 BEFORE = "You FIRST think about the reasoning process, then give the final answer in \\boxed{}.\nQuestion:\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.error = fail
-    parser.add_argument("--out", type=Path, required=True, help="folder of the three files")
-    parser.add_argument("--rows", type=int, default=3000, help="of all files together")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.rows < 20:
-        parser.error("--rows must be at least 20: each file gets some")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, (source, part) in FILES.items():
-        file = arguments.out / name
-        write(file, source, round(arguments.rows * part), arguments.seed)
-        print(f"written: {file}")
-    print(f"to train on them: python train.py --data deepeyes --root {arguments.out}")
 
 
 def write(file: Path, source: str, count: int, seed: int) -> None:
@@ -93,5 +74,24 @@ def hub_question(row: dict, source: str, rng: random.Random) -> tuple[str, str]:
     return f"{text}\nChoices:\n(A) {first}\n(B) {second}", answer
 
 
+@dataclass(frozen=True)
+class RehearsalConfig:
+    """The flags of this script."""
+
+    out: str = flag("rehearsal", "folder of the three files")
+    rows: int = flag(3000, "of all files together")
+    seed: int = flag(0, "of rows and images")
+
+
+def main(config: RehearsalConfig) -> None:
+    check_at_least(20, config, "rows")  # each file gets some
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (source, part) in FILES.items():
+        write(out / name, source, round(config.rows * part), config.seed)
+        print(f"written: {out / name}")
+    print(f"to train on them: python train.py --data deepeyes --root {out}")
+
+
 if __name__ == "__main__":
-    main()
+    run_command(main, lambda argv: parse(RehearsalConfig, argv, __doc__)[0])

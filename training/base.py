@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from config import TrainConfig
-from runlog.runs import image_bytes
 from safe.checkpoints import (
     ASIDE,
     SaveFailed,
@@ -210,9 +209,7 @@ class PatientTrainer(GRPOTrainer):
 
     def train_patiently(self, checkpoint: Path | None) -> None:
         """`train`, which finishes a step when asked to stop: see `REQUEST.number`."""
-        trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
-        done = step_of(checkpoint) if checkpoint else 0
-        check_space(self.run, trained, image_bytes(self.config, done))
+        check_space(self.run, sum(w.numel() for w in self.model.parameters() if w.requires_grad))
         REQUEST.patient = True
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

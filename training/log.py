@@ -1,7 +1,6 @@
 """What a step leaves: its line on the screen and in metrics.jsonl, and a group for the page."""
 
 import time
-from dataclasses import asdict
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -9,7 +8,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from config import rollout_limits
 from evaluation import scores
-from reward import Reward
 from rollout import Trajectory, rollout
 from runlog import runs
 from runlog.health import print_new_troubles
@@ -23,7 +21,7 @@ PAGE_COST = 50  # ... and at least this many times what the last one took
 
 
 class LoggedTrainer(PatientTrainer):
-    """A trainer that writes the run folder.
+    """A trainer that writes the run folder. What a trajectory is paid, `pay`, train.py says.
 
     judge: for answers that rules can't tell, or None. probes: questions that are answered again and again,
     greedily, for the page.
@@ -68,10 +66,6 @@ class LoggedTrainer(PatientTrainer):
                 trajectory.reward = self.pay(trajectory)
             runs.store_group(self.run, step, answers, processor.tokenizer, probe=True)
 
-    def pay(self, trajectory: Trajectory, judge=None, curiosity: float = 0.0) -> Reward:
-        """The reward of a trajectory at this step: train.py says it."""
-        raise NotImplementedError
-
     def log(self, logs: dict, start_time=None) -> None:
         """One line per step: on the screen, in metrics.jsonl, and for the tracker of --report_to."""
         if "loss" not in logs:  # the summary at the end of training
@@ -114,7 +108,7 @@ class LoggedTrainer(PatientTrainer):
             cost = time.time() - began
             self.next_page = time.time() + max(PAGE_EVERY, PAGE_COST * cost)
         guard = self.config.guard
-        is_new = guard != "off" and print_new_troubles(self.rows, self.known_troubles, asdict(self.config))
+        is_new = guard != "off" and print_new_troubles(self.rows, self.known_troubles)
         return asked or (is_new and guard == "stop")
 
     def _save(self, output_dir=None, state_dict=None) -> None:

@@ -94,7 +94,6 @@ function card(row) {
   const parts = [look(row), ...transcript(row), node("p", {}, "answer: ", answer, ` (${row.stop})`)];
   if (row.arm) parts.unshift(node("strong", {}, plain(row.arm)));
   else parts.push(rewardText(row));
-  for (const name of row.patterns) parts.push(node("span", { class: "tag" }, name), " ");
   const verdict = !row.gold ? "" : isCorrect(row) ? " correct" : " wrong";
   return node("article", { class: "card" + verdict }, ...parts);
 }
@@ -199,7 +198,7 @@ function wanted(row) {
   const f = Object.fromEntries(new FormData(form)), yes = (value, is) => value === "" || (value === "yes") === is;
   return (f.step === "" || String(row.step) === f.step) && (f.kind === "" || plain((row.meta || {}).kind) === f.kind)
     && (f.answer === "" || (f.answer === "correct") === isCorrect(row)) && yes(f.zoomed, row.pictures.length > 1)
-    && yes(f.error, row.errors.length > 0) && (f.pattern === "" || row.patterns.includes(f.pattern))
+    && yes(f.error, row.errors.length > 0)
     && (f.least === "" || row.reward.total >= Number(f.least)) && (f.most === "" || row.reward.total <= Number(f.most));
 }
 function showMore() {
