@@ -41,7 +41,7 @@ def seeds_table(folders: list[Path]) -> str:
         if not file.is_file():
             fail(f"{folder} holds no answers.jsonl; give run folders of train.py")
         runs.append(read_rows(file))
-    return table(runs)
+    return table(runs, [folder.name for folder in folders])
 
 
 def main() -> None:

@@ -85,9 +85,8 @@ def interval_text(after: list[dict[str, float]]) -> str:
     return f"{fmean(map(fmean, rows)):.2f} ({low:.2f} to {high:.2f})"
 
 
-def table(runs: list[list[dict]]) -> str:
-    """The whole table. runs: for each seed the rows of its answers.jsonl."""
-    seeds = [f"seed {number}" for number in range(len(runs))]
-    titles = ["accuracy or fraction", "before", "before, forced", *seeds, "mean (95 %)"]
+def table(runs: list[list[dict]], names: list[str]) -> str:
+    """The whole table. runs: for each seed the rows of its answers.jsonl. names: of their columns."""
+    titles = ["accuracy or fraction", "before", "before, forced", *names, "mean (95 %)"]
     rows = [row_cells(runs, line) for line in LINES]
     return as_table([titles, *rows], markdown=True)

@@ -59,7 +59,7 @@ def cells(text: str, label: str) -> list[str]:
 
 
 def test_the_table_is_the_mean_by_hand():
-    text = table([answers(0), answers(1)])
+    text = table([answers(0), answers(1)], ["a", "b"])
     before, forced, first, second, mean = cells(text, "accuracy on `read`")
     assert (before, forced, first, second) == ("0.25", "0.50", "0.50", "0.75")
     low, high = map(float, re.fullmatch(r"0\.62 \((.*) to (.*)\)", mean).groups())
@@ -71,7 +71,7 @@ def test_the_table_is_the_mean_by_hand():
     assert shown[2:] == ["0.75", "0.75", "0.75 (0.25 to 1.00)"]
     assert cells(text, "accuracy on `glance`") == ["-"] * 5  # not asked
     other = [row | {"id": f"other {row['id']}"} for row in answers(1)]
-    assert cells(table([answers(0), other]), "accuracy on `read`")[-1] == "-"  # other questions
+    assert cells(table([answers(0), other], ["a", "b"]), "accuracy on `read`")[-1] == "-"  # other questions
 
 
 def test_the_command(tmp_path):
@@ -80,7 +80,7 @@ def test_the_command(tmp_path):
         lines = [json.dumps(row) + "\n" for row in answers(seed)]
         (tmp_path / f"{seed}" / "answers.jsonl").write_text("".join(lines))
     done = run_script("-m", "study", tmp_path / "0", tmp_path / "1")
-    assert done.returncode == 0 and done.stdout.strip() == table([answers(0), answers(1)])
+    assert done.returncode == 0 and done.stdout.strip() == table([answers(0), answers(1)], ["0", "1"])
 
 
 @pytest.mark.parametrize("argv", [["/nowhere"], ["--nonsense"]])
@@ -465,7 +465,7 @@ def test_the_readmes_table_is_the_mean_by_hand_with_its_lowest_seed():
     assert "mean of 2 seeds" in text.splitlines()[0]
     before, forced, mean, lowest = cells(text, "`read`")
     assert (before, forced, mean.split()[0], lowest) == ("0.25", "0.50", "0.62", "0.50")
-    iou = cells(text, "IoU of forced zooms and tile (`read`)")
+    iou = cells(text, "IoU with its tile (`read`)")
     assert iou[:2] == ["0.25", ""] and iou[3] == "0.25"
     assert "blank crops 0.25, random crops 0.25, no tool 0.25, perfect crops 0.25." in text
 
