@@ -22,7 +22,7 @@ from PIL import Image
 from config import TrainConfig
 from engine.lora import master_lora, sampling_mode
 from engine.shared_prefix import shared_prefix_logprobs, use_shared_prefix
-from engine.slots import SlotEngine
+from engine.slots import Chunk, SlotEngine
 from machine import memory_estimate
 from model import add_lora, config_of, load_model, prepare_libraries
 from rollout import Trajectory
@@ -112,7 +112,7 @@ def count_rollout(model, processor, config: TrainConfig, lengths: Lengths) -> tu
         engine.prefill_waiting(deque([(None, [])] * (slots // config.group)))
 
     def observe():
-        engine.append(range(slots), [lengths.tokens(lengths.crop)] * slots, [[lengths.crop]] * slots)
+        engine.append(range(slots), [Chunk(lengths.tokens(lengths.crop), [lengths.crop])] * slots)
 
     def cache() -> float:
         return sum(buffer.nbytes for buffer in engine.cache.keys + engine.cache.values) / GIB
