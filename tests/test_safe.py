@@ -314,15 +314,15 @@ def test_a_run_of_before_goes_on(copy, capsys):
     with pytest.raises(SystemExit):
         read_config([*again, "--crop_price", "0.1"])
     assert "has --crop_price 0.05 (not 0.1)" in capsys.readouterr().err
-    done = run_script("train.py", *again, "--steps", 5, "--crop_price", "0.05", "--bonus", "none")
+    done = run_script("train.py", *again, "--steps", 12, "--crop_price", "0.05", "--bonus", "none")
     assert done.returncode == 0, done.stderr
     rows = metrics(copy)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows] == list(range(1, 13))
     for row in rows[3:]:
         assert row["reward_tool"] == 0.0 and row["reward_price"] <= 0.0
     assert sum(row["reward_price"] for row in rows[3:]) < 0
     stored = json.loads((copy / "args.json").read_text())
-    now = {"bonus": "none", "crop_price": 0.05, "crop_price_on": "right", "steps": 5, "out": str(copy)}
+    now = {"bonus": "none", "crop_price": 0.05, "crop_price_on": "right", "steps": 12, "out": str(copy)}
     assert stored == flags | now
 
 
