@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -195,7 +195,8 @@ def run_doctor(name: str) -> dict:
     time_estimate.device_speed = lambda device, dtype: time_estimate.Speed(1e11, 1e13, 1e-5)
     with redirect_stdout(StringIO()) as said:
         argv = ["--full", "--data", "toy", "--model", name, "--threads", "1", *as_flags(LIMITS | RUN)]
-        doctor.main(doctor.read_config(argv))
+        with suppress(SystemExit):  # 1: the tiny model does not know looks of this size, and points anywhere
+            doctor.main(doctor.read_config(argv))
     return {"said": said.getvalue()}
 
 
