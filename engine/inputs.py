@@ -17,8 +17,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from engine.families import ON_THE_HOST
 
 
-def padded(rows: list[list], value=-1, side: str = "right") -> torch.Tensor:
-    """Rows of unequal length, and of one type, as a tensor (B, longest).
+def padded(rows: list, value=-1, side: str = "right") -> torch.Tensor:
+    """Rows of unequal length, lists or tensors of one type, as a tensor (B, longest).
 
     >>> padded([[1, 2], [3]])
     tensor([[ 1,  2],

@@ -63,6 +63,7 @@ BEFORE_FRACTION = re.compile(rf"(?<=\d)(?=[¼-¾⅐-⅞]|[{RAISED}]+⁄)")
 THOUSANDS_SPACE = re.compile(r"(?<=\d)[\u00a0\u2007\u2009\u202f](?=\d{3}(?!\d))")
 TIME = re.compile(r"\b0?(\d{1,2}:\d\d) ?([ap])\.?m\b")
 CODE = re.compile(r"(?=.*\d)\w+(?:[ -]\w+)*")  # a number plate, a phone number
+PHONE = 7  # digits from which numbers may be grouped in any way: "100-50" is not "10050"
 MATH = re.compile(r"\$\$?([^$]+)\$\$?(?!\d)")  # not the dollars of "$5 or $6"
 TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 
@@ -183,16 +184,19 @@ def normalise(text: str) -> str:
 
 
 def same_code(prediction: str, gold: str) -> bool:
-    """The same letters and digits, however they are grouped? Five at least: "1 2" is not "12".
+    """The same letters and digits, in other groups?
 
-    >>> [same_code(t, "KD72 WPL") for t in ("kd72wpl", "KD72-WPL", "KD7 WPL")], same_code("-12345", "12345")
-    ([True, True, False], False)
+    >>> [same_code(text, "KD72 WPL") for text in ("kd72wpl", "KD72-WPL", "KD7 WPL")]
+    [True, True, False]
+    >>> same_code("01632-960148", "01632 960148"), same_code("100-50", "10050"), same_code("-12345", "12345")
+    (True, False, False)
     """
     grouped = [normalise(text) for text in (prediction, gold)]
     if not all(map(CODE.fullmatch, grouped)):
         return False
     said, wanted = (re.sub(r"[ -]", "", text) for text in grouped)
-    return said == wanted and len(wanted) > 4
+    are_numbers = any(re.search(r"\d[ -]\d", text) for text in grouped)
+    return said == wanted and (not are_numbers or len(re.findall(r"\d", wanted)) >= PHONE)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from evaluation.stats import holm
 from study.arms import ARMS, AS_TINY, EDGES, PLAIN
 from study.figures import draw_all, edge_values
 from study.runs import SELECT, TRAIN
-from study.stored import IN_TOY, Stored, by_base, with_arms
+from study.stored import Stored, by_base, with_arms
 from study.verdicts import findings
 
 
@@ -32,7 +32,6 @@ def write_page(lines: list[dict], folder: Path) -> Path:
     text = environment.get_template("page.jinja").render(
         found=found,
         bases=list(stores),
-        in_toy=IN_TOY,
         runs=len(trained),
         hours=sum(row["minutes"] * row["runs"] for row in arms) / 60,
         figures=draw_all(stored, folder),

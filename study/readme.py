@@ -46,7 +46,7 @@ def short_table(runs: list[list[dict]]) -> str:
     lines = [["accuracy", "before", "before, forced", mean_title, "lowest seed"]]
     for line in ROWS:
         label, before, forced, *after, mean = row_cells(runs, line)
-        lines.append([label, before, forced, mean, min(after)])
+        lines.append([label, before, forced, mean, min(after, key=float)])
     found = []
     for label, arm in CONTROLS.items():
         means = [fmean(values(answers_of(rows, "after", arm, "read"), "right").values()) for rows in runs]

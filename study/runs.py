@@ -21,7 +21,7 @@ from safe.files import append_rows, fail, read_rows
 from safe.lock import hold
 from study.arms import ARMS, AS_TINY, BASES, CROPS, KEPT, PER_SIZE, QUESTIONS, SIZES, Arm, in_turn, of_size
 from study.bases import MAKERS
-from study.stored import BEFORE, IN_TOY
+from study.stored import BEFORE
 from toy.make_base import LR, STEPS, measure_skills, train
 
 TRAIN = "--eval_size 0 --show_every 1000 --save_every 10"
@@ -43,7 +43,7 @@ def do_all(folder: Path, stored: Path, seeds: int, only: list[str], base: int = 
     folder = folder / f"base-{base}"
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder)  # two at once would do the same runs
-    name = f"base {base}" if base else IN_TOY
+    name = f"base {base}"
     lines = read_rows(stored)
     done = {(line["arm"], line["seed"]) for line in lines if line.get("base", BEFORE) == name}
     model = make_base(folder, base) if base else "tiny"

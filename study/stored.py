@@ -6,8 +6,7 @@ from grading.boxes import iou
 
 # The bases that runs start from, those first by which a claim is judged if they have all its arms.
 BEFORE = "the base before"  # of runs whose line names none
-BASES_ASKED = ("base 0", "base 1", BEFORE)
-IN_TOY = "base 0"  # the one in toy/base
+BASES_ASKED = ("base 0", "base 1", BEFORE)  # base 0 is the one in toy/base
 
 
 def by_base(lines: list[dict]) -> dict[str, "Stored"]:

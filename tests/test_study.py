@@ -25,7 +25,7 @@ from study.arms import ARMS, BASES, PER_SIZE, PLAIN, QUESTIONS, SIZES, Arm, ask,
 from study.page import write_page
 from study.runs import CURVE_DATA
 from study.seeds import table
-from study.stored import BASES_ASKED, BEFORE, IN_TOY, Stored, by_base
+from study.stored import BASES_ASKED, BEFORE, Stored, by_base
 from study.verdicts import FORCED, MIXED, SAMPLED
 from toy import lessons
 
@@ -333,7 +333,7 @@ def test_runs_are_done_once_and_asked(tmp_path, monkeypatch):
     study.runs.do_all(tmp_path / "runs", stored, 2, [])
     base, first, second = map(json.loads, stored.read_text().splitlines())
     assert (base["arm"], first["seed"], second["seed"]) == ("base", 0, 1)
-    assert {line["base"] for line in (base, first, second)} == {IN_TOY}
+    assert {line["base"] for line in (base, first, second)} == {"base 0"}
     assert len(first["metrics"]["tool_rate"]) == 2
     answers = first["asked"]["toy | on"]
     assert len(answers["kinds"]) == len(answers["right"]) == len(answers["crops"]) == 6

@@ -1,7 +1,7 @@
 """Make the tiny base: a Qwen2.5-VL of under 3 M parameters, with the skills that the large models have before
 any RL.
 
-    python -m toy.make_base --out runs/base            # some 100 minutes on 2 cores; goes on if stopped
+    python -m toy.make_base --out runs/base            # 80 to 110 minutes on 2 cores; goes on if stopped
 
 It learns, supervised and from scratch, in the stages below, to read a letter in a close-up, to give the box
 of a named tile, to answer at first sight, and to call the tool now and then, with boxes that are too wide,

@@ -21,7 +21,7 @@ PAGE_COST = 50  # ... and at least this many times what the last one took
 
 
 class LoggedTrainer(PatientTrainer):
-    """A trainer that writes the run folder. What a trajectory is paid, `pay`, train.py says.
+    """A trainer that writes the run folder. Its subclass in train.py says what a trajectory is paid (`pay`).
 
     judge: for answers that rules can't tell, or None. probes: questions that are answered again and again,
     greedily, for the page.
