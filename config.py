@@ -106,7 +106,7 @@ class TrainConfig(Limits):
     allow_outside: bool = flag(False, "rows may name images outside the data set's folder")
     limit: int = flag(0, "questions to train on at most, 0 for all (a first run: 2000)")
     mix: str = flag("", "ratio between sources, such as vstar:47,chart:30,thinklite_eureka:23")
-    steps: int = flag(160, "optimiser steps, each on fresh trajectories")
+    steps: int = flag(120, "optimiser steps, each on fresh trajectories")
     prompts: int = flag(16, "questions per step")
     group: int = flag(8, "trajectories per question, compared with one another")
     tool: Literal["on", "off", "blank"] = flag("on", "off: no zoom on offer, text alone; blank: grey crops")

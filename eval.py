@@ -1,7 +1,7 @@
 """Score a model, with controls that show whether it looks: the same questions with the crop real, blank,
 random, perfect or another thing's, without the tool, and with the call opened for it.
 
-    python eval.py --model runs/tiny-toy/checkpoint-160 --data toy
+    python eval.py --model runs/tiny-toy/checkpoint-120 --data toy
     python eval.py --model qwen2.5-vl-7b --data vstar --arms on,off,blank        # a benchmark of the paper
     python eval.py --model qwen2.5-vl-3b --ask photo.jpg "What does the sign say?"
 

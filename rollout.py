@@ -1,7 +1,7 @@
 """The interleaved loop: think -> zoom -> look at the crop -> ... -> answer.
 
     python rollout.py                   # one question of the toy, turn by turn, as it happened
-    python rollout.py --model runs/tiny-toy/checkpoint-160 --kind compare
+    python rollout.py --model runs/tiny-toy/checkpoint-120 --kind compare
 
 `ZoomEnv` is the environment: `reset` shows a question, `step` takes a turn of the model, carries out its
 call and returns the crop. It records all trajectories. One of two engines runs the model: `GenerateEngine`

@@ -68,7 +68,7 @@ SLOW = [pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:]]
 
 def read(command: str, place) -> tuple[str, list[str]]:
     """The script or module of a command, and all words from there on; a star is read as a shell reads it."""
-    command = command.replace("checkpoint-160", "checkpoint-2").replace("--seeds 0,1,2", "--seeds 0,1")
+    command = command.replace("checkpoint-120", "checkpoint-2").replace("--seeds 0,1,2", "--seeds 0,1")
     words = shlex.split(command)
     words = [name for word in words for name in (sorted(glob.glob(word, root_dir=place)) or [word])]
     assert words[0] in ("python", "torchrun"), command

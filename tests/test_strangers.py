@@ -357,7 +357,7 @@ def test_a_file_of_flags_is_not_read(tmp_path):
         text=True,
         env=environment,
     )
-    assert done.stdout.split()[-1] == "160", done.stderr
+    assert done.stdout.split()[-1] == str(TrainConfig().steps), done.stderr
 
 
 # --------------------------------------------------------------------------------------------------
