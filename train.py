@@ -7,10 +7,11 @@ arXiv 2505.14362).
     torchrun --standalone --nproc-per-node 2 train.py ...          # two GPUs
 
 One step: sample a group of trajectories for each question, score them, compare each with its group, and raise
-the probability of what did better. All of it stands in this file, in the order in which it happens:
+the probability of what did better. All of it stands in this file:
 
     sample_groups      trajectories (rollout.py), rewards (reward.py), advantages
     policy_logprobs    the forward pass of the update: what the policy now says of the tokens it sampled
+                       (--engine slots, the default: the same, faster, by engine/shared_prefix.py)
     compute_loss       the GRPO loss of a micro-batch, and `average`, over which tokens it is a mean
 
 As in the paper's release there is no KL term by default, and one update on each rollout; token losses are
@@ -106,9 +107,10 @@ class ZoomGRPOTrainer(LoggedTrainer):
         training_step           training/base.py    once for each micro-batch, in place of TRL's:
           _prepare_inputs       train.py            the next micro-batch; before the first one a rollout:
             sample_groups       train.py              rollout(), score(), group_advantages()
-            note_rollout        training/log.py       statistics, a group for the page
+              note_rollout      training/log.py       statistics, a group for the page
           compute_loss          train.py            policy_logprobs() or shared_prefix_logprobs(), the loss
           backward              accelerate
+        leave_out_bad_update    training/base.py    drops an update that holds NaN or infinity
         optimizer.step          transformers        and its schedule, once all micro-batches are through
         log                     training/log.py     a line of metrics.jsonl
         _save_checkpoint        training/base.py
