@@ -301,7 +301,7 @@ def measured(model):
         counts["decode_steps"] += length == 1
 
     def count_images(module, args, kwargs):
-        counts["pictures"] += len(kwargs.get("grid_thw", args[1] if len(args) > 1 else ()))
+        counts["images"] += len(kwargs.get("grid_thw", args[1] if len(args) > 1 else ()))
 
     first = model.model.language_model.layers[0].input_layernorm  # every engine passes here
     hooks = [first.register_forward_pre_hook(count_tokens)]
@@ -535,7 +535,7 @@ def cells_of(result: dict, kind: str, name: str) -> dict[str, str]:
         cells["model tokens/s"] = f"{result['model_tokens'] / seconds:.0f}"
         cells["decode steps"] = f"{figures['decode_steps']:.0f}"
     cells["prefill tokens" if kind == "rollout" else "tokens computed"] = f"{figures['prefill_tokens']:.0f}"
-    cells["images encoded"] = f"{figures.get('pictures', 0):.0f}"
+    cells["images encoded"] = f"{figures.get('images', 0):.0f}"
     cells["peak MB"] = f"{figures['peak_mb']:.0f}"
     cells["s"] = f"{seconds:.2f}"
     cells["times TRL's speed"] = f"{times_trl(result['figures'], kind, name):.1f}"
@@ -595,7 +595,7 @@ def whole_run(folder: Path, seed: int) -> str:
     # The clock of an update runs from the end of the rollout: storing a group lies before that
     seconds["updates"] = sum(row["sec_train"] for row in steps)
     seconds["rest"] = whole - seconds.total()
-    rows = [["part", "seconds", "share"]]
+    rows = [["part", "seconds", "fraction"]]
     rows += [[part, f"{value:.1f}", f"{value / whole:.2f}"] for part, value in seconds.most_common()]
     return table([*rows, ["all", f"{whole:.1f}", "1.00"]], markdown=True)
 

@@ -284,7 +284,7 @@ def usual_limits(model: str) -> Limits:
     return big_limits()
 
 
-def fill_limits(config, given: set[str]):
+def fill_limits(config: Limits, given: set[str]) -> Limits:
     """The config with the limits that were not given: as in the run that wrote the checkpoint, else as usual.
 
     config: any whose `model` is a preset, folder, Hub name, or a checkpoint inside a run folder.
@@ -409,7 +409,7 @@ def hint(unknown: list[str], known) -> str:
     return "see --help"
 
 
-def check_at_least(least: float, config, names: str) -> None:
+def check_at_least(least: float, config: object, names: str) -> None:
     """End the script if one of these flags is smaller, or no number at all."""
     for name in names.split():
         if not least <= getattr(config, name) < 2**32:  # false for NaN, too
@@ -483,7 +483,7 @@ def arrange_help(parser: argparse.ArgumentParser, kind) -> None:
             flags[name].help += f" (big: {big[name]})"
 
 
-def flags_text(config) -> str:
+def flags_text(config: Limits) -> str:
     """All flags in force, as they would be typed, each in a line."""
     lines = []
     for name, value in asdict(config).items():

@@ -119,7 +119,7 @@ class SlotCache:
 
 
 class SlotEngine:
-    """Runs `episodes` (see rollout.py) with at most `slots` trajectories at a time."""
+    """Runs an environment, the ZoomEnv of rollout.py, with at most `slots` trajectories at a time."""
 
     use_graphs = True  # on a GPU; bench.py and doctor.py switch them off
 

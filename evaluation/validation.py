@@ -143,7 +143,7 @@ def aim_of(rows: list[dict]) -> dict[str, float]:
         return {}
     width = mean(box[2] - box[0] for box, _ in boxes["after"])
     height = mean(box[3] - box[1] for box, _ in boxes["after"])
-    resized = [(of_size(box, width, height), targets) for box, targets in boxes["before"]]
+    resized = [(resized_box(box, width, height), targets) for box, targets in boxes["before"]]
     return {
         "before": mean_iou(boxes["before"]),
         "before, at the size of after": mean_iou(resized),
@@ -156,10 +156,10 @@ def mean_iou(pairs) -> float:
     return mean(max(iou(box, target) for target in targets) for box, targets in pairs)
 
 
-def of_size(box, width: float, height: float):
+def resized_box(box, width: float, height: float):
     """The box of this size around the same centre.
 
-    >>> of_size((0, 0, 10, 10), 4, 2)
+    >>> resized_box((0, 0, 10, 10), 4, 2)
     (3.0, 4.0, 7.0, 6.0)
     """
     x = (box[0] + box[2]) / 2

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
-from config import as_now
+from config import TrainConfig, as_now
 from safe.files import append_rows, fail, file_name, read_json, write_json
 
 PROBES = 6  # questions whose answers are stored again and again
@@ -27,7 +27,7 @@ LARGEST_SIDE = 640  # px, of images that eval.py stores
 # The folder.
 
 
-def make_run_folder(config) -> Path:
+def make_run_folder(config: TrainConfig) -> Path:
     """Create the run folder and write its args.json. config: of train.py; without `out` it gets the usual
     name, with a number if that is taken."""
     # A name that the user has given is used as it is.
@@ -37,7 +37,7 @@ def make_run_folder(config) -> Path:
     return run
 
 
-def usual_name(config) -> str:
+def usual_name(config: TrainConfig) -> str:
     """The run folder where none is given: the model, the data, and the seed if it is not the usual one."""
     name = f"{Path(config.model).name}-{Path(config.data).name}"
     name = name.replace(":", "-")  # of a variant of the toy

@@ -2,29 +2,28 @@
 
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
-from safe.files import fail
+from filelock import FileLock, Timeout
 
-HELD = {}  # folders -> open files: a lock ends with its file
+from safe.files import fail, write_whole
+
+HELD = {}  # folders -> their locks: one is given up when nothing refers to it
 
 
 def hold(folder: Path) -> None:
     """Lock a folder, or end the script with a line that says who holds it."""
     place = folder.resolve()
-    if place in HELD or sys.platform == "win32":  # no flock there
+    if place in HELD:
         return
-    import fcntl
-
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    lock = FileLock(folder / ".lock", blocking=False)
+    holder = folder / ".holder"  # a lock's own file is emptied by whoever tries to take it
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
-        fail(f"{folder} is in use by {holder}")
+        lock.acquire()
+    except Timeout:
+        known = holder.read_text(errors="replace") if holder.exists() else "another process"
+        fail(f"{folder} is in use by {known}")
     began = time.strftime("%Y-%m-%d %H:%M")
-    os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {socket.gethostname()}, since {began}\n".encode())
-    HELD[place] = file
+    write_whole(holder, f"process {os.getpid()} on {socket.gethostname()}, since {began}")
+    HELD[place] = lock

@@ -54,7 +54,7 @@ def values(answers: list[dict], measure: str) -> dict[str, float]:
     return by_question
 
 
-def mean_text(by_question: dict[str, float]) -> str:
+def mean_of_questions(by_question: dict[str, float]) -> str:
     return f"{fmean(by_question.values()):.2f}" if by_question else "-"
 
 
@@ -70,9 +70,9 @@ def row_cells(runs: list[list[dict]], line: tuple) -> list[str]:
     for rows in runs:
         answers = answers_of(rows, "after", arm, kind)
         after.append(values(answers, measure))
-    cells = [label, mean_text(before)]
-    cells.append(mean_text(forced) if arm == "on" else "")
-    return [*cells, *map(mean_text, after), interval_text(after)]
+    cells = [label, mean_of_questions(before)]
+    cells.append(mean_of_questions(forced) if arm == "on" else "")
+    return [*cells, *map(mean_of_questions, after), interval_text(after)]
 
 
 def interval_text(after: list[dict[str, float]]) -> str:

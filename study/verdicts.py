@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import fmean
 
 from evaluation.stats import detectable, difference_interval, permutation_p, two_way_interval
-from evaluation.validation import of_size as resized
+from evaluation.validation import resized_box
 from grading.boxes import iou
 from study.arms import ALL_KINDS, ARMS, BASES, KEPT, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
 from study.stored import MEASURES, Stored, mean_known, with_arms
@@ -284,7 +284,7 @@ def as_large(stored: Stored, arm: str) -> Row:
         height = fmean(box[3] - box[1] for box, _ in own)
         overlaps = []
         for crop in first_crops(stored.runs("base")[0]):
-            overlaps.append(iou(resized(crop[0], width, height), crop[1]) if crop else 0.0)
+            overlaps.append(iou(resized_box(crop[0], width, height), crop[1]) if crop else 0.0)
         table.append(overlaps)
     return Row(list(map(fmean, table)), table)
 

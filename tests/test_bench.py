@@ -21,13 +21,13 @@ def test_arms_do_the_same_work(tmp_path):
     rollouts, updates = figures["figures"]["rollout"], figures["figures"]["update"]
     # Each image once against once a member a turn; each prompt once against once a member.
     distinct = 2 + figures["crops"]
-    assert rollouts["slots"]["pictures"] == rollouts["generate"]["pictures"] == distinct
+    assert rollouts["slots"]["images"] == rollouts["generate"]["images"] == distinct
     assert (
-        rollouts["trl"]["pictures"] > 8 + figures["crops"]
-        and updates["trl"]["pictures"] == 8 + figures["crops"]
+        rollouts["trl"]["images"] > 8 + figures["crops"]
+        and updates["trl"]["images"] == 8 + figures["crops"]
     )
     # The rollout has seen them
-    assert "pictures" not in updates["slots"] and "pictures" not in updates["generate"]
+    assert "images" not in updates["slots"] and "images" not in updates["generate"]
     assert rollouts["slots"]["prefill_tokens"] <= rollouts["generate"]["prefill_tokens"]
     assert rollouts["generate"]["prefill_tokens"] < rollouts["trl"]["prefill_tokens"] / 2
     assert updates["generate"]["prefill_tokens"] <= updates["trl"]["prefill_tokens"]

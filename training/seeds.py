@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from config import TrainConfig
 from runlog.compare import scores_text
 from runlog.render import make_page
 from runlog.runs import usual_name
@@ -16,7 +17,7 @@ from safe.signals import CODES
 OWN = ("seeds", "out", "resume")  # flags that each run gets from here
 
 
-def run_seeds(config, argv: list[str]) -> int:
+def run_seeds(config: TrainConfig, argv: list[str]) -> int:
     """Do or finish all runs; returns the exit code. argv: of train.py."""
     begin = config.out.rstrip("/") or usual_name(config)
     runs = []
