@@ -2,6 +2,8 @@
 
 sympy can be made to compute for ever by a dozen characters (`9!!!`), and what a model writes is not to be
 trusted. The process starts with the first formula, and ends with the one that started it.
+
+It is no worker of multiprocessing: that would import the training script anew, with torch.
 """
 
 import json
