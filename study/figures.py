@@ -1,7 +1,9 @@
 """The figures of the study: seeds as dots."""
 
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
+from textwrap import shorten
 
 from matplotlib.figure import Figure
 
@@ -16,11 +18,45 @@ LINES = {  # of the curve of letter sizes
     "priced": ("tab:blue", "a price on crops of correct answers"),
 }
 TRAINED_ON = ((36, 40), (190, 210))  # px, heights of letters
+COLOURS = {"supported": "tab:green", "refuted": "tab:red", "undecided": "tab:grey"}  # of a claim's seeds
 
 
-def draw_all(stored: Stored, folder: Path) -> list[str]:
+def draw_claims(found: list, file: Path) -> None:
+    """All findings that have been judged, two panels abreast: their rows, a dot for each seed."""
+    judged = [(number, finding) for number, finding in enumerate(found, 1) if finding.dots]
+    pairs = list(zip_longest(judged[::2], judged[1::2]))
+    heights = [1 + max(len(panel[1].dots) for panel in pair if panel) for pair in pairs]
+    figure = Figure((14, 0.24 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(pairs), 2, squeeze=False, height_ratios=heights)
+    for axis, panel in zip(axes.flat, chain(*pairs)):
+        if panel:
+            draw_claim(axis, *panel)
+        else:
+            axis.set_visible(False)
+    figure.savefig(file, dpi=90)
+
+
+def draw_claim(axis, number: int, finding) -> None:
+    colour = COLOURS[finding.word]
+    for y, (_, values) in enumerate(finding.dots):
+        axis.scatter(values, [y] * len(values), color=colour, s=22, alpha=0.6)
+    labels = [shorten(label.replace("`", ""), 60, placeholder=" ...") for label, _ in finding.dots]
+    axis.set_yticks(range(len(labels)), labels, fontsize=7)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, -0.05), max(high, 1.05))
+    axis.tick_params("x", labelsize=7)
+    axis.grid(alpha=0.3)
+    title = f"{number}. {finding.claim}: {finding.word}".replace("*", "")
+    axis.set_title(title, fontsize=8, loc="right", color=colour)
+
+
+def draw_all(stored: Stored, found: list, folder: Path) -> list[str]:
     """Draw what there are scores for; returns the names of the files."""
     drawn = []
+    if any(finding.dots for finding in found):
+        draw_claims(found, folder / "study.png")
+        drawn.append("study.png")
     if stored.runs("base"):
         draw_sizes(stored, folder / "when_not.png")
         drawn.append("when_not.png")

@@ -34,7 +34,7 @@ def write_page(lines: list[dict], folder: Path) -> Path:
         bases=list(stores),
         runs=len(trained),
         hours=sum(row["minutes"] * row["runs"] for row in arms) / 60,
-        figures=draw_all(stored, folder),
+        figures=draw_all(stored, found, folder),
         edge=edge_rows(stored),
         arms=arms,
         train=TRAIN,
