@@ -95,7 +95,9 @@ def draw_curves(runs: list[Path], out: Path) -> None:
         for label, members in groups.items():
             rows = [series_of[run] for run in members]
             for key in panel.keys if alone else panel.keys[:1]:
-                if any(row.get(key) is not None for row in rows[0]):  # older runs may lack it
+                known = [row[key] for row in rows[0] if row.get(key) is not None]  # older runs may lack it
+                # A part that is 0 in every step says nothing; what the panel is about is drawn all the same.
+                if any(known) or (known and key == panel.keys[0]):
                     draw_line(axis, rows, key, key if alone else label)
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel(fill(f"step.   Healthy: {panel.healthy}", 70), fontsize=8)

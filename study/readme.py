@@ -60,7 +60,7 @@ def run_times(folders: list[Path]) -> str:
         rows = read_rows(folder / "metrics.jsonl")
         minutes.append(sum(row["sec_rollout"] + row["sec_train"] for row in rows) / 60)
     return (
-        f"Rollouts and updates took {min(minutes):.0f} to {max(minutes):.0f} minutes a run, without scoring."
+        f"Rollouts and updates took {min(minutes):.1f} to {max(minutes):.1f} minutes a run, without scoring."
     )
 
 
