@@ -1,6 +1,7 @@
 """Curves over the steps: curves.png, what healthy looks like, and the small curves at the page's top."""
 
 import math
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -95,7 +96,8 @@ def draw_curves(runs: list[Path], out: Path) -> None:
         for label, members in groups.items():
             rows = [series_of[run] for run in members]
             for key in panel.keys if alone else panel.keys[:1]:
-                known = [row[key] for row in rows[0] if row.get(key) is not None]  # older runs may lack it
+                every = chain(*rows)
+                known = [row[key] for row in every if row.get(key) is not None]  # older runs may lack it
                 # A part that is 0 in every step says nothing; what the panel is about is drawn all the same.
                 if any(known) or (known and key == panel.keys[0]):
                     draw_line(axis, rows, key, key if alone else label)

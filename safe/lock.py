@@ -17,13 +17,16 @@ def hold(folder: Path) -> None:
     place = folder.resolve()
     if place in HELD:
         return
-    lock = FileLock(folder / ".lock", blocking=False)
-    holder = folder / ".holder"  # a lock's own file is emptied by whoever tries to take it
+    # A soft lock, a mere file, would outlive a process that is killed.
+    lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    holder = folder / ".holder"  # what its file says is the library's business
+    began = time.strftime("%Y-%m-%d %H:%M")
     try:
         lock.acquire()
+        write_whole(holder, f"process {os.getpid()} on {socket.gethostname()}, since {began}")
     except Timeout:
         known = holder.read_text(errors="replace") if holder.exists() else "another process"
         fail(f"{folder} is in use by {known}")
-    began = time.strftime("%Y-%m-%d %H:%M")
-    write_whole(holder, f"process {os.getpid()} on {socket.gethostname()}, since {began}")
+    except OSError as error:  # some network file systems have no locks
+        fail(f"can't lock {folder}: {error.strerror}; give an --out on a disk of this machine")
     HELD[place] = lock

@@ -38,9 +38,10 @@ def draw_claims(found: list, file: Path) -> None:
 
 def draw_claim(axis, number: int, finding) -> None:
     colour = COLOURS[finding.word]
-    for y, (_, values) in enumerate(finding.dots):
+    dots = [(label, values) for label, values in finding.dots if max(values) <= 1]  # not the numbers of steps
+    for y, (_, values) in enumerate(dots):
         axis.scatter(values, [y] * len(values), color=colour, s=22, alpha=0.6)
-    labels = [shorten(label.replace("`", ""), 60, placeholder=" ...") for label, _ in finding.dots]
+    labels = [shorten(label.replace("`", ""), 60, placeholder=" ...") for label, _ in dots]
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     low, high = axis.get_xlim()
@@ -51,17 +52,17 @@ def draw_claim(axis, number: int, finding) -> None:
     axis.set_title(title, fontsize=8, loc="right", color=colour)
 
 
-def draw_all(stored: Stored, found: list, folder: Path) -> list[str]:
-    """Draw what there are scores for; returns the names of the files."""
+def draw_all(found: list, sizes: Stored, edge: Stored, folder: Path) -> list[str]:
+    """Draw what there are scores for; returns the names of the files. sizes, edge: the runs of a base."""
     drawn = []
     if any(finding.dots for finding in found):
         draw_claims(found, folder / "study.png")
         drawn.append("study.png")
-    if stored.runs("base"):
-        draw_sizes(stored, folder / "when_not.png")
+    if sizes.runs("base"):
+        draw_sizes(sizes, folder / "when_not.png")
         drawn.append("when_not.png")
-    if stored.runs("no bonus, 3136"):
-        draw_edge(stored, folder / "knife_edge.png")
+    if edge.runs("no bonus, 3136"):
+        draw_edge(edge, folder / "knife_edge.png")
         drawn.append("knife_edge.png")
     return drawn
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from evaluation.stats import holm
 from study.arms import ARMS, AS_TINY, EDGES, PLAIN
-from study.figures import draw_all, edge_values
+from study.figures import LINES, draw_all, edge_values
 from study.runs import SELECT, TRAIN
 from study.stored import Stored, by_base, with_arms
 from study.verdicts import findings
@@ -18,7 +18,8 @@ def write_page(lines: list[dict], folder: Path) -> Path:
     """Write study.md and its figures into a folder; returns the page. lines: of study.jsonl."""
     stores = by_base(lines)
     found = findings(stores)
-    stored = first_with(stores, ("base", "priced", "no bonus, 3136"))
+    sizes_base, sizes = first_with(stores, ("base", *LINES))
+    edge_base, edge = first_with(stores, ("base", "no bonus, 3136"))
     tested = [finding for finding in found if finding.p]
     corrected = holm([finding.p[0] for finding in tested])
     for finding, after_holm in zip(tested, corrected):
@@ -34,8 +35,10 @@ def write_page(lines: list[dict], folder: Path) -> Path:
         bases=list(stores),
         runs=len(trained),
         hours=sum(row["minutes"] * row["runs"] for row in arms) / 60,
-        figures=draw_all(stored, found, folder),
-        edge=edge_rows(stored),
+        figures=draw_all(found, sizes, edge, folder),
+        sizes_base=sizes_base,
+        edge_base=edge_base,
+        edge=edge_rows(edge),
         arms=arms,
         train=TRAIN,
         as_tiny=AS_TINY,
@@ -46,9 +49,9 @@ def write_page(lines: list[dict], folder: Path) -> Path:
     return page
 
 
-def first_with(stores: dict[str, Stored], arms) -> Stored:
-    """The runs of the first base that has these arms, for figures that need them all."""
-    return next(iter([*with_arms(stores, arms).values(), *stores.values()]), Stored([]))
+def first_with(stores: dict[str, Stored], arms) -> tuple[str, Stored]:
+    """The first base that has all these arms, else the first one, and its runs."""
+    return next(iter([*with_arms(stores, arms).items(), *stores.items()]), ("", Stored([])))
 
 
 def seed_text(value: float) -> str:

@@ -23,8 +23,7 @@ def test_arms_do_the_same_work(tmp_path):
     distinct = 2 + figures["crops"]
     assert rollouts["slots"]["images"] == rollouts["generate"]["images"] == distinct
     assert (
-        rollouts["trl"]["images"] > 8 + figures["crops"]
-        and updates["trl"]["images"] == 8 + figures["crops"]
+        rollouts["trl"]["images"] > 8 + figures["crops"] and updates["trl"]["images"] == 8 + figures["crops"]
     )
     # The rollout has seen them
     assert "images" not in updates["slots"] and "images" not in updates["generate"]

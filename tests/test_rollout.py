@@ -619,8 +619,8 @@ def test_the_command_prints_a_trajectory():
     advantages = [float(v) for v in re.findall(r"advantage ([+-][\d.]+)", done.stdout)]
     assert len(advantages) == 8 and abs(sum(advantages)) < 0.05 and "<- this one" in done.stdout
     # What the README's third try asks for: some zoom and are correct, some are not, one guesses correctly.
-    rewards = re.findall(r"reward +([\d.]+), advantage", done.stdout)
-    assert set(rewards) == {"0.00", "0.80", "2.00"} and rewards.count("0.80") == 1
+    rewards = re.findall(r"reward +(-?[\d.]+), advantage", done.stdout)
+    assert len(rewards) == 8 and set(rewards) == {"0.00", "0.80", "2.00"} and rewards.count("0.80") == 1
 
 
 @both_families

@@ -274,6 +274,16 @@ def test_the_second_on_one_folder_is_told_who_holds_it(tmp_path):
     hold(out)  # a killed process leaves no lock
 
 
+def test_a_disk_without_locks_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    def without_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    with pytest.raises(SystemExit):
+        hold(tmp_path)
+    assert "No locks available; give an --out" in capsys.readouterr().err
+
+
 def test_a_resume_without_its_checkpoints_refuses(copy):
     before = (copy / "metrics.jsonl").read_bytes()
     for checkpoint in copy.glob("checkpoint-*"):

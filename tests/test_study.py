@@ -306,8 +306,8 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     assert "| 2. Without the tool bonus the model stops calling the tool | Table 5 | **refuted** |" in text
     assert "**not run**" in text and "**not tested**" in text and "1.00, 1.00, 1.00 | 1.000" in text
     assert "nan" not in text and "None" not in text
-    for name in re.findall(r"!\[.*\]\(([^)]+)\)", text):
-        assert (tmp_path / name).stat().st_size > 0
+    drawn = re.findall(r"!\[.*\]\(([^)]+)\)", text)
+    assert "study.png" in drawn and all((tmp_path / name).stat().st_size for name in drawn)
     written = (tmp_path / "study.md").read_bytes()
     run_script("-m", "study", "--stored", stored)
     assert (tmp_path / "study.md").read_bytes() == written
