@@ -19,7 +19,7 @@ def hold(folder: Path) -> None:
         return
     # A soft lock, a mere file, would outlive a process that is killed.
     lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
-    holder = folder / ".holder"  # what its file says is the library's business
+    holder = folder / ".holder"  # the library does not say who holds a lock
     began = time.strftime("%Y-%m-%d %H:%M")
     try:
         lock.acquire()

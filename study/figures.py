@@ -37,8 +37,12 @@ def draw_claims(found: list, file: Path) -> None:
 
 
 def draw_claim(axis, number: int, finding) -> None:
+    """A panel: fractions as dots, a line for each row of the claim."""
     colour = COLOURS[finding.word]
-    dots = [(label, values) for label, values in finding.dots if max(values) <= 1]  # not the numbers of steps
+    dots = []
+    for label, values in finding.dots:
+        if all(value <= 1 for value in values):  # numbers of steps would not fit on an axis of fractions
+            dots.append((label, values))
     for y, (_, values) in enumerate(dots):
         axis.scatter(values, [y] * len(values), color=colour, s=22, alpha=0.6)
     labels = [shorten(label.replace("`", ""), 60, placeholder=" ...") for label, _ in dots]

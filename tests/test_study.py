@@ -22,11 +22,12 @@ from model import load_model
 from safe.files import read_rows
 from study import verdicts
 from study.arms import ARMS, BASES, PER_SIZE, PLAIN, QUESTIONS, SIZES, Arm, ask, of_size
+from study.figures import draw_claims
 from study.page import write_page
 from study.runs import CURVE_DATA
 from study.seeds import table
 from study.stored import BASES_ASKED, BEFORE, Stored, by_base
-from study.verdicts import FORCED, MIXED, SAMPLED
+from study.verdicts import FORCED, MIXED, SAMPLED, Finding
 from toy import lessons
 
 ON = f"{PLAIN} | on"
@@ -311,6 +312,14 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     written = (tmp_path / "study.md").read_bytes()
     run_script("-m", "study", "--stored", stored)
     assert (tmp_path / "study.md").read_bytes() == written
+
+
+def test_a_row_without_values_is_drawn_as_none(tmp_path):
+    """And so is one that counts steps."""
+    rows = [("fraction", [0.5]), ("no values", []), ("steps", [7.0])]
+    finding = Finding("a claim", "ours", "", word="refuted", dots=rows)
+    draw_claims([finding], tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 0
 
 
 def test_the_page_in_docs_is_that_of_the_stored_scores(tmp_path):
