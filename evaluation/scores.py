@@ -2,7 +2,7 @@
 training step."""
 
 from collections import Counter, defaultdict
-from itertools import groupby
+from itertools import combinations, groupby
 from statistics import fmean
 
 import torch
@@ -22,6 +22,7 @@ OVERLONG = ("turns", "length", "budget")  # a trajectory that ran out of turns o
 CUT = ("length", "budget")  # a trajectory that ran out of tokens
 MOST_CUT = 0.05  # a larger fraction of cut answers says more of the budget than of the model
 REPEATED = 8  # the same token this many times in a row is garbage
+LOOK_TWICE = 0.05  # a smaller fraction of trajectories with two crops says nothing of second looks
 
 
 def best_iou(trajectory: Trajectory) -> float | None:
@@ -302,10 +303,13 @@ def is_dead(group: list[Trajectory]) -> bool:
     return max(totals) - min(totals) < 1e-6
 
 
-def repeats_box(trajectory: Trajectory) -> bool:
-    """Does it zoom on (nearly) the same box again?"""
-    boxes = trajectory.boxes
-    return any(iou(a, b) > 0.9 for i, a in enumerate(boxes) for b in boxes[:i])
+def repeated(trajectories: list[Trajectory]) -> float | None:
+    """Of the trajectories that look twice, the fraction that look at the same place: two boxes whose IoU is
+    above 0.5. A closer look, of half the width, has 0.25. None if hardly any look twice."""
+    several = [t.boxes for t in trajectories if len(t.boxes) > 1]
+    if len(several) < LOOK_TWICE * len(trajectories):
+        return None
+    return mean(any(iou(*pair) > 0.5 for pair in combinations(boxes, 2)) for boxes in several)
 
 
 def is_garbage(trajectory: Trajectory) -> bool:
@@ -344,7 +348,7 @@ def step_stats(groups: list[list[Trajectory]]) -> dict:
         "acc_no_zoom": mean(t.reward.accuracy for t in trajectories if not t.delivered),
         "tokens": mean(sum(t.sampled) for t in trajectories),
         "dead_groups": mean(map(is_dead, groups)),
-        "repeats": mean(map(repeats_box, trajectories)),
+        "repeats": repeated(trajectories),
         "blind_luck": mean(lucky),
         "garbage": mean(map(is_garbage, trajectories)),
         "overlong": mean(t.stop in OVERLONG for t in trajectories),

@@ -48,26 +48,37 @@ def two_way_interval(table, draws: int = 2000, seed: int = 0) -> tuple[float, fl
     table = np.asarray(table, dtype=float)  # (S, Q)
     rng = np.random.default_rng(seed)
     n_questions = table.shape[1]
-    means = [drawn_mean(table, rng.choice(n_questions, n_questions), rng) for _ in range(draws)]
+    means = []
+    for _ in range(draws):
+        columns = rng.choice(n_questions, n_questions)
+        means.append(drawn_mean(table, columns, rng))
     return tuple(np.quantile(means, (0.025, 0.975)).tolist())
 
 
-def difference_interval(one, other, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of mean(one) - mean(other). The seeds of each are drawn anew; the questions are drawn
-    for both together.
+def difference_interval(*bases, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of mean(one) - mean(other), of one base or of several. The bases are drawn anew, and
+    the seeds of each arm; the questions are drawn for all together.
 
-    one, other: scores, (seeds, questions), of the same questions.
+    bases: for each the scores of both arms (one, other), (seeds, questions), of the same questions.
+
+    >>> high, low = [[1, 1, 1, 0] * 25] * 3, [[1, 0, 0, 0] * 25] * 3
+    >>> least, most = difference_interval((high, low))
+    >>> wider, _ = difference_interval((high, low), (low, low))  # the second base shows no difference
+    >>> 0.3 < least < 0.5 < most < 0.7, wider
+    (True, 0.0)
     """
-    one = np.asarray(one, dtype=float)
-    other = np.asarray(other, dtype=float)
+    tables = [list(map(np.asarray, pair)) for pair in bases]
+    n_questions = tables[0][0].shape[1]
+    drawn = np.random.default_rng(seed + 1).choice(len(bases), (draws, len(bases)))
     rng = np.random.default_rng(seed)
-    n_questions = one.shape[1]
     differences = []
-    for _ in range(draws):
+    for chosen in drawn:
         columns = rng.choice(n_questions, n_questions)
-        first = drawn_mean(one, columns, rng)
-        second = drawn_mean(other, columns, rng)
-        differences.append(first - second)
+        total = 0.0
+        for one, other in [tables[base] for base in chosen]:
+            total += drawn_mean(one, columns, rng)
+            total -= drawn_mean(other, columns, rng)
+        differences.append(total / len(bases))
     return tuple(np.quantile(differences, (0.025, 0.975)).tolist())
 
 

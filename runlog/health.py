@@ -45,8 +45,8 @@ TROUBLES = {
     ),
     "same place": (
         above("repeats", 0.3),
-        "more than 30 % of the trajectories look twice at the same place (repeats): lower --max_turns, or"
-        " --bonus conditional if it is off",
+        "more than 30 % of the second looks are at the same place (repeats): lower --max_turns, or --bonus"
+        " conditional if it is off",
     ),
     "fake zoom": (
         above("blind_luck", 0.5),

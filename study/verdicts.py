@@ -32,11 +32,13 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from evaluation.stats import detectable, difference_interval, permutation_p, two_way_interval
 from evaluation.validation import resized_box
 from grading.boxes import iou
 from study.arms import ALL_KINDS, ARMS, BASES, KEPT, LETTERS, MORE_TILES, PLAIN, SIZES, SMALLER, of_size
-from study.stored import MEASURES, Stored, mean_known, with_arms
+from study.stored import BEFORE, MEASURES, Stored, mean_known, with_arms
 
 CLAIMS = Path(__file__).with_name("claims.toml")
 DATA = {
@@ -87,6 +89,8 @@ class Finding:
     effect: str = ""
     base: str = ""  # whose runs these are
     others: list[tuple[str, str]] = field(default_factory=list)  # another base, and the word there
+    compared: dict[str, tuple] = field(default_factory=dict)  # of a gain or difference, its two tables
+    both: str = ""  # the gains and differences over both bases
     p: tuple[float, float] | None = None  # exact, and the least that it could be
 
 
@@ -111,6 +115,7 @@ def findings(stores: dict[str, Stored]) -> list[Finding]:
             raise ValueError(f"{CLAIMS.name}, [{name}]: {error}") from error
         finding = judged[0] if judged else unjudged
         finding.others = [(other.base, other.word) for other in judged[1:]]
+        finding.both = over_bases([each for each in judged if each.base != BEFORE])
         found.append(finding)
     return found
 
@@ -138,9 +143,11 @@ def judge(finding: Finding, text: dict, stored: Stored) -> None:
     pays = [zooms_where_it_pays(finding, stored, arm) for arm in text.get("pays", [])]
     for name, (after, before) in text.get("gains", {}).items():
         rows[name] = gain(rows[after], rows[before])
+        finding.compared[name] = rows[name].table, [[0.0] * len(rows[name].table[0])]
     if "difference" in text:
         one, other = (rows[name] for name in text["difference"])
         rows["difference"] = difference(one, other)
+        finding.compared["difference"] = one.table, other.table
     for name, four in text.get("ratio", {}).items():
         a, b, c, d = (rows[each].mean for each in four)
         rows[name] = Row([(a - b) / (c - d)])
@@ -153,6 +160,17 @@ def judge(finding: Finding, text: dict, stored: Stored) -> None:
         finding.word = "supported"
     else:
         finding.word = text.get("otherwise", "undecided")
+
+
+def over_bases(judged: list[Finding]) -> str:
+    """Each gain and difference of a claim over several bases, drawn anew as seeds are; "" for one base."""
+    texts = []
+    for name in judged[0].compared if len(judged) > 1 else ():
+        pairs = [finding.compared[name] for finding in judged]
+        mean = fmean(np.mean(one) - np.mean(other) for one, other in pairs)
+        low, high = difference_interval(*pairs)
+        texts.append(f"{name} {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+    return ", ".join(texts)
 
 
 def check(text: dict) -> None:
@@ -236,7 +254,7 @@ def gain(after: Row, before: Row) -> Row:
 
 def difference(one: Row, other: Row) -> Row:
     """Between two arms, each of its own seeds and the same questions, with the exact p of the seeds."""
-    low, high = difference_interval(one.table, other.table)
+    low, high = difference_interval((one.table, other.table))
     text = f"{one.mean - other.mean:+.3f} ({low:+.3f} to {high:+.3f})"
     if min(len(one.values), len(other.values)) > 1:
         text += f" ({detectable(one.values, other.values):.3f} would have been seen)"

@@ -11,7 +11,7 @@ from conftest import ROOT, call, made_calls
 from test_train import build, metrics, random_turn  # noqa: F401  (build is a fixture)
 
 from data import Sample
-from evaluation.scores import is_garbage, repeats_box
+from evaluation.scores import is_garbage, repeated
 from grading.judge import Judge
 from machine import memory_estimate
 from rollout import Trajectory
@@ -76,8 +76,17 @@ def test_garbage_and_repeats():
     assert is_garbage(long) and not is_garbage(trajectory())
     long.sampled = [1, 0] * 4 + [1]  # five tokens of its own
     assert not is_garbage(long)
-    assert repeats_box(trajectory(boxes=[(0, 0, 100, 100), (0, 0, 99, 100)]))
-    assert not repeats_box(trajectory(boxes=[(0, 0, 100, 100), (50, 0, 150, 100)]))
+
+
+def test_second_looks_at_the_same_place_are_counted():
+    """Of those that look twice, however few of all; a closer look is another place."""
+    once = trajectory(boxes=[(0, 0, 100, 100)])
+    same = trajectory(boxes=[(0, 0, 100, 100), (10, 0, 110, 100)])
+    elsewhere = trajectory(boxes=[(0, 0, 100, 100), (50, 0, 150, 100)])
+    closer = trajectory(boxes=[(0, 0, 100, 100), (25, 25, 75, 75)])
+    assert repeated([same] + [once] * 9) == 1.0
+    assert repeated([same, elsewhere, closer] + [once] * 9) == pytest.approx(1 / 3)
+    assert repeated([same] + [once] * 29) is None and repeated([once]) is None
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_the_page_is_made_from_stored_scores_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "study.md").read_text()
     assert done.stdout.strip() == str(tmp_path / "study.md")
-    assert "| 2. Without the tool bonus the model stops calling the tool | Table 5 | **refuted** |" in text
+    assert "Without the tool bonus the model stops calling the tool | Table 5 | **refuted** | - |" in text
     assert "**not run**" in text and "**not tested**" in text and "1.00, 1.00, 1.00 | 1.000" in text
     assert "nan" not in text and "None" not in text
     drawn = re.findall(r"!\[.*\]\(([^)]+)\)", text)
@@ -370,6 +370,23 @@ def test_a_claim_is_judged_by_one_base_and_its_word_on_others_stands_beside():
     lines = [each for each in lines if each.get("base") != "base 0" or each["seed"] > 4]
     (found,) = [f for f in verdicts.findings(by_base(lines)) if f.claim == found.claim]
     assert (found.base, found.word) == ("base 1", "supported")
+
+
+@pytest.mark.parametrize("second, mean, holds_nothing", [(0.5, 0.4, False), (0.9, 0.2, True)])
+def test_an_interval_over_both_bases_is_wide_where_they_differ(second, mean, holds_nothing):
+    """Base 0: 0.9 with the bonus and 0.5 without, in every seed. The base before has no part in it."""
+    lines = []
+    for base, without in {"base 0": 0.5, "base 1": second, BEFORE: 0.1}.items():
+        for seed in range(3):
+            lines.append(line("bonus", seed, [ON], right=0.9, base=base))
+            lines.append(line("no bonus", seed, [ON], right=without, base=base))
+    name = "The conditional bonus makes a better model than none"
+    found = {finding.claim: finding for finding in verdicts.findings(by_base(lines))}[name]
+    text = re.fullmatch(r"difference ([+-].*) \(([+-].*) to ([+-].*)\)", found.both)
+    middle, low, high = map(float, text.groups())
+    assert middle == pytest.approx(mean) and (low <= 0 < high) == holds_nothing
+    alone = [each for each in lines if each["base"] != "base 1"]
+    assert not {f.claim: f for f in verdicts.findings(by_base(alone))}[name].both
 
 
 def test_a_run_that_two_hands_wrote_is_not_kept(tmp_path, capsys):
