@@ -42,8 +42,9 @@ def teach(folder: Path, steps: int, name: str, value) -> Path:
     setattr(lessons, name, value)
     try:
         ahead = DataLoader(
-            Lessons(processor, STEPS - steps, STEPS, seed=1),
+            Lessons(processor, STEPS, seed=1),
             batch_size=None,
+            sampler=range(STEPS - steps, STEPS),
             num_workers=1,
             prefetch_factor=4,
             multiprocessing_context="fork",  # any other would not see what is replaced
