@@ -97,6 +97,8 @@ def test_stages_follow_one_another():
     skills = [{lesson.skill for lesson in lessons(step, STEPS, 0)} for step in (0, ends[0], STEPS - 1)]
     assert skills[0] == {"read", "ground", "name"} and skills[1] == skills[0] | {"pair"}
     assert {"direct_large", "call_compare"} < skills[2]
+    waiting = lessons(ends[0] + ends[1] + 99, STEPS, 0, waited=100)  # its last step, and new lessons
+    assert {lesson.skill for lesson in waiting} == skills[1]
     scaled = [[lesson.skill for lesson in lessons(step, STEPS // 500, 0)] for step in range(STEPS // 500)]
     assert scaled[0].count("read") == 56 and scaled[-1].count("direct_large") == 18
 
@@ -106,7 +108,9 @@ def test_lessons_are_the_same_for_the_same_step():
     processor = make_processor()
     step = STEPS - 100
     first = Lessons(processor, STEPS, 0)[step]
-    again = Lessons(processor, STEPS, 0)[step]
+    resumed = Lessons(processor, STEPS, 0)
+    resumed[step - 1]
+    again = resumed[step]
     assert len(first) == len(again) == make_base.PARTS
     for one, other in zip(first, again):
         assert one.keys() == other.keys()
