@@ -1,11 +1,11 @@
 """The study: the paper's claims on the toy, each with runs that could refute it; and tables of several seeds.
 
-    python -m study --run                      # the runs that are missing, then the page: four hours for all
+    python -m study --run                      # the runs that are missing, then the page: five hours for all
     python -m study                            # docs/study.md and its figures again, from the stored scores
     python -m study runs/a runs/b runs/c       # one table of these runs of train.py, seeds side by side
 
 The scores of each run are a line of docs/study.jsonl. --run can be stopped, and goes on when it is called
-again. No figure on the page is typed by hand.
+again. The tables and pictures are made from them; what is said about them (claims.toml, page.jinja) is not.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""docs/study.md from the stored scores: no figure in it is typed by hand."""
+"""docs/study.md: tables, verdicts and pictures from the stored scores, and what claims.toml says of them."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -48,8 +48,8 @@ PARTS = 5  # of a batch, by length: half of a mixed batch would be padding
 LR = 4e-3  # of Muon
 HEAVY = 2.5  # weight from which a token carries information
 ASKED = 300  # questions for each skill that is measured
-PATIENCE = 1500  # steps at most that stages may take beyond their own, until they reach their bars
-AGAIN = 100  # of these at a time: a stage's last ones come again
+AGAIN = 100  # the last steps of a stage, which come again if it is below its bar
+PATIENCE = 1500  # such steps at most, of all stages together
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Stage:
     tiles: tuple[int, int]  # in a first look, at most
     rate: tuple[float, float]  # the learning rate over its peak
     bar: dict[str, float]  # what each skill should reach by its end
-    waits: bool = False  # until then, for PATIENCE steps
+    waits: bool = False  # does it go on until it reaches its bar?
 
 
 # Letters first and alone: small ones, or many kinds of lessons at once, stay at chance. Then one tile, then
@@ -87,8 +87,8 @@ STAGES = (
         ease=(0.8, 0.0),
         tiles=(1, 4),
         rate=(1.0, 1.0),
-        # Boxes lie on tiles; on the right one only in the next stage. When this comes is chance: seed 0 needs
-        # no more than these steps, seed 1 took 1,000 beyond them.
+        # Boxes lie on tiles, and begin to lie on the right one. When they begin to is chance: seed 0 needed
+        # these steps alone, seed 1 took 1,000 more.
         bar={"ground_iou": 0.25},
         waits=True,
     ),
@@ -147,7 +147,11 @@ def rate(now: float) -> float:
 
 
 def lessons(step: int, steps: int, seed: int, waited: int = 0) -> list[Lesson]:
-    """The batch of one step of so many; waited: how many came beyond them until now."""
+    """The batch of one step.
+
+    steps: of the schedule
+    waited: steps that came beyond the schedule until now
+    """
     rng = random.Random(f"{seed}-{step}")
     stage, part = stage_at((step - waited) * STEPS / steps)
     ease = stage.ease[0] + part * (stage.ease[1] - stage.ease[0])
@@ -163,7 +167,7 @@ class Lessons(Dataset):
 
     def __init__(self, processor: ZoomProcessor, steps: int, seed: int, waited: int = 0):
         self.processor = processor
-        self.which = (steps, seed, waited)
+        self.schedule = (steps, seed, waited)
         # A few hundred different parts make up all lessons.
         self.tokens = lru_cache(10_000)(self.tokenise)
 
@@ -171,7 +175,7 @@ class Lessons(Dataset):
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def __getitem__(self, step: int) -> list[dict]:
-        batch = lessons(step, *self.which)
+        batch = lessons(step, *self.schedule)
         rows = [(lesson.skill, *self.encode(lesson)) for lesson in batch]
         rows.sort(key=lambda row: len(row[1]))
         size = -(-len(rows) // PARTS)
@@ -319,6 +323,7 @@ def train(out: Path, steps: int, seed: int, threads: int, lr: float) -> dict[str
     began = time.time()
     while done - waited < steps:
         number = bisect.bisect(ends, done - waited)
+        stage = STAGES[number]
         end = ends[number] + waited
         ahead = Lessons(processor, steps, seed, waited)
         loader = DataLoader(
@@ -344,9 +349,9 @@ def train(out: Path, steps: int, seed: int, threads: int, lr: float) -> dict[str
             if step < end:
                 save(out, stateful, step, waited)
         done = end
-        found = measure_bar(model, processor, STAGES[number])
+        found = measure_bar(model, processor, stage)
         append_rows(out / "log.jsonl", {"step": done} | found)
-        if must_wait(STAGES[number], found, waited * STEPS / steps):
+        if must_wait(stage, found, waited * STEPS / steps):
             waited += max(1, AGAIN * steps // STEPS)
         save(out, stateful, done, waited)
     # bfloat16 is half the size, and nothing is lost when it is loaded as float32.
@@ -370,7 +375,7 @@ def means(hits: dict[str, list[float]]) -> dict[str, float]:
 
 
 def must_wait(stage: Stage, found: dict[str, float], waited: float) -> bool:
-    """Do the last steps of a stage come again? waited: how many have until now, of the full schedule.
+    """Do the last steps of a stage come again? waited: steps that came again, scaled to the whole schedule.
 
     >>> must_wait(STAGES[1], {"ground_iou": 0.1}, 0), must_wait(STAGES[1], {"ground_iou": 0.1}, PATIENCE)
     (True, False)
@@ -391,7 +396,8 @@ def own_crops(seed: int, batches: int = 20) -> float:
 
 
 def resume(out: Path, stateful: list) -> tuple[int, int]:
-    """Load the last saved state into model and optimizers; returns its step, and how many it has waited."""
+    """Load the last saved state into model and optimizers; returns its step, and how many of its steps came
+    beyond the schedule."""
     if not (out / "state.pt").exists():
         return 0, 0
     state = torch.load(out / "state.pt", weights_only=True)
